@@ -1,0 +1,1 @@
+"""Calibration data: readers, preprocessing, streaming observers, statistics."""

@@ -1,0 +1,1 @@
+"""edgewright: see the modules of this package."""

@@ -1,0 +1,356 @@
+"""What the product knows of an operator: one `Operator` a type, its facets as methods, and the registry.
+
+A facet answers one question about one node of the canonical graph (opset 21, channels-first, float):
+
+=============  =======================================================================  =====================
+facet          question                                                                 asked by
+=============  =======================================================================  =====================
+``couple``     which axes of which values are cut together                              pruning
+``quantize``   which encodings its values have when it runs in integers                 quantization
+``layout``     which order of axes it takes and gives                                   the layout solver
+``legalize``   what it becomes where a runtime lacks it (exactly)                       the legalize stage
+``lower``      which TFLite operators it is, at which version                           the TFLite writer
+``torch``      what it computes, in torch                                               simulation, recovery
+``cost``       how many multiply-accumulates it takes                                   reports, cost model
+=============  =======================================================================  =====================
+
+A facet that an operator lacks is an explicit refusal: an entry of ``refuses`` with the reason a user reads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Final, Protocol, TypeVar
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = [
+    "FACETS",
+    "Channels",
+    "Constraint",
+    "Cost",
+    "Coupling",
+    "InputRule",
+    "LayoutRule",
+    "Lowering",
+    "Operator",
+    "OutputRule",
+    "Port",
+    "QuantRule",
+    "Refused",
+    "Rewriter",
+    "Role",
+    "all_operators",
+    "operator_of",
+    "register",
+]
+
+FACETS: Final = ("couple", "quantize", "layout", "legalize", "lower", "torch", "cost")
+
+
+class Refused(Exception):
+    """An operator (or this form of it) lacks a facet. `reason` is a sentence for the user; `node` the node asked about."""
+
+    def __init__(self, node: ir.Node | None, reason: str) -> None:
+        super().__init__(reason)
+        self.node, self.reason = node, reason
+
+
+# --- quantize ---------------------------------------------------------------------------------------------------------
+
+
+class Role(Enum):
+    """What an input is to its node when the node runs in integers."""
+
+    ACTIVATION = "activation"  # one encoding a tensor; a constant input gets its own from its values
+    WEIGHT = "weight"  # symmetric, zero point 0, per channel along `InputRule.axis` where the target allows
+    BIAS = "bias"  # int32 at scale(activation input) * scale(weight)
+    PARAMETER = "parameter"  # shapes, axes, indices, bounds: never encoded
+
+
+@dataclass(frozen=True)
+class InputRule:
+    """Role of one input. `axis` is the channel axis of a WEIGHT in the ONNX order of its axes."""
+
+    role: Role
+    axis: int | None = None
+
+
+@dataclass(frozen=True)
+class OutputRule:
+    """Encoding of one output: its own from calibration, shared with the activation inputs, or fixed by the kernel.
+
+    `scale` and `zero_point` (for int8) are set for the kind "fixed" only; the same real range is used for other dtypes.
+    """
+
+    kind: str = "own"  # "own" | "shared" | "fixed"
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class QuantRule:
+    """How a node's values are encoded when it runs in integers: one rule an input and one an output.
+
+    Where any output is "shared", all ACTIVATION inputs and all shared outputs have one common encoding
+    (the TFLite kernels of concat, pad, reshape, transpose, slice, max pool, resize do not requantize).
+    """
+
+    inputs: tuple[InputRule, ...]
+    outputs: tuple[OutputRule, ...]
+
+    @property
+    def shared(self) -> bool:
+        return any(rule.kind == "shared" for rule in self.outputs)
+
+
+# --- layout -----------------------------------------------------------------------------------------------------------
+
+
+class Port(Enum):
+    """What a node wants of the axis order of one of its inputs or outputs (values of rank >= 3 only)."""
+
+    FIRST = "channels_first"  # the canonical order, as the ONNX operator sees it
+    LAST = "channels_last"  # the channel axis (1) moved to the end
+    NODE = "node"  # either, but the same for all NODE ports of this node; `lower` asks `Lowering.channels_last`
+    ANY = "any"  # memory order does not matter at this port (a reshape of one run of elements, a constant it permutes itself)
+
+
+@dataclass(frozen=True)
+class LayoutRule:
+    """Wanted axis order of every input and output, in the node's order. Constants' ports are ignored (they are permuted freely)."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+# --- prune ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A run of channels on one axis of one of a node's values.
+
+    Channel ``c`` owns the indices ``offset + c * repeat`` up to ``offset + (c + 1) * repeat - 1`` of `axis`
+    (``repeat > 1`` where a flatten spreads a channel over its pixels, ``offset > 0`` behind other inputs of a concat).
+    """
+
+    side: str  # "in" | "out"
+    index: int
+    axis: int
+    count: int  # number of channels in the run
+    offset: int = 0
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Which channels of a node's values live and die together.
+
+    `ties`: each a set of runs with the same `count`; cutting channel c of one cuts channel c of all.
+    `free_outputs`: indices into `ties` that the node *produces* (cutting them shrinks the node itself: conv filters).
+    `blocked`: runs that must stay whole. `update(node, kept)` mends attributes after the cut (group of a depthwise conv);
+    `kept` holds, for every tie, the indices that stayed.
+    """
+
+    ties: tuple[tuple[Channels, ...], ...]
+    free_outputs: tuple[int, ...] = ()
+    blocked: tuple[Channels, ...] = ()
+    update: Callable[[ir.Node, tuple[Sequence[int], ...]], None] | None = None
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work of one node: multiply-accumulates and other elementwise operations (bytes follow from shapes and dtypes)."""
+
+    macs: int = 0
+    elementwise: int = 0
+
+
+# --- legalize and lower: the services a facet is given ----------------------------------------------------------------
+
+
+class Rewriter(Protocol):
+    """Builds the replacement of one node on the canonical graph. New values get shapes and dtypes by inference."""
+
+    runtime: str  # "tflite" | "onnx": whose operators the graph is legalized for
+
+    def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> ir.Value: ...
+
+    def const(self, array: np.ndarray[Any, Any], name: str = "") -> ir.Value: ...
+
+
+class Lowering(Protocol):
+    """What `Operator.lower` is given for one node. Tensors are integer handles.
+
+    Handles of inputs and outputs already have the node's dtype (quantized or float) and axis order; where a producer disagrees,
+    the writer has inserted DEQUANTIZE, QUANTIZE or TRANSPOSE before the node is lowered.
+    """
+
+    channels_last: bool  # the label of this node's NODE ports
+    activation: str  # "NONE", "RELU", "RELU6", "RELU_N1_TO_1": the activation fused behind this node
+    quantized: bool  # the node runs in integers
+
+    def input(self, index: int) -> int:
+        """Handle of an activation input in the node's order; constants of role ACTIVATION are permuted and quantized."""
+        ...
+
+    def output(self, index: int = 0) -> int:
+        """Handle of an output (of the fused activation's output where there is one)."""
+        ...
+
+    def weight(self, index: int, perm: Sequence[int] | None = None, reshape: Sequence[int] | None = None) -> int:
+        """Handle of the constant input `index` of role WEIGHT, transposed by `perm`, then reshaped; quantized by the plan.
+
+        The encoding's channel axis is carried through `perm`; after a `reshape` it is the axis of the same length counted from the end
+        (the reshapes in use only add or drop axes of length 1, or fold a depthwise multiplier).
+        """
+        ...
+
+    def bias(self, index: int, length: int) -> int:
+        """Handle of the bias input `index` (zeros of `length` where it is absent): int32 by the plan, or float."""
+        ...
+
+    def ints(self, array: Sequence[int] | np.ndarray[Any, Any]) -> int:
+        """Handle of a constant int32 tensor (axes, shapes, paddings, permutations)."""
+        ...
+
+    def floats(self, array: np.ndarray[Any, Any]) -> int:
+        """Handle of a constant float32 tensor."""
+        ...
+
+    def temp(self, like: int, shape: Sequence[int]) -> int:
+        """Handle of a new intermediate tensor with dtype and encoding of `like` and the given shape."""
+        ...
+
+    def shape(self, handle: int) -> tuple[int, ...]:
+        """Shape of a tensor, in the order it is stored."""
+        ...
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis of the ONNX operator (negative allowed) as an axis of the stored tensor of that rank."""
+        ...
+
+    def emit(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: Any) -> None:
+        """Append a builtin operator, for example ``emit("CONV_2D", [x, w, b], [y], version=3, padding="SAME", stride_w=1, ...)``.
+
+        `options` are the fields of the operator's options table in the TFLite schema, in snake case; enum fields take the name of the member.
+        """
+        ...
+
+
+# --- the operator itself ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A condition on a node for one runtime. The function's docstring is the sentence that a user reads when it rejects a node."""
+
+    runtime: str  # "tflite" | "onnx"
+    holds: Callable[[ir.Node], bool]
+
+    @property
+    def sentence(self) -> str:
+        return " ".join((self.holds.__doc__ or self.holds.__name__).split())
+
+
+class Operator:
+    """Base of all operators: every facet refuses until a subclass says otherwise.
+
+    Subclass, set `op_type`, override facets, list the missing ones in `refuses`, decorate with `@register`.
+    """
+
+    op_type: ClassVar[str] = ""
+    domain: ClassVar[str] = ""
+    refuses: ClassVar[Mapping[str, str]] = {}
+    constraints: ClassVar[tuple[Constraint, ...]] = ()
+    fuses_activation: ClassVar[bool] = False  # its TFLite kernels clamp their output for free
+
+    def activation(self, node: ir.Node) -> str:
+        """The TFLite fused-activation name that this node is when it follows a fusing operator ("RELU6"), else "NONE"."""
+        return "NONE"
+
+    def couple(self, node: ir.Node) -> Coupling:
+        raise Refused(node, self._reason("couple"))
+
+    def quantize(self, node: ir.Node) -> QuantRule:
+        raise Refused(node, self._reason("quantize"))
+
+    def layout(self, node: ir.Node) -> LayoutRule:
+        raise Refused(node, self._reason("layout"))
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """Values that replace the node's outputs, or None where the node stays as it is (the default: nothing to rewrite)."""
+        return None
+
+    def lower(self, node: ir.Node, to: Lowering) -> None:
+        raise Refused(node, self._reason("lower"))
+
+    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Outputs for torch tensors `inputs` (None where an optional input is absent)."""
+        raise Refused(node, self._reason("torch"))
+
+    def cost(self, node: ir.Node) -> Cost:
+        raise Refused(node, self._reason("cost"))
+
+    def has(self, facet: str) -> bool:
+        """Whether the operator provides a facet (`legalize` counts as provided: the default rewrites nothing)."""
+        return facet == "legalize" or getattr(type(self), facet) is not getattr(Operator, facet)
+
+    def _reason(self, facet: str) -> str:
+        return self.refuses.get(facet, f"{self.op_type} has no {facet} rule")
+
+
+_REGISTRY: dict[tuple[str, str], Operator] = {}
+
+_Op = TypeVar("_Op", bound=type[Operator])
+
+
+def register(cls: _Op) -> _Op:
+    """Class decorator: enter an operator into the registry. Registering a type twice raises ValueError."""
+    key = (cls.domain, cls.op_type)
+    if key in _REGISTRY:
+        raise ValueError(f"operator {cls.op_type} is registered twice: {type(_REGISTRY[key]).__module__} and {cls.__module__}")
+    _REGISTRY[key] = cls()
+    return cls
+
+
+def operator_of(node: ir.Node) -> Operator:
+    """The operator of a node. Raises Refused where the product does not know its type."""
+    _load_all()
+    found = _REGISTRY.get((_domain(node.domain), node.op_type))
+    if found is None:
+        raise Refused(node, f"{node.domain + '.' if node.domain else ''}{node.op_type} is not an operator that edgewright knows")
+    return found
+
+
+def all_operators() -> Mapping[tuple[str, str], Operator]:
+    """The whole registry, by (domain, op_type), sorted."""
+    _load_all()
+    return dict(sorted(_REGISTRY.items()))
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+_loaded = False
+
+
+def _load_all() -> None:
+    """Import every module of this package once: adding an operator is adding a file."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    package = importlib.import_module("exporter.ops")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"exporter.ops.{module.name}")

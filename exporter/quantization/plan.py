@@ -1,0 +1,135 @@
+"""The plan: every decision about one model on one target, immutable and serialisable. Applying it is mechanical.
+
+`plan.json` holds it; replaying it gives the same artifact byte for byte. Scales are float32 values written as the shortest decimal
+that reads back to the same double, so nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from diagnostics import ModelError
+
+__all__ = ["SCHEMA_VERSION", "Encoding", "Plan", "integer_range"]
+
+SCHEMA_VERSION: Final = 1
+
+_RANGES: Final[Mapping[str, tuple[int, int]]] = {
+    "int4": (-8, 7),
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-32768, 32767),
+    "uint16": (0, 65535),
+    "int32": (-(2**31), 2**31 - 1),
+}
+
+
+def integer_range(dtype: str) -> tuple[int, int]:
+    """Least and greatest integer of a dtype name ("int8" -> (-128, 127))."""
+    return _RANGES[dtype]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Affine encoding: ``real = scale * (integer - zero_point)``.
+
+    `scale` and `zero_point` have one entry a tensor (`axis` None) or one a channel along `axis`, counted in the canonical,
+    channels-first order of the value. Scales are float32 values held in Python floats.
+    """
+
+    dtype: str
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None = None
+
+    def quantize(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Integers of `dtype` nearest to `array` (ties to even, as ONNX QuantizeLinear), saturated."""
+        scale, zero_point = self._along(array.ndim)
+        low, high = integer_range(self.dtype)
+        integers = np.rint(array.astype(np.float32) / scale) + zero_point
+        return np.asarray(np.clip(integers, low, high).astype(_numpy_dtype(self.dtype)))
+
+    def dequantize(self, integers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The float32 values of `integers`."""
+        scale, zero_point = self._along(integers.ndim)
+        return np.asarray((integers.astype(np.float32) - zero_point) * scale, np.float32)
+
+    def _along(self, rank: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        scale, zero_point = np.asarray(self.scale, np.float32), np.asarray(self.zero_point, np.float32)
+        if self.axis is None:
+            return scale.reshape(()), zero_point.reshape(())
+        shape = [1] * rank
+        shape[self.axis] = -1
+        return scale.reshape(shape), zero_point.reshape(shape)
+
+
+def _numpy_dtype(dtype: str) -> np.dtype[Any]:
+    return np.dtype("int8" if dtype == "int4" else dtype)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions about one model on one target. Names are those of the legalized graph's values and nodes.
+
+    Attributes:
+        target: name of the target profile the plan was made for.
+        precision: "int8", "float32", "float16", ... for every node that runs by itself.
+        encodings: for every value that an integer node reads or writes; weights and biases included.
+        corrections: float amounts added to a bias initializer, one a channel (bias correction).
+        kept: indices that structured pruning kept, by "initializer:axis".
+        layout: "channels_last" for every value (graph inputs and outputs included) that the TFLite artifact holds channels-last.
+        op_versions: TFLite operator version of every node that a TFLite artifact holds.
+        schema: version of this structure.
+    """
+
+    target: str
+    precision: Mapping[str, str] = field(default_factory=dict)
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    layout: Mapping[str, str] = field(default_factory=dict)
+    op_versions: Mapping[str, int] = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, one entry a line, a newline at the end. Equal plans give equal text."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read `to_json`'s text back. Raises ModelError EW-Q002 where it is not a plan of this schema version."""
+        try:
+            data = json.loads(text)
+            if data["schema"] != SCHEMA_VERSION:
+                raise ModelError(
+                    "EW-Q002",
+                    f"the plan has schema version {data['schema']}",
+                    why=f"this release reads version {SCHEMA_VERSION}",
+                    fix="make the plan again with this release",
+                )
+            unknown = set(data) - {entry.name for entry in fields(cls)}
+            if unknown:
+                raise ValueError(f"unknown keys {sorted(unknown)}")
+            data["encodings"] = {
+                name: Encoding(e["dtype"], tuple(e["scale"]), tuple(e["zero_point"]), e["axis"])
+                for name, e in data["encodings"].items()
+            }
+            for key in ("corrections", "kept"):
+                data[key] = {name: tuple(entries) for name, entries in data[key].items()}
+            return cls(**data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError("EW-Q002", "the plan cannot be read", why=str(error), fix="make the plan again") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan.json. Raises ModelError EW-Q002 where it is absent or not a plan."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ModelError("EW-Q002", f"the plan {path} cannot be read", why=str(error)) from error

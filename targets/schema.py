@@ -1,0 +1,106 @@
+"""The schema of a target profile: what a TOML in `targets/` (or a user's own) may say, in which units.
+
+A target is data: no code asks which target it is. Unknown keys, contradictions and impossible values are errors with the allowed values.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Artifact", "Cost", "Memory", "Pruning", "Quantization", "Target", "Unit", "Verification"]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Artifact(_Table):
+    """What is shipped and who runs it."""
+
+    format: Literal["tflite", "onnx"]
+    runtime: Literal["litert", "onnxruntime", "tflite-micro"]
+    floor: str = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
+    precision: Literal["int8", "float16", "float32"]
+    io_dtype: Literal["float32", "int8", "uint8"] = "float32"
+    io_layout: Literal["keep", "channels_last"] = "keep"
+
+
+class Quantization(_Table):
+    """Integer scheme of the artifact's runtime."""
+
+    activations: Literal["int8", "uint8"] = "int8"
+    activations_symmetric: bool = False
+    weights: Literal["int8"] = "int8"
+    per_channel: bool = True
+    weights_range: Literal["full", "reduced"] = "full"  # reduced: 7 bits, where 8-bit products saturate in pairs
+    float_fallback: bool = True  # nodes without an integer kernel may run in float
+
+
+class Unit(_Table):
+    """One compute unit. `operators` are ONNX types it runs ("*": all that the runtime has)."""
+
+    name: str
+    kind: Literal["cpu", "gpu", "npu"]
+    operators: tuple[str, ...] = ("*",)
+    dtypes: tuple[Literal["int8", "uint8", "int16", "float16", "float32"], ...]
+
+
+class Memory(_Table):
+    """Bytes that the artifact may take. Absent: not limited."""
+
+    flash: Positive | None = None  # model file
+    sram: Positive | None = None  # activations: the arena
+
+
+class Cost(_Table):
+    """Peak rates for the latency estimate."""
+
+    gmacs_int8: Annotated[float, Field(gt=0)] | None = None  # 10^9 multiply-accumulates a second
+    gmacs_float: Annotated[float, Field(gt=0)] | None = None
+    bandwidth: Annotated[float, Field(gt=0)] | None = None  # 10^9 bytes a second
+
+
+class Pruning(_Table):
+    tile: Positive = 1  # channel counts are rounded to a multiple of this (vector or tile width)
+
+
+class Verification(_Table):
+    """Where the artifact is proved on this machine, and how far that goes."""
+
+    runtimes: tuple[str, ...]  # names of `exporter.runtimes`, the first decides the gates
+    level: Literal["run", "emulated", "compiled", "rules"]
+    note: str = ""
+
+
+class Target(_Table):
+    """One device profile."""
+
+    name: Name
+    title: str
+    description: str = ""
+    sources: tuple[str, ...] = ()  # datasheets and documentation pages behind the figures
+    artifact: Artifact
+    quantization: Quantization = Quantization()
+    units: Annotated[tuple[Unit, ...], Field(min_length=1)]
+    memory: Memory = Memory()
+    cost: Cost = Cost()
+    pruning: Pruning = Pruning()
+    verification: Verification
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Target:
+        formats = {"litert": "tflite", "tflite-micro": "tflite", "onnxruntime": "onnx"}
+        wanted = formats[self.artifact.runtime]
+        if self.artifact.format != wanted:
+            raise ValueError(f"runtime {self.artifact.runtime} runs {wanted} artifacts, not {self.artifact.format}")
+        if self.artifact.precision != "int8" and self.artifact.io_dtype != "float32":
+            raise ValueError(f"io_dtype {self.artifact.io_dtype} needs precision int8, not {self.artifact.precision}")
+        names = [unit.name for unit in self.units]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two units have the same name: {names}")
+        return self
