@@ -83,7 +83,10 @@ class Plan:
         encodings: for every value that an integer node reads or writes; weights and biases included.
         corrections: float amounts added to a bias initializer, one a channel (bias correction).
         kept: indices that structured pruning kept, by "initializer:axis".
-        layout: "channels_last" for every value (graph inputs and outputs included) that the TFLite artifact holds channels-last.
+        layout: "channels_last" for every value that the TFLite artifact holds channels-last where it is produced.
+        node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
+        io_layout: "keep" (inputs and outputs as the original has them) or "channels_last" (as `layout` says).
+        io_dtype: dtype of encoded graph inputs and outputs: "float32", "int8" or "uint8".
         op_versions: TFLite operator version of every node that a TFLite artifact holds.
         schema: version of this structure.
     """
@@ -94,6 +97,9 @@ class Plan:
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
+    node_layout: Mapping[str, str] = field(default_factory=dict)
+    io_layout: str = "keep"
+    io_dtype: str = "float32"
     op_versions: Mapping[str, int] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
