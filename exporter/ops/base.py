@@ -136,8 +136,9 @@ class LayoutRule:
 class Channels:
     """A run of channels on one axis of one of a node's values.
 
-    Channel ``c`` owns the indices ``offset + c * repeat`` up to ``offset + (c + 1) * repeat - 1`` of `axis`
-    (``repeat > 1`` where a flatten spreads a channel over its pixels, ``offset > 0`` behind other inputs of a concat).
+    Channel ``c`` owns the indices ``offset + (o * count + c) * repeat + r`` of `axis`, for o in range(outer) and r in range(repeat):
+    ``repeat > 1`` where a flatten spreads a channel over its pixels, ``offset > 0`` behind other inputs of a concat,
+    ``outer > 1`` where the channels come round again (a flatten of channels-last pixels, the groups of a grouped convolution).
     """
 
     side: str  # "in" | "out"
@@ -146,16 +147,22 @@ class Channels:
     count: int  # number of channels in the run
     offset: int = 0
     repeat: int = 1
+    outer: int = 1
 
 
 @dataclass(frozen=True)
 class Coupling:
     """Which channels of a node's values live and die together.
 
-    `ties`: each a set of runs with the same `count`; cutting channel c of one cuts channel c of all.
+    `ties`: each a set of runs with the same `count`; cutting channel c of one cuts channel c of all. Any axis may be tied, not the
+    channel axis alone (a transpose moves it). Ties that overlap on an axis are alternatives (a reshape that merges C, H and W lists one
+    tie for each of them): the first whose channels may be cut is used, the others' runs stay whole.
     `free_outputs`: indices into `ties` that the node *produces* (cutting them shrinks the node itself: conv filters).
-    `blocked`: runs that must stay whole. `update(node, kept)` mends attributes after the cut (group of a depthwise conv);
-    `kept` holds, for every tie, the indices that stayed.
+    `blocked`: runs that must stay whole, to say so aloud: what no tie mentions stays whole anyway.
+    A tie without a run on an output is where the node sums over its channels: the constants in it weigh them.
+    `update(node, kept)` mends attributes and shape constants after the cut (group of a depthwise conv): `kept` holds, for every tie,
+    the channel numbers in ``range(count)`` that stayed; values have their new shapes by then. A constant that it changes it replaces
+    by a new initializer of the node's graph, since other nodes may share it.
     """
 
     ties: tuple[tuple[Channels, ...], ...]
