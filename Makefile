@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all the set-up themselves: a virtual environment beside this file, everything installed into it.
+# For torch without CUDA on Linux: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Each of the test workers is one process on one core; threads of the maths libraries would only fight over them.
+TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format docs clean
+
+help: ## Show this list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'
+	touch $@
+
+install: $(STAMP) ## Make the virtual environment and install edgewright with all that its tests need.
+
+demo: $(STAMP) ## Export a real ImageNet model for three targets and prove each artifact on its runtime.
+	$(BIN)/python -m tools.demo
+
+test: $(STAMP) ## Run the tests, the slow ones aside.
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## Run all tests.
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Put the sources in the one format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write the generated pages of docs/ again.
+	$(BIN)/python -m tools.make_docs
+
+clean: ## Remove all that the other targets made.
+	rm -rf $(VENV) build dist bundles .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

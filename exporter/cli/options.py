@@ -1,0 +1,95 @@
+"""Options and output that subcommands share, so that one spelling means one thing everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+import click
+
+from diagnostics import UsageError
+
+__all__ = [
+    "allow_pickle_option",
+    "emit_json",
+    "force_option",
+    "human_bytes",
+    "human_count",
+    "json_option",
+    "model_argument",
+    "parse_shapes",
+    "shape_option",
+    "target_option",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+model_argument: Final = click.argument("model", metavar="MODEL")
+
+force_option: Final = click.option("--force", is_flag=True, help="Replace what already stands at the destination.")
+
+allow_pickle_option: Final = click.option(
+    "--allow-pickle", is_flag=True, help="Allow a model file that holds pickled code (it can run anything)."
+)
+
+shape_option: Final = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Fixed shape of an input; repeatable. Needed where the model leaves a dimension open.",
+)
+
+
+def target_option(*, multiple: bool = False, required: bool = False) -> Callable[[_Function], _Function]:
+    """``--target``: a profile's name or the path of a TOML, passed on as `target` (or, with `multiple`, as `targets`)."""
+    return click.option(
+        "--target",
+        "targets" if multiple else "target",
+        multiple=multiple,
+        required=required,
+        metavar="TARGET",
+        help="Name of a target or path of a profile (TOML)" + ("; repeatable." if multiple else "."),
+    )
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """``("x=1,3,8,8",)`` -> ``{"x": (1, 3, 8, 8)}``. Raises UsageError EW-U001 for anything else, and for a name given twice."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        try:
+            shape = tuple(int(size) for size in sizes.replace("x", ",").split(","))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1 or name in shapes:
+            why = "the name is given twice" if name in shapes else "wanted: NAME=SIZE,SIZE,... with sizes of 1 or more"
+            raise UsageError("EW-U001", f"--shape {text} cannot be parsed", why=why, fix="for example --shape input=1,3,224,224")
+        shapes[name] = shape
+    return shapes
+
+
+def emit_json(data: Mapping[str, Any]) -> None:
+    """Print `data` as JSON on stdout: the whole output of a command under ``--json``."""
+    click.echo(json.dumps(data, indent=1, allow_nan=False))
+
+
+def human_bytes(count: int) -> str:
+    """12_345_678 -> "11.8 MiB" (binary multiples, three significant digits)."""
+    return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def human_count(count: int) -> str:
+    """12_345_678 -> "12.3 M" (decimal multiples, three significant digits)."""
+    return _scaled(count, 1000, ("", "k", "M", "G", "T"))
+
+
+def _scaled(count: int, base: int, units: tuple[str, ...]) -> str:
+    value, unit = float(count), 0
+    while value >= base and unit < len(units) - 1:
+        value, unit = value / base, unit + 1
+    digits = 0 if unit == 0 else max(0, 2 - len(str(int(value))) + 1)
+    return f"{value:.{digits}f} {units[unit]}".rstrip()
