@@ -52,7 +52,9 @@ class Encoding:
         """Integers of `dtype` nearest to `array` (ties to even, as ONNX QuantizeLinear), saturated."""
         scale, zero_point = self._along(array.ndim)
         low, high = integer_range(self.dtype)
-        integers = np.rint(array.astype(np.float32) / scale) + zero_point
+        # Runtimes divide in float32; only int32 (biases) does not fit into its 24 bits, and no runtime computes that one.
+        wide = np.float64 if self.dtype == "int32" else np.float32
+        integers = np.rint(array.astype(wide) / scale.astype(wide)) + zero_point
         return np.asarray(np.clip(integers, low, high).astype(_numpy_dtype(self.dtype)))
 
     def dequantize(self, integers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -81,26 +83,27 @@ class Plan:
         target: name of the target profile the plan was made for.
         precision: "int8", "float32", "float16", ... for every node that runs by itself.
         encodings: for every value that an integer node reads or writes; weights and biases included.
+        requantize: where a node reads an input in another encoding than the one its value is stored in, that encoding, by
+            "node:input_index" (a writer requantizes there; a constant is encoded so for this node alone).
         corrections: float amounts added to a bias initializer, one a channel (bias correction).
         kept: indices that structured pruning kept, by "initializer:axis".
         layout: "channels_last" for every value that the TFLite artifact holds channels-last where it is produced.
         node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
         io_layout: "keep" (inputs and outputs as the original has them) or "channels_last" (as `layout` says).
         io_dtype: dtype of encoded graph inputs and outputs: "float32", "int8" or "uint8".
-        op_versions: TFLite operator version of every node that a TFLite artifact holds.
         schema: version of this structure.
     """
 
     target: str
     precision: Mapping[str, str] = field(default_factory=dict)
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    requantize: Mapping[str, Encoding] = field(default_factory=dict)
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
     node_layout: Mapping[str, str] = field(default_factory=dict)
     io_layout: str = "keep"
     io_dtype: str = "float32"
-    op_versions: Mapping[str, int] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -122,10 +125,11 @@ class Plan:
             unknown = set(data) - {entry.name for entry in fields(cls)}
             if unknown:
                 raise ValueError(f"unknown keys {sorted(unknown)}")
-            data["encodings"] = {
-                name: Encoding(e["dtype"], tuple(e["scale"]), tuple(e["zero_point"]), e["axis"])
-                for name, e in data["encodings"].items()
-            }
+            for key in ("encodings", "requantize"):
+                data[key] = {
+                    name: Encoding(e["dtype"], tuple(e["scale"]), tuple(e["zero_point"]), e["axis"])
+                    for name, e in data[key].items()
+                }
             for key in ("corrections", "kept"):
                 data[key] = {name: tuple(entries) for name, entries in data[key].items()}
             return cls(**data)

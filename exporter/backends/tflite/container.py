@@ -1,0 +1,221 @@
+"""The TFLite flatbuffer under construction: tensors, operators and buffers by handle, then bytes.
+
+It knows the schema and nothing of graphs or plans. Field order and deduplication follow from the order of calls alone,
+so the same calls give the same bytes. Constant data is aligned to 16 bytes, as the kernels and memory-mapped loading want it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+
+from exporter.backends.tflite.releases import first_release
+from exporter.quantization.plan import Encoding
+
+__all__ = ["Container", "Tensor"]
+
+_ALIGNMENT: Final = 16
+_OPTIONS: Final[Mapping[str, str]] = {  # operators whose options table is not named after them
+    "AVERAGE_POOL_2D": "Pool2D",
+    "MAX_POOL_2D": "Pool2D",
+    "L2_POOL_2D": "Pool2D",
+    "MAXIMUM": "MaximumMinimum",
+    "MINIMUM": "MaximumMinimum",
+    "MEAN": "Reducer",
+    "PADV2": "PadV2",
+    "REDUCE_ALL": "Reducer",
+    "REDUCE_ANY": "Reducer",
+    "REDUCE_MAX": "Reducer",
+    "REDUCE_MIN": "Reducer",
+    "REDUCE_PROD": "Reducer",
+    "SUM": "Reducer",
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the artifact: `shape` as stored, `dtype` a numpy name ("int4" aside), `encoding.axis` in stored order."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: Encoding | None = None
+    constant: bool = False
+
+
+class Container:
+    """Collects tensors and operators; `finish` gives the file's bytes.
+
+    `description` is the model's description field.
+    """
+
+    def __init__(self, description: str) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self._schema: Any = schema
+        self._description = description
+        self.tensors: list[Tensor] = []
+        self.operators: list[tuple[str, int]] = []  # (name, version), in execution order
+        self._packed_operators: list[Any] = []
+        self._codes: dict[tuple[str, int], int] = {}
+        self._buffers: list[np.ndarray[Any, Any] | None] = [None]  # buffer 0 is empty by convention
+        self._buffer_of: dict[int, int] = {}
+        self._by_digest: dict[bytes, int] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], str, Encoding | None, int], int] = {}
+        self._names: dict[str, int] = {}  # every name given so far, with the last suffix tried
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: str,
+        encoding: Encoding | None = None,
+        data: np.ndarray[Any, Any] | None = None,
+    ) -> int:
+        """Add a tensor, constant where `data` is given. A name already taken gets a numbered suffix.
+
+        Constants equal in name, type and bytes are one tensor; equal bytes share a buffer under any name.
+        """
+        dims = tuple(int(dim) for dim in shape)
+        buffer = self._buffer(data) if data is not None else 0
+        key = (name, dims, dtype, encoding, buffer)
+        if data is not None and key in self._constants:
+            return self._constants[key]
+        handle = len(self.tensors)
+        self.tensors.append(Tensor(self._unique(name), dims, dtype, encoding, data is not None))
+        if data is not None:
+            self._buffer_of[handle] = buffer
+            self._constants[key] = handle
+        return handle
+
+    def operator(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int, options: Mapping[str, Any]) -> None:
+        """Append an operator; an absent optional input is -1. `options` as in `Lowering.emit`."""
+        schema = self._schema
+        code = self._codes.setdefault((op, version), len(self._codes))
+        packed = schema.OperatorT(opcodeIndex=code, inputs=list(inputs), outputs=list(outputs))
+        table = _OPTIONS.get(op) or "".join(part.capitalize() for part in op.split("_")).replace("2d", "2D")
+        table += "Options"
+        if hasattr(schema.BuiltinOptions, table):
+            packed.builtinOptionsType = getattr(schema.BuiltinOptions, table)
+            packed.builtinOptions = self._options(table, options)
+        elif options:
+            raise ValueError(f"{op} has no options, got {dict(options)}")
+        self._packed_operators.append(packed)
+        self.operators.append((op, version))
+
+    def finish(
+        self,
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+        metadata: Mapping[str, bytes],
+    ) -> bytes:
+        """The file. `inputs` and `outputs` are the signature: public names to handles; `metadata` entries become named buffers."""
+        import flatbuffers
+
+        schema = self._schema
+        model = schema.ModelT(version=3, description=self._description)
+        model.operatorCodes = [self._code(op, version) for op, version in self._codes]
+        graph = schema.SubGraphT(
+            inputs=list(inputs.values()),
+            outputs=list(outputs.values()),
+            name="main",
+            operators=self._packed_operators,
+            tensors=[self._tensor(handle) for handle in range(len(self.tensors))],
+        )
+        model.subgraphs = [graph]
+        entries = {"min_runtime_version": _padded(first_release(self.operators)), **metadata}
+        model.metadata = [
+            schema.MetadataT(name=name, buffer=self._buffer(np.frombuffer(content, np.uint8)))
+            for name, content in entries.items()
+        ]
+        model.buffers = [_AlignedBuffer(schema, data) for data in self._buffers]
+        model.signatureDefs = [
+            schema.SignatureDefT(
+                inputs=[schema.TensorMapT(name=name, tensorIndex=handle) for name, handle in inputs.items()],
+                outputs=[schema.TensorMapT(name=name, tensorIndex=handle) for name, handle in outputs.items()],
+                signatureKey="serving_default",
+            )
+        ]
+        size = sum(data.nbytes for data in self._buffers if data is not None)
+        builder = flatbuffers.Builder(size + 256 * len(self.tensors) + 4096)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+    def _unique(self, name: str) -> str:
+        unique = name
+        while unique in self._names:
+            self._names[name] += 1
+            unique = f"{name}_{self._names[name]}"
+        self._names[unique] = 0
+        return unique
+
+    def _options(self, table: str, options: Mapping[str, Any]) -> Any:
+        built = getattr(self._schema, f"{table}T")()
+        for name, value in options.items():
+            head, *rest = name.split("_")
+            field = head + "".join(part.capitalize() for part in rest)
+            if not hasattr(built, field):
+                raise ValueError(f"{table} has no field {name}")
+            setattr(built, field, self._member(field, value) if isinstance(value, str) else value)
+        return built
+
+    def _member(self, field: str, member: str) -> int:
+        enums = {"padding": "Padding", "fusedActivationFunction": "ActivationFunctionType", "mode": "MirrorPadMode"}
+        return int(getattr(getattr(self._schema, enums.get(field, "TensorType")), member))
+
+    def _code(self, op: str, version: int) -> Any:
+        code = int(getattr(self._schema.BuiltinOperator, op))
+        return self._schema.OperatorCodeT(deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version)
+
+    def _tensor(self, handle: int) -> Any:
+        tensor = self.tensors[handle]
+        packed = self._schema.TensorT(
+            shape=np.asarray(tensor.shape, np.int32),
+            type=getattr(self._schema.TensorType, tensor.dtype.upper()),
+            buffer=self._buffer_of.get(handle, 0),
+            name=tensor.name,
+            hasRank=True,
+        )
+        if tensor.encoding is not None:
+            packed.quantization = self._schema.QuantizationParametersT(
+                scale=np.asarray(tensor.encoding.scale, np.float32),
+                zeroPoint=np.asarray(tensor.encoding.zero_point, np.int64),
+                quantizedDimension=tensor.encoding.axis or 0,
+            )
+        return packed
+
+    def _buffer(self, data: np.ndarray[Any, Any]) -> int:
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        digest = sha256(flat.data).digest()
+        if digest not in self._by_digest:
+            self._by_digest[digest] = len(self._buffers)
+            self._buffers.append(flat)
+        return self._by_digest[digest]
+
+
+class _AlignedBuffer:
+    """A schema Buffer whose data starts on a 16-byte boundary (the generated one aligns to one byte)."""
+
+    def __init__(self, schema: Any, data: np.ndarray[Any, Any] | None) -> None:
+        self._schema, self._data = schema, data
+
+    def Pack(self, builder: Any) -> Any:
+        vector = None
+        if self._data is not None:
+            builder.StartVector(1, self._data.nbytes, _ALIGNMENT)
+            builder.head -= self._data.nbytes
+            builder.Bytes[builder.head : builder.head + self._data.nbytes] = self._data.tobytes()
+            vector = builder.EndVector()
+        self._schema.BufferStart(builder)
+        if vector is not None:
+            self._schema.BufferAddData(builder, vector)
+        return self._schema.BufferEnd(builder)
+
+
+def _padded(release: str) -> bytes:
+    """The runtime reads the least version from a buffer of 16 bytes."""
+    return release.encode().ljust(16, b"\0")

@@ -1,0 +1,101 @@
+"""Which TFLite release first ran each version of each builtin operator: what makes a runtime floor checkable.
+
+Facts from TensorFlow's own table of minimum runtime versions (its versioning tools, 2026). A row lists the releases of versions 1, 2, 3, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = ["UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
+
+UNKNOWN_RELEASE: Final = "2.23.0"  # newest release in the table: what is not listed is assumed to need it
+
+_RELEASES: Final[dict[str, tuple[str, ...]]] = {
+    op: tuple(row.split())
+    for op, row in {
+        "ABS": "1.13.0 2.4.0 2.5.0 2.6.0 2.12.0",
+        "ADD": "1.5.0 1.14.0 2.4.0 2.6.0 2.13.0 2.23.0",
+        "ARG_MAX": "1.9.0 1.14.0 2.9.0",
+        "ARG_MIN": "1.9.0 1.14.0 2.9.0",
+        "AVERAGE_POOL_2D": "1.5.0 1.14.0 2.3.0",
+        "BATCH_MATMUL": "2.3.0 2.3.0 2.4.0 2.5.0",
+        "CAST": "1.5.0 2.7.0 2.8.0 2.9.0 2.12.0 2.15.0 2.17.0 2.21.0",
+        "CEIL": "1.14.0",
+        "CONCATENATION": "1.5.0 1.14.0 2.3.0 2.14.0 2.21.0",
+        "CONV_2D": "1.5.0 1.14.0 1.14.0 2.3.0 2.4.0 2.9.0 2.11.0 2.15.0",
+        "COS": "1.14.0",
+        "DEPTHWISE_CONV_2D": "1.5.0 1.12.0 1.14.0 2.2.0 2.3.0 2.3.0 2.11.0",
+        "DEPTH_TO_SPACE": "2.1.0 2.5.0",
+        "DEQUANTIZE": "1.13.1 1.14.0 1.15.0 2.2.0 2.7.0 2.18.0 2.21.0 2.22.0",
+        "DIV": "1.6.0 2.3.0",
+        "ELU": "1.14.0",
+        "EXP": "1.7.0 2.12.0",
+        "FLOOR": "1.9.0",
+        "FULLY_CONNECTED": "1.5.0 1.10.0 1.14.0 1.14.0 2.0.0 2.1.0 2.3.0 2.3.0 2.3.0 2.11.0 2.15.0 2.17.0 2.18.0 2.21.0",
+        "GATHER": "1.6.0 1.14.0 1.15.0 2.4.0 2.5.0 2.13.0 2.15.0",
+        "GELU": "2.9.0 2.9.0",
+        "HARD_SWISH": "1.15.0",
+        "L2_NORMALIZATION": "1.5.0 1.14.0",
+        "LEAKY_RELU": "1.13.1 2.3.0",
+        "LOG": "1.14.0 2.15.0",
+        "LOGISTIC": "1.14.0 1.14.0 2.3.0",
+        "LOG_SOFTMAX": "1.14.0 1.14.0",
+        "MAXIMUM": "1.14.0 1.14.0 2.3.0 2.3.0",
+        "MAX_POOL_2D": "1.5.0 1.14.0 2.3.0",
+        "MEAN": "1.6.0 1.14.0 2.4.0",
+        "MINIMUM": "1.14.0 1.14.0 2.3.0 2.3.0",
+        "MIRROR_PAD": "1.13.1 2.3.0 2.12.0",
+        "MUL": "1.5.0 1.14.0 1.15.0 2.3.0 2.6.0 2.11.0 2.13.0 2.23.0",
+        "NEG": "1.9.0",
+        "PACK": "1.11.0 1.14.0 2.3.0 2.13.0",
+        "PAD": "1.5.0 1.14.0 2.4.0 2.6.0 2.20.0",
+        "PADV2": "1.9.0 1.14.0 2.4.0 2.6.0 2.20.0",
+        "POW": "1.10.0",
+        "PRELU": "1.8.0",
+        "QUANTIZE": "1.14.0 1.15.0 2.7.0 2.21.0 2.21.0 2.21.0",
+        "REDUCE_MAX": "1.11.0 1.14.0 2.5.0",
+        "REDUCE_MIN": "1.11.0 1.14.0 2.5.0",
+        "RELU": "1.5.0 2.1.0 2.5.0",
+        "RELU6": "1.5.0 1.14.0 2.5.0",
+        "RELU_0_TO_1": "2.10.0",
+        "RELU_N1_TO_1": "1.5.0",
+        "RESHAPE": "1.5.0",
+        "RESIZE_BILINEAR": "1.7.0 1.14.0 2.2.0 2.5.0",
+        "RESIZE_NEAREST_NEIGHBOR": "1.13.1 1.14.0 2.3.0 2.4.0",
+        "ROUND": "1.14.0",
+        "RSQRT": "1.10.0 2.5.0 2.15.0",
+        "SIN": "1.9.0",
+        "SLICE": "1.14.0 1.14.0 1.14.0 2.4.0 2.5.0 2.14.0 2.21.0",
+        "SOFTMAX": "1.5.0 1.14.0 2.3.0",
+        "SPACE_TO_DEPTH": "1.5.0 1.14.0",
+        "SPLIT": "1.5.0 1.14.0 1.14.0 2.3.0",
+        "SPLIT_V": "1.13.1 2.3.0",
+        "SQRT": "1.10.0 2.21.0",
+        "SQUARE": "1.12.0",
+        "SQUARED_DIFFERENCE": "1.13.1 2.5.0",
+        "STRIDED_SLICE": "1.6.0 1.14.0 2.1.0 2.2.0 2.5.0 2.6.0 2.14.0 2.14.0",
+        "SUB": "1.6.0 1.14.0 2.3.0 2.4.0 2.4.0",
+        "SUM": "1.10.0 1.15.0",
+        "TANH": "1.14.0 1.14.0 2.3.0",
+        "TRANSPOSE": "1.6.0 1.14.0 1.15.0 2.3.0 2.4.0 2.12.0 2.14.4 2.22.0",
+        "TRANSPOSE_CONV": "1.9.0 2.2.0 2.3.0 2.13.0 2.15.0",
+    }.items()
+}
+
+
+def release_of(op: str, version: int) -> str:
+    """The first TFLite release that runs `version` of builtin operator `op`, for example ("CONV_2D", 5) -> "2.4.0"."""
+    row = _RELEASES.get(op, ())
+    return row[version - 1] if 0 < version <= len(row) else UNKNOWN_RELEASE
+
+
+def first_release(operators: Iterable[tuple[str, int]]) -> str:
+    """The first release that runs all of `operators` (name, version); "1.5.0" for none."""
+    return max((release_of(op, version) for op, version in operators), key=release_key, default="1.5.0")
+
+
+def release_key(release: str) -> tuple[int, ...]:
+    """A release as a sortable tuple: "2.14.0" -> (2, 14, 0)."""
+    return tuple(int(part) for part in release.split("."))

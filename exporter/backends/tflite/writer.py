@@ -1,0 +1,245 @@
+"""The TFLite writer: a legalized graph and its plan, operator by operator, into the flatbuffer.
+
+It decides nothing. Each value has one home: the tensor its producer writes, in the dtype and layout that the plan says. A node that wants
+another form of it gets QUANTIZE, DEQUANTIZE or TRANSPOSE in between, made once and shared by all nodes that want the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.backends.tflite.container import Container, Tensor
+from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
+from exporter.backends.tflite.lowering import NodeLowering
+from exporter.backends.tflite.releases import first_release
+from exporter.graph.values import activation_nodes, fused_activation, name_of, rank, static_shape
+from exporter.ops.base import operator_of
+from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
+from exporter.quantization.plan import Encoding, Plan
+
+__all__ = ["TFLiteArtifact", "write_tflite"]
+
+
+@dataclass(frozen=True)
+class TFLiteArtifact:
+    """What was written.
+
+    Attributes:
+        content: the file's bytes.
+        operators: (builtin operator, version) in execution order.
+        release: the first TFLite release that runs them all.
+        transposed: bytes moved by TRANSPOSE operators that the layout made necessary, by value name.
+        layouts: "channels_last" or "keep" for every graph input and output, as the artifact has them.
+    """
+
+    content: bytes
+    operators: tuple[tuple[str, int], ...]
+    release: str
+    transposed: Mapping[str, int]
+    layouts: Mapping[str, str]
+
+
+def write_tflite(
+    model: ir.Model, plan: Plan, *, description: str = "", metadata: Mapping[str, bytes] | None = None
+) -> TFLiteArtifact:
+    """Write a legalized graph as TFLite.
+
+    Args:
+        model: the legalized graph, static shapes, fused activations marked.
+        plan: made for this graph; its layout assigned (`layout.assign`).
+        description: the file's description field.
+        metadata: further named metadata entries.
+    Raises:
+        Refused: a node cannot be lowered.
+        ModelError: EW-Q002, the plan does not fit the graph.
+    """
+    writer = Writer(model, plan, description)
+    for node, _ in activation_nodes(model.graph):
+        writer.lower(node)
+    return writer.finish(metadata or {})
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One stored form of a value."""
+
+    dtype: str
+    last: bool  # channels-last
+    encoding: Encoding | None = None
+
+
+class Writer:
+    """Keeps track of which form of which value is which tensor."""
+
+    def __init__(self, model: ir.Model, plan: Plan, description: str) -> None:
+        self.container = Container(description)
+        self.plan = plan
+        self._graph = model.graph
+        self.widened: dict[
+            tuple[str, tuple[int, ...]], int
+        ] = {}  # half-precision parameters, as the float32 tensors kernels read
+        self._handles: dict[tuple[str, _Form], int] = {}
+        self._home: dict[str, _Form] = {}
+        self._transposed: dict[str, int] = {}
+        self._boundary = {name_of(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+        self._inputs: dict[str, int] = {}
+        for value in model.graph.inputs:
+            form = self._boundary_form(value)
+            self._home[name_of(value)] = form
+            self._inputs[name_of(value)] = self._new(value, form, name_of(value))
+
+    def lower(self, node: ir.Node) -> None:
+        """Write one node that runs by itself."""
+        operator_of(node).lower(node, NodeLowering(self, node))
+
+    def finish(self, metadata: Mapping[str, bytes]) -> TFLiteArtifact:
+        outputs: dict[str, int] = {}
+        for value in self._graph.outputs:
+            handle = self.form(value, self._boundary_form(value))
+            if handle in self._inputs.values() or handle in outputs.values() or self.container.tensors[handle].constant:
+                handle = self._copy(handle, name_of(value))
+            outputs[name_of(value)] = handle
+        content = self.container.finish(self._inputs, outputs, metadata)
+        operators = tuple(self.container.operators)
+        layouts = {
+            name: CHANNELS_LAST if self._boundary_form(value).last else "keep"
+            for value in (*self._graph.inputs, *self._graph.outputs)
+            if (name := name_of(value))
+        }
+        return TFLiteArtifact(content, operators, first_release(operators), dict(self._transposed), layouts)
+
+    # --- forms of values ----------------------------------------------------------------------------------------------
+
+    def produced(self, node: ir.Node, index: int) -> int:
+        """The tensor that a node writes its output `index` to (the fused activation's output where there is one)."""
+        value = (fused_activation(node) or node).outputs[index]
+        form = self._home_form(node, value)
+        self._home[name_of(value)] = form
+        key = (name_of(value), form)
+        if key not in self._handles:
+            boundary = name_of(value) in self._boundary and form != self._boundary_form(value)
+            self._new(value, form, f"{value.name}_{_suffix(form)}" if boundary else name_of(value))
+        return self._handles[key]
+
+    def alias(self, node: ir.Node, index: int, handle: int) -> None:
+        """Let output `index` of `node` be an existing tensor."""
+        value = (fused_activation(node) or node).outputs[index]
+        form = self._home_form(node, value)
+        self._home[name_of(value)] = form
+        self._handles[name_of(value), form] = handle
+
+    def read(self, node: ir.Node, index: int) -> int:
+        """The tensor from which `node` reads its computed input `index`, converted where need be."""
+        value = node.inputs[index]
+        assert value is not None
+        home = self._home[name_of(value)]
+        wanted = wanted_label(operator_of(node).layout(node), index, self.runs_last(node))
+        last = home.last if wanted is None or rank(value) < 3 else wanted
+        encoding = read_encoding(node, index, self.plan) if runs_in_integers(node, self.plan) else None
+        return self.form(value, self._as(value, last, encoding))
+
+    def form(self, value: ir.Value, wanted: _Form) -> int:
+        """The handle of a value in a given form; integers are moved rather than floats, being smaller."""
+        name, home = name_of(value), self._home[name_of(value)]
+        if (name, wanted) in self._handles:
+            return self._handles[name, wanted]
+        if wanted.encoding != home.encoding and wanted.last != home.last:
+            moved_first = home.encoding is not None
+            between = replace(home, last=wanted.last) if moved_first else replace(wanted, last=home.last)
+        else:
+            between = home
+        source = self.form(value, between) if between != home else self._handles[name, home]
+        handle = self._new(value, wanted, f"{name}_{_suffix(wanted)}")
+        if wanted.last != between.last:
+            self._move(value, source, handle, wanted.last)
+        else:
+            self._convert(source, handle)
+        return handle
+
+    def runs_last(self, node: ir.Node) -> bool:
+        """Whether the NODE ports of a node are channels-last."""
+        return self.plan.node_layout.get(node_name(node)) == CHANNELS_LAST
+
+    def _home_form(self, node: ir.Node, value: ir.Value) -> _Form:
+        last = self.plan.layout.get(name_of(value)) == CHANNELS_LAST
+        return self._as(value, last, self.plan.encodings.get(name_of(value)) if runs_in_integers(node, self.plan) else None)
+
+    def _boundary_form(self, value: ir.Value) -> _Form:
+        """How the artifact's user sees a graph input or output."""
+        encoding = self.plan.encodings.get(name_of(value)) if self.plan.io_dtype != "float32" else None
+        if encoding is not None and self.plan.io_dtype == "uint8" and encoding.dtype == "int8":
+            encoding = replace(encoding, dtype="uint8", zero_point=tuple(point + 128 for point in encoding.zero_point))
+        last = self.plan.io_layout == CHANNELS_LAST and self.plan.layout.get(name_of(value)) == CHANNELS_LAST
+        return self._as(value, last, encoding)
+
+    @staticmethod
+    def _as(value: ir.Value, last: bool, encoding: Encoding | None) -> _Form:
+        if encoding is not None:
+            return _Form(encoding.dtype, last, encoding)
+        return _Form("float32" if value.dtype is None else value.dtype.numpy().name, last)
+
+    def _new(self, value: ir.Value, form: _Form, name: str) -> int:
+        shape = static_shape(value)
+        if form.last:
+            shape = tuple(shape[axis] for axis in to_channels_last(len(shape)))
+        handle = self.container.tensor(name, shape, form.dtype, form.encoding)
+        self._handles[name_of(value), form] = handle
+        return handle
+
+    # --- conversions --------------------------------------------------------------------------------------------------
+
+    def _convert(self, source: int, target: int) -> None:
+        of, to = self.container.tensors[source], self.container.tensors[target]
+        if to.encoding is None:
+            self.emit("DEQUANTIZE", [source], [target], {"int8": 2, "int16": 3}.get(of.dtype, 1))
+        else:
+            self.emit("QUANTIZE", [source], [target], 2 if "int16" in (of.dtype, to.dtype) else 1)
+
+    def _move(self, value: ir.Value, source: int, target: int, last: bool) -> None:
+        shape = static_shape(value)
+        if same_memory_order(shape):
+            self._reshape(source, target)
+            return
+        perm = to_channels_last(len(shape)) if last else to_channels_first(len(shape))
+        tensor = self.container.tensors[source]
+        self.emit("TRANSPOSE", [source, self.ints(perm)], [target], transpose_version(tensor))
+        self._transposed[name_of(value)] = self._transposed.get(name_of(value), 0) + prod(shape) * _itemsize(tensor.dtype)
+
+    def _copy(self, handle: int, name: str) -> int:
+        tensor = self.container.tensors[handle]
+        copied = self.container.tensor(name, tensor.shape, tensor.dtype, tensor.encoding)
+        self._reshape(handle, copied)
+        return copied
+
+    def _reshape(self, source: int, target: int) -> None:
+        shape = self.container.tensors[target].shape
+        self.emit("RESHAPE", [source, self.ints(shape)], [target], 1, new_shape=list(shape))
+
+    def ints(self, array: Sequence[int] | np.ndarray[Any, Any]) -> int:
+        data = np.asarray(array, np.int32)
+        return self.container.tensor("const", data.shape, "int32", None, data)
+
+    def emit(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
+        self.container.operator(op, inputs, outputs, version, options)
+
+
+def transpose_version(tensor: Tensor) -> int:
+    """TRANSPOSE is version 1 for float32, 2 for int8, 4 for int16, 5 above rank 4."""
+    if len(tensor.shape) > 4:
+        return 5
+    return {"int8": 2, "uint8": 1, "int16": 4}.get(tensor.dtype, 1)
+
+
+def _suffix(form: _Form) -> str:
+    quantized = "quantized" if form.encoding is not None else "dequantized"
+    return f"{quantized}_{CHANNELS_LAST}" if form.last else quantized
+
+
+def _itemsize(dtype: str) -> int:
+    return np.dtype(dtype).itemsize
