@@ -1,0 +1,140 @@
+"""Decide the integer form of a graph: which nodes run in integers, and the encoding of every value that one of them reads or writes.
+
+Everything that is particular to an operator comes from its `quantize` facet; everything that is particular to a device from the
+target's `[quantization]` table. Plans are in int8 terms; a writer for a runtime that wants uint8 adds 128 to integers and zero points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import onnx_ir as ir
+
+from diagnostics import ModelError, TargetError
+from exporter.graph.values import activation_nodes, constant, consumers, fused_into
+from exporter.ops.base import QuantRule, Refused, Role, operator_of
+from exporter.quantization.apply import node_name
+from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
+from exporter.quantization.plan import Plan
+from exporter.quantization.ranges import Method
+from targets.schema import Target
+
+__all__ = ["DEFAULT_METHOD", "float_plan", "make_plan", "refusals"]
+
+DEFAULT_METHOD: Final[Method] = "minmax"
+
+
+def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method: Method = DEFAULT_METHOD) -> Plan:
+    """The int8 plan of a legalized graph.
+
+    Nodes whose operator refuses `quantize` run in float where the target allows it. Values between two float nodes have no encoding,
+    nor has the value between a node and its fused activation.
+
+    Args:
+        stats: statistics of every float value of the graph.
+        method: how ranges of activations are chosen, see `ranges.choose_range`.
+    Raises:
+        TargetError: EW-Q003, nodes that cannot run in integers on a target without float; all of them, each with its reason.
+        ModelError: EW-Q002, a value has no statistics, or two nodes have one name.
+        DataError: EW-D002, the statistics of a value are not finite.
+    """
+    graph = model.graph
+    _check_names(graph)
+    rules, reasons = _rules(graph)
+    if reasons and not target.quantization.float_fallback:
+        listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
+        raise TargetError(
+            "EW-Q003",
+            f"{len(reasons)} of {len(rules) + len(reasons)} nodes cannot run in integers and target {target.name} has no float",
+            why="\n" + listed,
+            fix="replace these operators in the model, or choose a target whose profile says float_fallback = true",
+        )
+    encoder = Encoder(stats, target.quantization, method, rules)
+    if target.artifact.io_dtype != "float32":
+        encoder.boundary(graph)
+    encoder.activations()
+    for node in rules:
+        encoder.constants(node)
+    return Plan(
+        target=target.name,
+        precision={node_name(node): "int8" if node in rules else "float32" for node, _ in activation_nodes(graph)},
+        encodings=encoder.encodings,
+        requantize=encoder.requantize,
+        io_layout=target.artifact.io_layout,
+        io_dtype=target.artifact.io_dtype,
+    )
+
+
+def float_plan(model: ir.Model, target: Target) -> Plan:
+    """The plan of a float artifact: float16 where the target's artifact is float16, else float32, for every node."""
+    precision = "float16" if target.artifact.precision == "float16" else "float32"
+    _check_names(model.graph)
+    names = [node_name(node) for node, _ in activation_nodes(model.graph)]
+    return Plan(target=target.name, precision=dict.fromkeys(names, precision), io_layout=target.artifact.io_layout)
+
+
+def refusals(model: ir.Model) -> dict[str, str]:
+    """Why nodes cannot run in integers, by node name (for reports): their operator's own sentence."""
+    return _rules(model.graph)[1]
+
+
+def _check_names(graph: ir.Graph) -> None:
+    seen: set[str] = set()
+    for node in graph:
+        name = node_name(node)
+        if name in seen:
+            raise ModelError("EW-Q002", f"two nodes of the graph are named {name}", where=name)
+        seen.add(name)
+
+
+# --- which nodes run in integers --------------------------------------------------------------------------------------
+
+
+def _rules(graph: ir.Graph) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
+    """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot."""
+    rules: dict[ir.Node, QuantRule] = {}
+    reasons: dict[str, str] = {}
+    for node, _ in activation_nodes(graph):
+        if not any(is_float(value) for value in (*node.inputs, *node.outputs)):
+            continue  # arithmetic on shapes and indices: nothing real to encode
+        try:
+            rule = operator_of(node).quantize(node)
+            _check_form(node, rule)
+        except Refused as refused:
+            reasons[node_name(node)] = refused.reason
+        else:
+            rules[node] = rule
+    while idle := [node for node, rule in rules.items() if rule.shared and not _touches_integers(node, rules)]:
+        for node in idle:
+            del rules[node]
+    return rules, reasons
+
+
+def _check_form(node: ir.Node, rule: QuantRule) -> None:
+    if len(rule.inputs) < len(node.inputs) or len(rule.outputs) < len(node.outputs):
+        raise Refused(node, f"the quantize rule of {node.op_type} does not cover all inputs and outputs of this node")
+    channels = 0
+    for given, value in zip(rule.inputs, node.inputs, strict=False):
+        array = constant(value)
+        if value is None or given.role in (Role.ACTIVATION, Role.PARAMETER):
+            continue
+        if array is None:
+            raise Refused(node, f"the {given.role.value} of {node.op_type} is computed, not a constant")
+        if given.role is Role.WEIGHT:
+            channels = array.shape[given.axis] if given.axis is not None else 0
+        elif channels and array.size != channels:
+            raise Refused(node, f"the bias of {node.op_type} has {array.size} values for {channels} channels")
+
+
+def _touches_integers(node: ir.Node, rules: Mapping[ir.Node, QuantRule]) -> bool:
+    """Whether a neighbour runs in integers; else moving the data of `node` in integers would only add rounding."""
+    if any(_owner(value) in rules for value in node.inputs):
+        return True
+    return any(user in rules for value in node.outputs for user in consumers(value))
+
+
+def _owner(value: ir.Value | None) -> ir.Node | None:
+    """The node whose kernel writes the value: its producer, or what that is fused into."""
+    producer = value.producer() if value is not None else None
+    return (fused_into(producer) or producer) if producer is not None else None

@@ -1,0 +1,154 @@
+"""From a range of real numbers to an encoding: the arithmetic of affine quantization, and how a range is chosen from statistics.
+
+``real = scale * (integer - zero_point)`` as in Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", section 2.1, and the TFLite quantization specification.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+
+from exporter.quantization.plan import Encoding, integer_range
+
+__all__ = [
+    "MAX_BIAS",
+    "MIN_SCALE",
+    "Histogram",
+    "Method",
+    "activation_encoding",
+    "bias_encoding",
+    "choose_range",
+    "weight_encoding",
+]
+
+Method = Literal["minmax", "percentile", "mse"]
+
+# The least scale: the product of two is still a normal float32, so no runtime's flush of denormals can make it zero.
+MIN_SCALE: Final = 2.0**-60
+# The greatest magnitude of a quantized bias: half of int32, so that the accumulation of products beside it does not wrap.
+MAX_BIAS: Final = 2.0**30
+
+_PERCENT: Final = 99.99
+_CANDIDATES: Final = 64
+
+
+class Histogram(Protocol):
+    """What `choose_range` needs of `calibration.ValueStats`: `edges` has one entry more than `histogram`."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def histogram(self) -> np.ndarray[Any, Any]: ...
+    @property
+    def edges(self) -> np.ndarray[Any, Any]: ...
+    def percentile(self, percent: float, /) -> tuple[float, float]: ...
+
+
+def activation_encoding(low: float, high: float, *, dtype: str = "int8", symmetric: bool = False) -> Encoding:
+    """The encoding per tensor of the real range [low, high], widened to include 0, which it represents exactly.
+
+    Every value of the range is at most scale / 2 (and a rounding of float32) from its encoded form. The scale is rounded downwards to
+    float32, so that the encoding of [0, 6] never reaches above 6 and a clamp at 6 in front of it is redundant (runtimes then fuse it).
+    The range [0, 0] gets scale 1 and the zero point of `dtype`'s symmetric form: any scale is exact there.
+
+    Args:
+        symmetric: zero point 0 (the middle of an unsigned type); the range becomes [-max, max] of the greater magnitude.
+    Raises:
+        ValueError: the range holds NaN or infinity, or is empty.
+    """
+    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+        raise ValueError(f"[{low}, {high}] is not a range")
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    least, greatest = integer_range(dtype)
+    middle = (least + greatest + 1) // 2
+    if low == high:
+        return Encoding(dtype, (1.0,), (middle,))
+    if symmetric:
+        return Encoding(dtype, (_scale(max(-low, high), greatest - middle),), (middle,))
+    scale = _scale(high - low, greatest - least)
+    zero_point = int(np.clip(np.rint(least - low / scale), least, greatest))
+    return Encoding(dtype, (scale,), (zero_point,))
+
+
+def weight_encoding(
+    weight: np.ndarray[Any, Any],
+    axis: int | None,
+    *,
+    dtype: str = "int8",
+    reduced: bool = False,
+    least_scale: float | np.ndarray[Any, Any] = 0.0,
+) -> Encoding:
+    """The symmetric encoding of a constant: zero point 0, integers in [-127, 127] ([-63, 63] where `reduced`).
+
+    A channel of zeros takes the median scale of the others: its integers are zeros in any case, and its bias, which is encoded at
+    scale_in * scale, keeps a resolution like that of its neighbours.
+
+    Args:
+        axis: one scale for each index of this axis; None for one scale a tensor.
+        least_scale: lower bound of the scales, one number or one a channel (see `bias_encoding`).
+    """
+    steps = integer_range(dtype)[1] // (2 if reduced else 1)
+    magnitude = np.abs(weight.astype(np.float64))
+    others = tuple(a for a in range(weight.ndim) if axis is None or a != axis % weight.ndim)
+    peak = np.atleast_1d(magnitude.max(axis=others, initial=0.0))
+    scale = peak / steps
+    scale[peak == 0.0] = np.median(scale[peak > 0.0]) if (peak > 0.0).any() else 1.0 / steps
+    scale = np.maximum(scale, np.maximum(least_scale, MIN_SCALE)).astype(np.float32)
+    # A scale rounded downwards would put the peak at 127.00001 steps, which still rounds to 127: nearest is right here.
+    return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if axis is None else axis % weight.ndim)
+
+
+def bias_encoding(inputs: Encoding, weights: Encoding, axis: int) -> Encoding:
+    """int32 at scale_in * scale_w, zero point 0, along `axis` of the bias where the weights are encoded per channel."""
+    scale = np.asarray(weights.scale, np.float32) * np.float32(inputs.scale[0])
+    return Encoding("int32", tuple(scale.tolist()), (0,) * scale.size, None if weights.axis is None else axis)
+
+
+def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False) -> tuple[float, float]:
+    """The real range (low, high) that an encoding should cover.
+
+    minmax: all that calibration saw. percentile: the central 99.99 % of the mass. mse: the cut of both ends with the least expected
+    squared error over the histogram, rounding (scale^2 / 12) and clipping together.
+    """
+    if method == "minmax" or stats.low >= stats.high:
+        return stats.low, stats.high
+    if method == "percentile":
+        return stats.percentile(_PERCENT)
+    return _least_error(stats, symmetric)
+
+
+def _least_error(stats: Histogram, symmetric: bool) -> tuple[float, float]:
+    counts = np.asarray(stats.histogram, np.float64)
+    edges = np.asarray(stats.edges, np.float64)
+    if counts.sum() == 0.0:
+        return stats.low, stats.high
+    centers = (edges[:-1] + edges[1:]) / 2
+    parts = np.arange(_CANDIDATES + 1) / _CANDIDATES
+    lows, highs = min(stats.low, 0.0) * parts, max(stats.high, 0.0) * parts
+    if symmetric:
+        lows = highs = max(-stats.low, stats.high) * parts
+        lows = -lows
+    clipped_low = np.array([np.sum(counts * np.square(np.minimum(centers - low, 0.0))) for low in lows])
+    clipped_high = np.array([np.sum(counts * np.square(np.maximum(centers - high, 0.0))) for high in highs])
+    # Exact zeros (behind a ReLU) are free of rounding error; the bin around zero holds them.
+    rounded = counts[(edges[:-1] > 0.0) | (edges[1:] <= 0.0)].sum()
+    if symmetric:
+        error = clipped_low + clipped_high + rounded * np.square(2 * highs / 254) / 12
+        best = int(np.argmin(error))
+        return float(lows[best]), float(highs[best])
+    spans = highs[None, :] - lows[:, None]
+    error2 = clipped_low[:, None] + clipped_high[None, :] + rounded * np.square(spans / 255) / 12
+    row, column = np.unravel_index(int(np.argmin(error2)), error2.shape)
+    return float(lows[row]), float(highs[column])
+
+
+def _scale(span: float, steps: int) -> float:
+    """span / steps as a float32 not above it, held in a Python float."""
+    scale = np.float32(max(span / steps, MIN_SCALE))
+    if np.float32(scale * np.float32(steps)) > np.float32(span) and float(scale) > MIN_SCALE:
+        scale = np.nextafter(scale, np.float32(0))
+    return float(scale)
