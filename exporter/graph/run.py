@@ -1,0 +1,68 @@
+"""The canonical graph, run in this process by onnxruntime: for calibration, bias correction and differential tests.
+
+Only graphs that edgewright itself wrote run here; a user's file runs in a worker (`exporter.runtimes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.graph.values import activation_nodes, fused_activation, name_of
+
+__all__ = ["FloatRunner", "observed_values"]
+
+
+class FloatRunner:
+    """Calls the graph: named inputs to named values.
+
+    One thread, so that the same inputs give the same bits on every machine of a kind, whatever its number of cores.
+
+    Args:
+        model: the graph.
+        outputs: names of the values to give back, intermediate ones included; default: the graph's outputs.
+    """
+
+    def __init__(self, model: ir.Model, outputs: Sequence[str] | None = None) -> None:
+        import onnxruntime as ort
+
+        self.outputs = tuple(outputs) if outputs is not None else tuple(name_of(value) for value in model.graph.outputs)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(_with_outputs(model, self.outputs), options, providers=["CPUExecutionProvider"])
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
+
+    def __call__(self, sample: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        feed = {name: array for name, array in sample.items() if name in self._inputs}
+        computed = [name for name in self.outputs if name not in self._inputs]
+        results = dict(zip(computed, self._session.run(computed, feed), strict=True)) if computed else {}
+        return {name: feed[name] if name in self._inputs else results[name] for name in self.outputs}
+
+
+def observed_values(model: ir.Model) -> tuple[str, ...]:
+    """Names of the floating-point values that a kernel writes or reads from outside: those that calibration watches.
+
+    Graph inputs, then the output of every node that runs by itself (of the fused activation where there is one), in graph order.
+    """
+    computed = [value for node, _ in activation_nodes(model.graph) for value in _written(node)]
+    values = [*model.graph.inputs, *computed]
+    return tuple(dict.fromkeys(name_of(value) for value in values if value.dtype is not None and value.dtype.is_floating_point()))
+
+
+def _written(node: ir.Node) -> Sequence[ir.Value]:
+    return [value for value in (fused_activation(node) or node).outputs if value.name]
+
+
+def _with_outputs(model: ir.Model, names: Sequence[str]) -> bytes:
+    """The serialized model with `names` as its outputs (those that are graph inputs aside)."""
+    proto = ir.to_proto(model)
+    known = {value.name: value for node in model.graph for value in node.outputs}
+    del proto.graph.output[:]
+    for name in names:
+        if name in known:
+            proto.graph.output.append(ir.serde.serialize_value(known[name]))
+    return bytes(proto.SerializeToString())
