@@ -1,0 +1,159 @@
+"""A worker process: started in a group of its own, spoken to with time limits, always reaped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+
+from diagnostics import RuntimeFailure
+from exporter.runtimes import worker
+
+__all__ = ["Worker", "worker_command"]
+
+_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_TAIL_LINES: Final = 12
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Worker:
+    """One child process that speaks the worker's protocol.
+
+    Args:
+        command: what to run.
+        label: the runtime's name, for messages.
+        threads: value of the thread variables (OMP_NUM_THREADS, ...) of the child.
+
+    The standard error of the child goes to an unnamed file, so that it can neither block the child nor reach the terminal.
+    """
+
+    def __init__(self, command: Sequence[str | Path], *, label: str, threads: int) -> None:
+        self._label = label
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        try:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                bufsize=0,
+                start_new_session=True,
+                env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+        except OSError as error:
+            self._log.close()
+            raise RuntimeFailure("EW-R001", f"the worker of {label} cannot be started", why=str(error)) from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._stdin, False)
+        os.set_blocking(self._stdout, False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, meta: Mapping[str, Any], arrays: Arrays, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Send a request and wait for its answer. Raises RuntimeFailure EW-R003 (crash) or EW-R004 (time limit)."""
+        message = BytesIO()
+        worker.send(message, meta, arrays)
+        deadline = time.monotonic() + timeout_s
+        self._write(message.getvalue(), deadline, timeout_s)
+        return self._read_message(deadline, timeout_s)
+
+    def wait(self, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The next message that the worker sends by itself. Raises as `ask`."""
+        return self._read_message(time.monotonic() + timeout_s, timeout_s)
+
+    def stderr_tail(self) -> str:
+        """The last lines that the worker and its runtime printed."""
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 8192))
+        return "\n".join(self._log.read().decode(errors="replace").strip().splitlines()[-_TAIL_LINES:])
+
+    def close(self) -> None:
+        """End the whole process group and reap it; closing twice does nothing."""
+        if self._log.closed:
+            return
+        self._kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._log.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _read_message(self, deadline: float, limit: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        header = self._read(8, deadline, limit)
+        payload = self._read(struct.unpack("<Q", header)[0], deadline, limit)
+        message = worker.receive(BytesIO(header + payload))
+        assert message is not None
+        return message
+
+    def _read(self, count: int, deadline: float, limit: float) -> bytes:
+        received = bytearray()
+        while len(received) < count:
+            self._wait(self._stdout, selectors.EVENT_READ, deadline, limit)
+            chunk = os.read(self._stdout, min(count - len(received), 1 << 20))
+            if not chunk:
+                raise self._crashed()
+            received += chunk
+        return bytes(received)
+
+    def _write(self, data: bytes, deadline: float, limit: float) -> None:
+        rest = memoryview(data)
+        while rest:
+            self._wait(self._stdin, selectors.EVENT_WRITE, deadline, limit)
+            try:
+                rest = rest[os.write(self._stdin, rest[: 1 << 20]) :]
+            except BrokenPipeError:
+                raise self._crashed() from None
+
+    def _wait(self, descriptor: int, event: int, deadline: float, limit: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, event)
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                self._kill()
+                raise RuntimeFailure(
+                    "EW-R004",
+                    f"{self._label} did not answer within {limit:g} s and was ended",
+                    why=self.stderr_tail(),
+                    fix="allow more time, or look at what the artifact makes the runtime do",
+                )
+
+    def _crashed(self) -> RuntimeFailure:
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            status = self._process.returncode
+        ended = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+        return RuntimeFailure("EW-R003", f"{self._label} crashed: its process ended {ended}", why=self.stderr_tail())
+
+
+def worker_command(python: str | Path | None, script: Path, adapter: str, artifact: Path, options: str) -> list[str]:
+    """The command line of a worker under `python` (None: this interpreter)."""
+    return [str(python or sys.executable), str(script), adapter, str(artifact), options]

@@ -1,0 +1,180 @@
+"""Run an artifact on a real runtime, in a process of its own, with time limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+
+from diagnostics import DataError, ModelError, RuntimeFailure
+from exporter.quantization.plan import Encoding
+from exporter.runtimes.process import Worker, worker_command
+from exporter.runtimes.registry import Runtime, available, runtime_of
+
+__all__ = ["Session", "TensorInfo", "open_session"]
+
+WORKER: Final = Path(__file__).with_name("worker.py")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output of an artifact, as the runtime describes it.
+
+    `shape` has -1 where a dimension is not fixed. `scale` and `zero_point` are None where the tensor is not quantized:
+    ``real = scale * (integer - zero_point)``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class Session:
+    """An artifact loaded by a runtime in a worker process. Use it as a context manager: leaving it ends the process.
+
+    Every call raises RuntimeFailure: EW-R002 where the runtime refuses, EW-R003 where it crashes, EW-R004 where it exceeds the
+    time limit (the process is then gone).
+    """
+
+    def __init__(self, runtime: Runtime, worker: Worker, hello: Mapping[str, Any], timeout_s: float) -> None:
+        self.runtime = runtime.name
+        self.inputs = tuple(_tensor_info(entry) for entry in hello["inputs"])
+        self.outputs = tuple(_tensor_info(entry) for entry in hello["outputs"])
+        self._worker, self._timeout_s = worker, timeout_s
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """Outputs by name, in the artifact's own dtypes (nothing is quantized or dequantized).
+
+        Raises DataError EW-D003 where a name, shape or dtype of `inputs` does not fit.
+        """
+        self._check(inputs)
+        return self._ask({"request": "run"}, inputs)[1]
+
+    def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Every tensor of the last run by name ("index:name" where a name is empty or repeats); needs `keep_tensors`."""
+        return self._ask({"request": "tensors"})[1]
+
+    def encodings(self) -> dict[str, Encoding]:
+        """Encodings of the quantized ones among `tensors()`; `axis` counts in the order the tensor is stored."""
+        found = self._ask({"request": "tensors"})[0]["tensors"]
+        return {name: _encoding(info) for name, info in found.items() if info["scales"]}
+
+    def latency(self, inputs: Mapping[str, np.ndarray[Any, Any]], repeats: int = 20) -> list[float]:
+        """Wall seconds of each of `repeats` inferences, measured inside of the worker, after one that is not counted."""
+        self._check(inputs)
+        seconds: list[float] = self._ask({"request": "latency", "repeats": repeats}, inputs)[0]["seconds"]
+        return seconds
+
+    def report(self) -> dict[str, Any]:
+        """What the runtime says of itself: arena bytes (tflite-micro), operators and delegated partitions (LiteRT)."""
+        report: dict[str, Any] = self._ask({"request": "report"})[0]["report"]
+        return report
+
+    def close(self) -> None:
+        """End the worker; closing twice does nothing."""
+        self._worker.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _ask(
+        self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+        answer, found = self._worker.ask(meta, arrays or {}, self._timeout_s)
+        if "error" in answer:
+            raise RuntimeFailure("EW-R002", f"{self.runtime} refused to {meta['request']}", why=answer["error"])
+        return answer, found
+
+    def _check(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        wanted = {info.name: info for info in self.inputs}
+        if set(inputs) != set(wanted):
+            raise DataError("EW-D003", f"the artifact takes the inputs {sorted(wanted)}, not {sorted(inputs)}")
+        for name, array in inputs.items():
+            info = wanted[name]
+            fits = len(array.shape) == len(info.shape) and all(
+                dim in (have, -1) for dim, have in zip(info.shape, array.shape, strict=True)
+            )
+            if not fits or array.dtype.name != info.dtype:
+                raise DataError(
+                    "EW-D003",
+                    f"input {name} has shape {array.shape} and dtype {array.dtype}",
+                    why=f"the artifact takes shape {info.shape} and dtype {info.dtype}",
+                )
+
+
+def open_session(
+    runtime: str,
+    artifact: str | Path,
+    *,
+    threads: int = 1,
+    timeout_s: float = 120.0,
+    keep_tensors: bool = False,
+    python: str | Path | None = None,
+    memory_bytes: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    worker_script: Path = WORKER,
+) -> Session:
+    """Load an artifact on a runtime in a worker process.
+
+    Args:
+        runtime: a name of `all_runtimes()`.
+        artifact: the model file.
+        threads: number of threads the runtime may use.
+        timeout_s: wall seconds that loading, and then every call, may take.
+        keep_tensors: keep all intermediate tensors for `Session.tensors`.
+        python: interpreter of another environment that has numpy and the runtime; None: this one.
+        memory_bytes: limit of the worker's address space.
+        options: adapter options beside those of the runtime (onnxruntime: optimize; tflite-micro: arena_bytes).
+        worker_script: the program that speaks the worker's protocol.
+
+    Raises:
+        UsageError: EW-U001, there is no such runtime.
+        ModelError: EW-M001, the artifact does not exist.
+        RuntimeFailure: EW-R001 not installed, EW-R002 refused the artifact, EW-R003 crashed, EW-R004 time limit.
+    """
+    entry = runtime_of(runtime)
+    path = Path(artifact).resolve()
+    if not path.is_file():
+        raise ModelError("EW-M001", f"the artifact {artifact} does not exist")
+    if python is None and worker_script == WORKER and not available(runtime).present:
+        raise _missing(entry, f"the package {entry.package} is not installed here")
+    settings = {"threads": threads, "keep_tensors": keep_tensors, "memory_bytes": memory_bytes}
+    text = json.dumps({**settings, **entry.options, **(options or {})})
+    worker = Worker(worker_command(python, worker_script, entry.adapter, path, text), label=entry.name, threads=threads)
+    try:
+        hello, _ = worker.wait(timeout_s)
+        if "error" in hello:
+            if hello["kind"] == "missing":
+                raise _missing(entry, hello["error"])
+            said = "\n".join(part for part in (hello["error"], worker.stderr_tail()) if part)
+            raise RuntimeFailure("EW-R002", f"{entry.name} could not load {path.name}", where=str(artifact), why=said)
+    except BaseException:
+        worker.close()
+        raise
+    return Session(entry, worker, hello, timeout_s)
+
+
+def _missing(runtime: Runtime, why: str) -> RuntimeFailure:
+    return RuntimeFailure("EW-R001", f"the runtime {runtime.name} is not installed", why=why, fix=runtime.how_to_get)
+
+
+def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
+    scale = entry["scales"][0] if entry["scales"] else None
+    zero_point = entry["zero_points"][0] if entry["scales"] else None
+    return TensorInfo(entry["name"], tuple(entry["shape"]), entry["dtype"], scale, zero_point)
+
+
+def _encoding(info: Mapping[str, Any]) -> Encoding:
+    per_channel = len(info["scales"]) > 1
+    zero_points = tuple(info["zero_points"]) or (0,) * len(info["scales"])
+    return Encoding(info["dtype"], tuple(info["scales"]), zero_points, info["axis"] if per_channel else None)
