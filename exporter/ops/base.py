@@ -242,6 +242,14 @@ class Lowering(Protocol):
         """Shape of a tensor, in the order it is stored."""
         ...
 
+    def scale(self, handle: int) -> float:
+        """Scale of a tensor with one encoding (0.0 for a float one): some op versions depend on it."""
+        ...
+
+    def alias(self, index: int, handle: int) -> None:
+        """Output `index` is the tensor `handle` itself (same stored shape, dtype and encoding): nothing is computed."""
+        ...
+
     def axis(self, axis: int, rank: int) -> int:
         """An axis of the ONNX operator (negative allowed) as an axis of the stored tensor of that rank."""
         ...
