@@ -124,6 +124,7 @@ CODES: Final[dict[str, str]] = {
     "EW-Q001": "an int8 export needs calibration data",
     "EW-Q002": "a plan does not fit the graph or cannot be read",
     "EW-Q003": "an operator cannot be quantized and the target has no float",
+    "EW-Q004": "a weight does not fit float16",
     # pruning
     "EW-P001": "the pruning goal cannot be reached",
     "EW-P002": "the pruning specification is invalid",

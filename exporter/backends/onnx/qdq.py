@@ -1,0 +1,200 @@
+"""Apply an integer plan to an ONNX graph: QuantizeLinear and DequantizeLinear around every value that has an encoding.
+
+::
+
+    x -> Conv -> Clip -> y          x -> Q -> DQ -> Conv -> Clip -> Q -> DQ -> y
+          ^ w, b                                     ^ DQ(w int8), DQ(b int32)
+
+Of a value ``v``, QuantizeLinear writes ``v_quantized`` and DequantizeLinear ``v_dequantized``; constants likewise. Nothing stands between a
+node, its fused activation and their QuantizeLinear, which is the form that runtimes turn into integer kernels. Graph inputs and outputs keep
+their names: what an integer node computes for output ``v`` before rounding is ``v_float``, and ``v`` is the artifact's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.graph.values import fused_into, is_constant, name_of, static_shape
+from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
+from exporter.quantization.plan import Encoding, Plan
+
+__all__ = ["insert_qdq", "shifted"]
+
+_TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8, "int32": ir.DataType.INT32}
+
+
+def shifted(encoding: Encoding, dtype: str) -> Encoding:
+    """An int8 activation encoding in `dtype`: for "uint8", integers and zero points are 128 greater and mean the same numbers."""
+    if encoding.dtype == dtype or {encoding.dtype, dtype} != {"int8", "uint8"}:
+        return encoding
+    offset = 128 if dtype == "uint8" else -128
+    return Encoding(dtype, encoding.scale, tuple(zero + offset for zero in encoding.zero_point), encoding.axis)
+
+
+def insert_qdq(model: ir.Model, plan: Plan, activations: str) -> None:
+    """Rewrite `model` in place to the QDQ form of `plan`.
+
+    Args:
+        activations: "int8" or "uint8", the dtype in which activations are stored.
+    """
+    writer = _Inserter(model.graph, plan, activations)
+    nodes = list(model.graph)
+    for value in list(model.graph.inputs):
+        writer.value(value, None)
+    for node in nodes:
+        writer.constants(node)
+        for value in node.outputs:
+            writer.value(value, fused_into(node) or node)
+    writer.drop_unused_initializers()
+
+
+class _Inserter:
+    def __init__(self, graph: ir.Graph, plan: Plan, activations: str) -> None:
+        self._graph, self._plan, self._activations = graph, plan, activations
+        self._first = graph[0] if len(graph) else None
+
+    def value(self, value: ir.Value, owner: ir.Node | None) -> None:
+        """Round the value to its encoding and hand the rounded form to its readers (float readers of a float value keep it as it is)."""
+        encoding = self._plan.encodings.get(name_of(value)) if value.name else None
+        if encoding is None:
+            return
+        name = name_of(value)
+        encoding = shifted(encoding, self._activations)
+        readers = list(value.uses())
+        integer_owner = owner is not None and runs_in_integers(owner, self._plan)
+        integer_io = self._plan.io_dtype != "float32"
+        is_output = value.is_graph_output()
+        if value.is_graph_input() and integer_io:
+            rounded = self._integer_input(value, encoding)
+            integer_owner = True
+        else:
+            if is_output and (integer_owner or integer_io):
+                value.name = f"{name}_float"
+            same = integer_io and is_output and encoding.dtype == self._plan.io_dtype
+            quantized = self._quantize(value, encoding, name, name if same else f"{name}_quantized", after=value)
+            direct = is_output and integer_owner and not integer_io
+            rounded = self._dequantize(quantized, encoding, name, name if direct else f"{name}_dequantized", after=quantized)
+            if is_output and (integer_owner or integer_io):
+                given = quantized if same else rounded
+                if integer_io and not same:
+                    outside = shifted(encoding, self._plan.io_dtype)
+                    given = self._quantize(rounded, outside, f"{name}_{outside.dtype}", name, after=rounded)
+                self._replace_output(value, given)
+        for node, index in readers:
+            if runs_in_integers(node, self._plan):
+                wanted = read_encoding(node, index, self._plan)
+                if wanted is not None:
+                    node.replace_input_with(
+                        index, self._read(rounded, encoding, shifted(wanted, self._activations), node, index, name)
+                    )
+            elif integer_owner:
+                node.replace_input_with(index, rounded)
+
+    def constants(self, node: ir.Node) -> None:
+        """Hold the encoded constants of one integer node as integers behind a DequantizeLinear."""
+        if not runs_in_integers(node, self._plan):
+            return
+        for index, value in enumerate(node.inputs):
+            if value is None or not is_constant(value) or read_encoding(node, index, self._plan) is None:
+                continue
+            integers, encoding = encode_constant(node, index, self._plan)
+            name = name_of(value)
+            if f"{node_name(node)}:{index}" in self._plan.requantize:
+                name = f"{name}_for_{node_name(node)}_{index}"
+            stored = self._graph.initializers.get(f"{name}_quantized")
+            if stored is None:
+                stored = self._initializer(f"{name}_quantized", integers)
+                self._dequantize(stored, encoding, name, f"{name}_dequantized", before=node)
+            node.replace_input_with(index, next(user for user, _ in stored.uses()).outputs[0])
+
+    def drop_unused_initializers(self) -> None:
+        for name in [
+            name for name, value in self._graph.initializers.items() if not value.uses() and not value.is_graph_output()
+        ]:
+            del self._graph.initializers[name]
+
+    def _integer_input(self, value: ir.Value, encoding: Encoding) -> ir.Value:
+        outside, name = shifted(encoding, self._plan.io_dtype), name_of(value)
+        value.dtype = _TYPES[outside.dtype]
+        if outside == encoding:
+            return self._dequantize(value, outside, name, f"{name}_dequantized", after=value)
+        real = self._dequantize(value, outside, f"{name}_{outside.dtype}", f"{name}_{outside.dtype}_dequantized", after=value)
+        quantized = self._quantize(real, encoding, name, f"{name}_quantized", after=real)
+        return self._dequantize(quantized, encoding, name, f"{name}_dequantized", after=quantized)
+
+    def _read(self, rounded: ir.Value, has: Encoding, wants: Encoding, node: ir.Node, index: int, name: str) -> ir.Value:
+        if has == wants:
+            return rounded
+        name = f"{name}_for_{node_name(node)}_{index}"
+        quantized = self._quantize(rounded, wants, name, f"{name}_quantized", after=rounded)
+        return self._dequantize(quantized, wants, name, f"{name}_dequantized", after=quantized)
+
+    def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
+        for index, value in enumerate(self._graph.outputs):
+            if value is old:
+                self._graph.outputs[index] = new
+
+    # The two operators. Parameters are initializers named after the value.
+
+    def _quantize(self, value: ir.Value, encoding: Encoding, name: str, output: str, *, after: ir.Value) -> ir.Value:
+        parameters = self._parameters(name, encoding)
+        return self._insert("QuantizeLinear", [value, *parameters], encoding, output, value, _TYPES[encoding.dtype], after=after)
+
+    def _dequantize(
+        self,
+        value: ir.Value,
+        encoding: Encoding,
+        name: str,
+        output: str,
+        *,
+        after: ir.Value | None = None,
+        before: ir.Node | None = None,
+    ) -> ir.Value:
+        parameters = self._parameters(name, encoding)
+        float32 = ir.DataType.FLOAT
+        return self._insert(
+            "DequantizeLinear", [value, *parameters], encoding, output, value, float32, after=after, before=before
+        )
+
+    def _parameters(self, name: str, encoding: Encoding) -> list[ir.Value]:
+        shape: tuple[int, ...] = () if encoding.axis is None else (len(encoding.scale),)
+        scale = np.asarray(encoding.scale, np.float32).reshape(shape)
+        found = [self._initializer(f"{name}_scale", scale)]
+        if encoding.dtype != "int32":  # biases are symmetric, and runtimes differ in whether they take an int32 zero point
+            zero_point = np.asarray(encoding.zero_point, encoding.dtype).reshape(shape)
+            found.append(self._initializer(f"{name}_zero_point", zero_point))
+        return found
+
+    def _initializer(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        if name not in self._graph.initializers:
+            self._graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
+        return self._graph.initializers[name]
+
+    def _insert(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        encoding: Encoding,
+        output: str,
+        like: ir.Value,
+        dtype: ir.DataType,
+        *,
+        after: ir.Value | None = None,
+        before: ir.Node | None = None,
+    ) -> ir.Value:
+        shape = like.const_value.shape if like.const_value is not None else ir.Shape(static_shape(like))
+        result = ir.Value(name=output, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        attributes = {} if encoding.axis is None else {"axis": encoding.axis}
+        node = ir.node(op_type, list(inputs), attributes, outputs=[result], name=output + "_" + op_type)
+        producer = after.producer() if after is not None else None
+        if producer is not None:
+            self._graph.insert_after(producer, node)
+        elif before is not None or self._first is not None:
+            self._graph.insert_before(before or self._first, node)  # type: ignore[arg-type]
+        else:
+            self._graph.append(node)
+        return result
