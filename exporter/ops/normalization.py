@@ -1,0 +1,56 @@
+"""Normalization by fixed statistics. A BatchNormalization behind a convolution is folded before; this is what is left of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.graph.values import attribute, constant, rank
+from exporter.ops.base import Channels, Cost, Coupling, Operator, Refused, Rewriter, register
+from exporter.ops.common import elementwise_cost, input_of, input_shape
+
+__all__ = ["BatchNormalization"]
+
+_BECOMES = "BatchNormalization becomes Mul and Add before it is planned"
+
+
+@register
+class BatchNormalization(Operator):
+    op_type = "BatchNormalization"
+    refuses: ClassVar[Mapping[str, str]] = {"quantize": _BECOMES, "layout": _BECOMES, "lower": _BECOMES}
+
+    def couple(self, node: ir.Node) -> Coupling:
+        shape = input_shape(node)
+        channels = [Channels("in", 0, 1, shape[1]), *(Channels("in", index, 0, shape[1]) for index in range(1, 5))]
+        channels.append(Channels("out", 0, 1, shape[1]))
+        spatial = (tuple(Channels(side, 0, axis, shape[axis]) for side in ("in", "out")) for axis in range(2, len(shape)))
+        return Coupling((tuple(channels), *spatial))
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """y = x*a + b with a = scale / sqrt(variance + epsilon), b = bias - mean*a, computed in double precision."""
+        if attribute(node, "training_mode", 0):
+            raise Refused(node, "BatchNormalization is in training mode; export the model in evaluation mode")
+        arrays = [constant(input_of(node, index)) for index in range(1, 5)]
+        if any(array is None for array in arrays):
+            raise Refused(
+                node, "the scale, bias, mean or variance of BatchNormalization is computed; only constants are supported"
+            )
+        scale, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+        x = input_of(node, 0)
+        shape = [1, -1] + [1] * (rank(x) - 2)
+        factor = scale / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))
+        offset = bias - mean * factor
+        scaled = rewriter.op("Mul", x, rewriter.const(factor.reshape(shape).astype(np.float32)))
+        return [rewriter.op("Add", scaled, rewriter.const(offset.reshape(shape).astype(np.float32)))]
+
+    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        import torch
+
+        x, scale, bias, mean, variance = inputs
+        return [torch.nn.functional.batch_norm(x, mean, variance, scale, bias, eps=float(attribute(node, "epsilon", 1e-5)))]
+
+    def cost(self, node: ir.Node) -> Cost:
+        return elementwise_cost(node, 2)
