@@ -120,6 +120,7 @@ CODES: Final[dict[str, str]] = {
     "EW-D003": "a sample's shape or dtype does not fit the model's input",
     "EW-D004": "a data file cannot be read",
     "EW-D005": "the preprocessing specification is invalid",
+    "EW-D006": "an iterator that gives its samples once was read a second time",
     # quantization
     "EW-Q001": "an int8 export needs calibration data",
     "EW-Q002": "a plan does not fit the graph or cannot be read",
