@@ -1,0 +1,238 @@
+"""report.json and report.html: everything that was found out about one artifact, for people who must decide on it.
+
+`ReportData` is plain data: a stage fills the sections that it has, and absent sections are left out of the page. The page needs no
+network: style and plots are inline. Names come from the model, which is untrusted, so the template escapes all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from exporter.bundle.manifest import Manifest
+
+__all__ = [
+    "ApproximationRow",
+    "ArenaRow",
+    "LatencyRow",
+    "LayerRow",
+    "OutputRow",
+    "ParityRow",
+    "ReportData",
+    "SizeRow",
+    "report_html",
+    "report_json",
+]
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One quantity of the original and of the artifact. `unit`: "bytes" or "count"; `limit`: what the target allows."""
+
+    label: str
+    before: int | None
+    after: int | None
+    unit: str = "bytes"
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """Agreement of one output of the artifact on one runtime with the original. `metrics`: name (with its unit) -> value."""
+
+    output: str
+    runtime: str
+    metrics: Mapping[str, float]
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One node of the artifact.
+
+    Attributes:
+        node, op_type: of the legalized graph.
+        sqnr_db: signal to quantization noise of its output against the float original.
+        low, high: range of its output seen in calibration; encoded_low, encoded_high: range that its encoding can hold.
+        macs: multiply-accumulates an inference; weight_bytes: of its constants as stored.
+        precision: "int8", "float32", ...; unit: the compute unit that runs it; reason: why it is not an integer node there.
+    """
+
+    node: str
+    op_type: str
+    sqnr_db: float | None = None
+    low: float | None = None
+    high: float | None = None
+    encoded_low: float | None = None
+    encoded_high: float | None = None
+    macs: int = 0
+    weight_bytes: int = 0
+    precision: str = ""
+    unit: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Seconds of single inferences on this host: median and the quartiles around it."""
+
+    label: str
+    runtime: str
+    median_s: float
+    low_s: float
+    high_s: float
+    repeats: int
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class ArenaRow:
+    """One figure of the memory that tflite-micro asked for, in bytes, with the target's limit where it has one."""
+
+    label: str
+    bytes: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """Difference of one value between the TFLite and the ONNX artifact of one plan, both fed the same integers.
+
+    `max_lsb`: greatest difference in steps of the encoding; `share`: fraction of elements that differ; `reason`: where over 1.
+    """
+
+    node: str
+    op_type: str
+    max_lsb: int
+    share: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ApproximationRow:
+    """A lowering that is not exact: "approximate" with its bound, or "conditional" with its condition."""
+
+    node: str
+    op_type: str
+    kind: str
+    bound: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All facts of a report. `created` is an ISO 8601 time; `samples` the number of samples that verification used."""
+
+    manifest: Manifest
+    created: str = ""
+    samples: int | None = None
+    calibration_samples: int | None = None
+    sizes: tuple[SizeRow, ...] = ()
+    outputs: tuple[OutputRow, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    latency: tuple[LatencyRow, ...] = ()
+    arena: tuple[ArenaRow, ...] = ()
+    parity: tuple[ParityRow, ...] = ()
+    approximations: tuple[ApproximationRow, ...] = ()
+    warnings: tuple[str, ...] = ()
+    host: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> bool | None:
+        """Whether all gates hold; None where there was none."""
+        return all(gate.holds for gate in self.manifest.gates) if self.manifest.gates else None
+
+    @property
+    def float_layers(self) -> tuple[LayerRow, ...]:
+        """Layers that are not integer ones although the target's artifact is, with the reason."""
+        return tuple(layer for layer in self.layers if layer.reason)
+
+
+def report_json(data: ReportData) -> bytes:
+    """All facts as JSON. Infinite and undefined numbers (the SQNR of equal outputs) are the strings "inf", "-inf", "nan"."""
+    facts = {**asdict(data), "verdict": data.verdict}
+    return (json.dumps(_finite(facts), indent=1, allow_nan=False) + "\n").encode()
+
+
+def report_html(data: ReportData) -> bytes:
+    """The report as one self-contained page."""
+    import jinja2
+
+    from exporter.bundle import plots
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("exporter.bundle", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, bytes=_bytes, quantity=_quantity, seconds=_seconds, ratio=_ratio, shape=_shape)
+    names = tuple(dict.fromkeys(name for row in data.outputs for name in row.metrics))
+    page = environment.get_template("report.html.j2").render(
+        data=data,
+        manifest=data.manifest,
+        metric_names=names,
+        sqnr_plot=plots.layer_sqnr(data.layers),
+        range_plot=plots.activation_ranges(data.layers),
+        size_plot=plots.layer_sizes(data.layers),
+        latency_scale=max((row.high_s for row in data.latency), default=0.0),
+    )
+    return page.encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits; a dash where there is no value."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.4g}".replace("-", "−", 1)
+
+
+def _scaled(value: float, base: float, units: tuple[str, ...]) -> str:
+    index = 0
+    while abs(value) >= base and index < len(units) - 1:
+        value, index = value / base, index + 1
+    return f"{value:.{3 if value < 999.5 else 4}g} {units[index]}".rstrip()
+
+
+def _bytes(value: int | None) -> str:
+    return "–" if value is None else _scaled(value, 1024, ("B", "KiB", "MiB", "GiB"))
+
+
+def _quantity(value: int | None, unit: str) -> str:
+    if unit == "bytes" or value is None:
+        return _bytes(value)
+    return _scaled(value, 1000, ("", "k", "M", "G"))
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1e6:.3g} µs" if value < 1e-3 else f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _ratio(before: int | None, after: int | None) -> str:
+    """How much smaller: "4.0x smaller", "unchanged", "1.3x larger"."""
+    if not before or not after:
+        return ""
+    if before == after:
+        return "unchanged"
+    return f"{before / after:.2f}× smaller" if before > after else f"{after / before:.2f}× larger"
+
+
+def _shape(value: tuple[int, ...]) -> str:
+    return "×".join(map(str, value)) or "scalar"
