@@ -71,9 +71,15 @@ def clip_bounds(node: ir.Node) -> tuple[float, float]:
 _FUSIBLE: Mapping[tuple[float, float], str] = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
 
+def _clip_constant(node: ir.Node) -> bool:
+    """The bounds of Clip are constant."""
+    return all(value is None or constant(value) is not None for value in node.inputs[1:])
+
+
 @register
 class Clip(Elementwise):
     op_type = "Clip"
+    constraints = (Constraint("tflite", _clip_constant),)
 
     def activation(self, node: ir.Node) -> str:
         try:
@@ -92,7 +98,7 @@ class Clip(Elementwise):
         value = input_of(node, 0)
         dtype = value.dtype.numpy() if value.dtype is not None else np.float32
         if low == -np.inf and high == np.inf:
-            return [rewriter.op("Identity", value)]
+            return [value]
         if low > -np.inf:
             value = rewriter.op("Max", value, rewriter.const(np.asarray(low, dtype)))
         if high < np.inf:

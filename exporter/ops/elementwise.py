@@ -1,4 +1,4 @@
-"""Arithmetic on each element, with ONNX's (numpy's) broadcasting."""
+"""Arithmetic on the elements of two or more tensors, with ONNX's (numpy's) broadcasting."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from exporter.graph.values import constant, rank
 from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, register
-from exporter.ops.common import SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, scalar_of, version
+from exporter.ops.common import SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
 from exporter.ops.hard_swish import hard_swish_of
 
-__all__ = ["Abs", "Add", "Div", "Exp", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub", "Sum"]
+__all__ = ["Add", "Div", "Max", "Min", "Mul", "Sub", "Sum"]
 
 
 def _broadcasts_high(node: ir.Node) -> bool:
@@ -141,7 +141,7 @@ class Variadic(Binary):
             return None
         value = input_of(node, 0)
         if len(node.inputs) == 1:
-            return [rewriter.op("Identity", value)]
+            return [value]
         for index in range(1, len(node.inputs)):
             value = rewriter.op(self.pairwise, value, input_of(node, index))
         return [value]
@@ -195,109 +195,3 @@ def _reduce(name: str, inputs: Sequence[Any]) -> Any:
     for value in inputs[1:]:
         total = getattr(torch, name)(total, value)
     return total
-
-
-@register
-class Neg(Elementwise):
-    op_type = "Neg"
-    refuses: ClassVar[Mapping[str, str]] = {"lower": "TFLite's NEG has no int8 kernel; legalize makes it Mul by -1"}
-
-    def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node)
-
-    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """-x = x * -1, exactly."""
-        if not is_float(node.outputs[0]):
-            return None
-        return [rewriter.op("Mul", input_of(node, 0), rewriter.const(np.asarray(-1, np.float32)))]
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return [-inputs[0]]
-
-
-@register
-class Abs(Elementwise):
-    op_type = "Abs"
-
-    def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node)
-
-    def lower(self, node: ir.Node, to: Lowering) -> None:
-        to.emit("ABS", [to.input(0)], [to.output()], version=version(1, 2, to.quantized))
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return [inputs[0].abs()]
-
-
-class FloatOnly(Elementwise):
-    """Base of the functions without an int8 kernel in every TFLite runtime."""
-
-    builtin: ClassVar[str]
-
-    def lower(self, node: ir.Node, to: Lowering) -> None:
-        to.emit(self.builtin, [to.input(index) for index in range(len(node.inputs))], [to.output()], version=1)
-
-
-@register
-class Exp(FloatOnly):
-    op_type, builtin = "Exp", "EXP"
-    refuses: ClassVar[Mapping[str, str]] = {"quantize": "int8 kernels of Exp are in recent LiteRT alone"}
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return [inputs[0].exp()]
-
-
-@register
-class Log(FloatOnly):
-    op_type, builtin = "Log", "LOG"
-    refuses: ClassVar[Mapping[str, str]] = {"quantize": "int8 kernels of Log are in recent LiteRT alone"}
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return [inputs[0].log()]
-
-
-@register
-class Sqrt(FloatOnly):
-    op_type, builtin = "Sqrt", "SQRT"
-    refuses: ClassVar[Mapping[str, str]] = {"quantize": "no runtime has an int8 kernel of Sqrt"}
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return [inputs[0].sqrt()]
-
-
-@register
-class Pow(FloatOnly):
-    op_type, builtin = "Pow", "POW"
-    refuses: ClassVar[Mapping[str, str]] = {"quantize": "no runtime has an int8 kernel of Pow (x**2 becomes Mul)"}
-    constraints = (Constraint("tflite", _rank_at_most_5),)
-
-    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """x**2 = x*x, x**1 = x, x**0.5 = sqrt(x): cheaper, and the square has integer kernels."""
-        x, exponent = input_of(node, 0), scalar_of(node.inputs[1])
-        if rank(x) != rank(node.outputs[0]):
-            return None
-        if exponent == 2:
-            return [rewriter.op("Mul", x, x)]
-        if exponent == 1:
-            return [rewriter.op("Identity", x)]
-        return [rewriter.op("Sqrt", x)] if exponent == 0.5 else None
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return [inputs[0] ** inputs[1]]
-
-
-@register
-class Reciprocal(Elementwise):
-    op_type = "Reciprocal"
-    refuses: ClassVar[Mapping[str, str]] = {
-        "quantize": "no runtime has an int8 kernel of Reciprocal",
-        "lower": "TFLite has no RECIPROCAL; legalize makes it 1 / x",
-    }
-
-    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        if rewriter.runtime != "tflite":
-            return None
-        return [rewriter.op("Div", rewriter.const(np.asarray(1, np.float32)), input_of(node, 0))]
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return [inputs[0].reciprocal()]

@@ -1,0 +1,255 @@
+"""Operators that move or rename: the numbers stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import Any, ClassVar, Final
+
+import onnx_ir as ir
+
+from exporter.graph.values import attribute, rank
+from exporter.ops.base import Channels, Constraint, Cost, Coupling, LayoutRule, Lowering, Operator, Port, QuantRule, register
+from exporter.ops.common import (
+    SHARED,
+    Elementwise,
+    activation_rule,
+    input_of,
+    input_shape,
+    output_shape,
+    replace_ints,
+    version,
+)
+
+__all__ = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
+
+
+class Reshaping(Operator):
+    """Base of Reshape, Flatten, Squeeze and Unsqueeze: one run of elements under another shape."""
+
+    def couple(self, node: ir.Node) -> Coupling:
+        return Coupling(tuple(_reshape_ties(input_shape(node), output_shape(node))))
+
+    def quantize(self, node: ir.Node) -> QuantRule:
+        return activation_rule(node, SHARED, parameters=(1,))
+
+    def layout(self, node: ir.Node) -> LayoutRule:
+        before, after = input_shape(node), output_shape(node)
+        if _order_matters(before) and len(before) >= 3 and len(after) >= 3 and before[:2] == after[:2]:
+            # Only pixels are merged or split: channels-last pixels are the same pixels, with the channels behind them.
+            ports = (Port.NODE, Port.NODE)
+        else:
+            ports = (_reshape_port(before), _reshape_port(after))
+        return LayoutRule((ports[0],) + (Port.ANY,) * (len(node.inputs) - 1), (ports[1],))
+
+    def lower(self, node: ir.Node, to: Lowering) -> None:
+        source = to.input(0)
+        shape = to.shape(to.output())
+        if to.shape(source) == shape:
+            to.alias(0, source)
+        else:
+            to.emit("RESHAPE", [source, to.ints(shape)], [to.output()], version=1, new_shape=list(shape))
+
+    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        before, after = input_shape(node), output_shape(node)
+        # The canonical graph's batch is a fixed number; simulation may run it with more samples at once.
+        batch = inputs[0].shape[0] if before and after and before[0] == after[0] else None
+        return [inputs[0].reshape(after if batch is None else (batch, *after[1:]))]
+
+    def cost(self, node: ir.Node) -> Cost:
+        return Cost()
+
+
+def _order_matters(shape: tuple[int, ...]) -> bool:
+    """Whether channels-first and channels-last hold the elements in different order."""
+    return len(shape) >= 3 and shape[1] > 1 and prod(shape[2:]) > 1
+
+
+def _reshape_port(shape: tuple[int, ...]) -> Port:
+    return Port.FIRST if _order_matters(shape) else Port.ANY
+
+
+def _reshape_ties(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[Channels, ...]]:
+    """Ties of the axes longer than 1, in the shortest stretches of both shapes that hold the same elements.
+
+    An axis that keeps its length is tied to itself; one that is merged with others comes round again (`outer`) and owns a run
+    of elements (`repeat`) of the merged axis; the same the other way round where an axis is split.
+    """
+    for ins, outs in _stretches(before, after):
+        if len(ins) == 1 and len(outs) == 1:
+            yield (Channels("in", 0, ins[0], before[ins[0]]), Channels("out", 0, outs[0], after[outs[0]]))
+        elif len(outs) == 1:
+            for merged, run in _parts(before, ins, outs[0], side="out"):
+                yield (Channels("in", 0, merged, before[merged]), run)
+        elif len(ins) == 1:
+            for split, run in _parts(after, outs, ins[0], side="in"):
+                yield (run, Channels("out", 0, split, after[split]))
+
+
+def _parts(shape: tuple[int, ...], axes: list[int], whole: int, side: str) -> Iterator[tuple[int, Channels]]:
+    for place, axis in enumerate(axes):
+        outer, repeat = (prod(shape[other] for other in part) for part in (axes[:place], axes[place + 1 :]))
+        yield axis, Channels(side, 0, whole, shape[axis], repeat=repeat, outer=outer)
+
+
+def _stretches(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
+    """Axes (of length > 1) of both shapes, split where as many elements lie before the cut in one as in the other."""
+    ins, outs = ([axis for axis, length in enumerate(shape) if length != 1] for shape in (before, after))
+    if 0 in (*before, *after):
+        return
+    while ins and outs:
+        left, right = [ins.pop(0)], [outs.pop(0)]
+        a, b = before[left[0]], after[right[0]]
+        while a != b:
+            if a < b:
+                left.append(ins.pop(0))
+                a *= before[left[-1]]
+            else:
+                right.append(outs.pop(0))
+                b *= after[right[-1]]
+        yield left, right
+
+
+@register
+class Reshape(Reshaping):
+    op_type = "Reshape"
+
+    def couple(self, node: ir.Node) -> Coupling:
+        return Coupling(super().couple(node).ties, update=_update_reshape)
+
+
+def _update_reshape(node: ir.Node, kept: tuple[Sequence[int], ...]) -> None:
+    replace_ints(node, 1, output_shape(node))
+
+
+@register
+class Flatten(Reshaping):
+    op_type = "Flatten"
+
+
+@register
+class Squeeze(Reshaping):
+    op_type = "Squeeze"
+
+
+@register
+class Unsqueeze(Reshaping):
+    op_type = "Unsqueeze"
+
+
+def _transpose_rank(node: ir.Node) -> bool:
+    """Transpose has at most 6 axes."""
+    return rank(node.outputs[0]) <= 6
+
+
+@register
+class Transpose(Operator):
+    """One that moves the channel axis to or from the end is the step between the two layouts: it writes nothing."""
+
+    op_type = "Transpose"
+    constraints = (Constraint("tflite", _transpose_rank),)
+
+    def couple(self, node: ir.Node) -> Coupling:
+        shape = output_shape(node)
+        return Coupling(
+            tuple(
+                (Channels("in", 0, source, shape[axis]), Channels("out", 0, axis, shape[axis]))
+                for axis, source in enumerate(_perm(node))
+            )
+        )
+
+    def quantize(self, node: ir.Node) -> QuantRule:
+        return activation_rule(node, SHARED)
+
+    def layout(self, node: ir.Node) -> LayoutRule:
+        perm = _perm(node)
+        count = len(perm)
+        if count >= 3 and perm == _to_last(count):
+            return LayoutRule((Port.LAST,), (Port.FIRST,))
+        if count >= 3 and perm == _to_first(count):
+            return LayoutRule((Port.FIRST,), (Port.LAST,))
+        return LayoutRule((Port.FIRST,), (Port.FIRST,))
+
+    def lower(self, node: ir.Node, to: Lowering) -> None:
+        perm = _perm(node)
+        moves_nothing = perm == tuple(range(len(perm)))
+        if moves_nothing or (len(perm) >= 3 and perm in (_to_last(len(perm)), _to_first(len(perm)))):
+            to.alias(0, to.input(0))
+            return
+        at = 6 if len(perm) > 5 else 4 if len(perm) > 4 else version(1, 2, to.quantized)
+        to.emit("TRANSPOSE", [to.input(0), to.ints(perm)], [to.output()], version=at)
+
+    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        return [inputs[0].permute(_perm(node))]
+
+    def cost(self, node: ir.Node) -> Cost:
+        return Cost()
+
+
+def _perm(node: ir.Node) -> tuple[int, ...]:
+    count = rank(input_of(node, 0))
+    return tuple(attribute(node, "perm", tuple(reversed(range(count)))))
+
+
+def _to_last(count: int) -> tuple[int, ...]:
+    """The permutation from channels-first to channels-last."""
+    return (0, *range(2, count), 1)
+
+
+def _to_first(count: int) -> tuple[int, ...]:
+    return (0, count - 1, *range(1, count - 1))
+
+
+@register
+class Identity(Elementwise):
+    op_type = "Identity"
+
+    def quantize(self, node: ir.Node) -> QuantRule:
+        return activation_rule(node, SHARED)
+
+    def lower(self, node: ir.Node, to: Lowering) -> None:
+        to.alias(0, to.input(0))
+
+    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        return [inputs[0]]
+
+    def cost(self, node: ir.Node) -> Cost:
+        return Cost()
+
+
+_DTYPES: Final[Mapping[str, str]] = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "BOOL": "bool"}
+
+
+def _cast_known(node: ir.Node) -> bool:
+    """Cast goes between float32, int8, uint8, int16, int32, int64 and bool."""
+    known = {"FLOAT", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL"}
+    return {_dtype(input_of(node, 0)), _dtype(node.outputs[0])} <= known
+
+
+@register
+class Cast(Elementwise):
+    op_type = "Cast"
+    refuses: ClassVar[Mapping[str, str]] = {"quantize": "Cast changes the dtype that an encoding would stand for"}
+    constraints = (Constraint("tflite", _cast_known),)
+
+    def lower(self, node: ir.Node, to: Lowering) -> None:
+        source, wanted = _dtype(input_of(node, 0)), _dtype(node.outputs[0])
+        if source == wanted:
+            to.alias(0, to.input(0))
+            return
+        at = 3 if "INT8" in (source, wanted) else 1
+        names = {"in_data_type": _TFLITE.get(source, source), "out_data_type": _TFLITE.get(wanted, wanted)}
+        to.emit("CAST", [to.input(0)], [to.output()], version=at, **names)
+
+    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        import torch
+
+        name = _dtype(node.outputs[0])
+        return [inputs[0].to(getattr(torch, _DTYPES.get(name, name.lower())))]
+
+
+_TFLITE: Final[Mapping[str, str]] = {"FLOAT": "FLOAT32"}
+
+
+def _dtype(value: ir.Value) -> str:
+    return value.dtype.name if value.dtype is not None else "UNDEFINED"
