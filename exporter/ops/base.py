@@ -159,7 +159,8 @@ class Coupling:
     tie for each of them): the first whose channels may be cut is used, the others' runs stay whole.
     `free_outputs`: indices into `ties` that the node *produces* (cutting them shrinks the node itself: conv filters).
     `blocked`: runs that must stay whole, to say so aloud: what no tie mentions stays whole anyway.
-    A tie without a run on an output is where the node sums over its channels: the constants in it weigh them.
+    A tie without a run on an output is where channels end: summed with the constants in it as weights, or left out (by a slice).
+    An operator that joins channels without weights (softmax, a mean over them) must not tie them.
     `update(node, kept)` mends attributes and shape constants after the cut (group of a depthwise conv): `kept` holds, for every tie,
     the channel numbers in ``range(count)`` that stayed; values have their new shapes by then. A constant that it changes it replaces
     by a new initializer of the node's graph, since other nodes may share it.

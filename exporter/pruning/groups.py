@@ -154,9 +154,6 @@ class _Flood:
         for number, tie in enumerate(coupling.ties):
             if len({run.count for run in tie}) != 1:
                 raise ValueError(f"{node.op_type} {node.name}: the runs of tie {number} differ in count: {tie}")
-            if not _weighs(node, tie):
-                flags[number] = False
-                continue
             for run in tie:
                 ids = self._vertices(node, run).ravel()
                 for other, theirs in seen.setdefault(_port(run), []):
@@ -307,11 +304,6 @@ def _port(run: Channels) -> _Port:
 
 def _ends(node: ir.Node) -> list[ir.Value]:
     return [value for value in (*node.inputs, *node.outputs) if value is not None]
-
-
-def _weighs(node: ir.Node, tie: tuple[Channels, ...]) -> bool:
-    """Whether a tie ends in an output or in a product (two inputs): a bare sum or maximum over an axis needs it whole."""
-    return any(run.side == "out" for run in tie) or len({run.index for run in tie}) > 1
 
 
 def _needs(node: ir.Node, site: Site) -> str:
