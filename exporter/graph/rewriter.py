@@ -1,0 +1,134 @@
+"""Builds the replacement of one node: the tape that operators' `legalize` facets and the rewrite rules write to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from diagnostics import ModelError
+from exporter.graph.values import FUSED, constant, name_of
+
+__all__ = ["GraphRewriter", "Names"]
+
+# Constants up to this size are shown to shape inference by value (axes, shapes, paddings, sizes); larger ones by type alone.
+_SHOWN = 64
+
+
+class Names:
+    """Hands out names that no node, value or initializer of a graph has; deterministic."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+        for node in graph:
+            self._taken.add(node.name)
+            self._taken.update(value.name for value in node.outputs)
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, with the least number behind it that makes it new."""
+        name, number = wanted, 2
+        while name in self._taken:
+            name, number = f"{wanted}.{number}", number + 1
+        self._taken.add(name)
+        return name
+
+
+class GraphRewriter:
+    """Collects new nodes in the place of `origin`, names them after it and infers the shapes and dtypes of their values.
+
+    New nodes inherit the metadata of `origin` (stack trace, module path). Nothing changes in the graph before `replace`.
+    Implements the protocol `exporter.ops.base.Rewriter`.
+    """
+
+    def __init__(self, graph: ir.Graph, origin: ir.Node, runtime: str, names: Names) -> None:
+        self.runtime = runtime
+        self._graph, self._origin, self._names = graph, origin, names
+        self._nodes: list[ir.Node] = []
+        self._constants: list[ir.Value] = []
+
+    def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> ir.Value:
+        """Append a node and give its first output. Attributes that are None are left out.
+
+        Raises ModelError EW-M007 where the node's output shapes cannot be inferred.
+        """
+        given = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items() if value is not None
+        }
+        node = ir.node(op_type, list(inputs), given, num_outputs=outputs, name=self._name(name or op_type))
+        return self._append(node)
+
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
+        """Append a node of the same type and attributes as `node` on other inputs; give its first output."""
+        twin = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs))
+        twin.name = self._name(node.op_type)
+        return self._append(twin)
+
+    def const(self, array: np.ndarray[Any, Any], name: str = "") -> ir.Value:
+        """A new initializer that holds `array`."""
+        title = self._name(name or "constant")
+        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=title)
+        value = ir.Value(name=title, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._constants.append(value)
+        return value
+
+    def replace(self, values: Sequence[ir.Value]) -> None:
+        """Put the new nodes into the graph in the place of `origin`; `values` take over its outputs, their users and names."""
+        origin, graph = self._origin, self._graph
+        if len(values) != len(origin.outputs):
+            raise ValueError(f"{origin.op_type} has {len(origin.outputs)} outputs, {len(values)} values were given for them")
+        made = {output for node in self._nodes for output in node.outputs}
+        # A value that was there before keeps its own name, so a graph output in its place needs a node that carries the output's name.
+        values = [
+            self.op("Identity", new) if old.is_graph_output() and new not in made else new
+            for old, new in zip(origin.outputs, values, strict=True)
+        ]
+        made.update(output for node in self._nodes for output in node.outputs)
+        for value in self._constants:
+            graph.register_initializer(value)
+        graph.insert_before(origin, self._nodes)
+        for old, new in zip(origin.outputs, values, strict=True):
+            title = old.name
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            if new in made:
+                old.name, new.name = None, title
+        last = values[0].producer()
+        title = origin.name
+        graph.remove(origin, safe=True)
+        if last is not None and last in self._nodes and title:
+            last.name = title
+
+    def _append(self, node: ir.Node) -> ir.Value:
+        node.metadata_props.update({k: v for k, v in self._origin.metadata_props.items() if k != FUSED})
+        for index, value in enumerate(node.outputs):
+            value.name = f"{node.name}:{index}" if index else node.name
+        _infer(node, self._graph.opset_imports)
+        self._nodes.append(node)
+        return node.outputs[0]
+
+    def _name(self, suffix: str) -> str:
+        return self._names.fresh(f"{self._origin.name or name_of(self._origin.outputs[0])}/{suffix}")
+
+
+def _infer(node: ir.Node, opsets: dict[str, int]) -> None:
+    """Shapes and dtypes of a node's outputs by ONNX shape inference of the node alone."""
+    import onnx
+
+    proto = ir.serde.serialize_node(node)
+    inputs, initializers = [], []
+    for value in dict.fromkeys(value for value in node.inputs if value is not None):
+        array = constant(value)
+        if array is not None and array.size <= _SHOWN:
+            initializers.append(onnx.numpy_helper.from_array(array, name_of(value)))
+        else:
+            inputs.append(ir.serde.serialize_value(value))
+    outputs = [onnx.helper.make_empty_tensor_value_info(name_of(value)) for value in node.outputs]
+    graph = onnx.helper.make_graph([proto], "one", inputs, outputs, initializers)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in opsets.items()])
+    try:
+        found = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError("EW-M007", f"a rewrite made an invalid {node.op_type}", where=node.name or "", why=str(error)) from error
+    for value, inferred in zip(node.outputs, found.graph.outputs, strict=True):
+        value.type, value.shape = inferred.type, inferred.shape
