@@ -14,6 +14,7 @@ from typing import Any, Final
 from calibration import Preprocess
 from diagnostics import EdgewrightError, ModelError, UsageError
 from exporter.frontends.source import Reference, Signature, Source
+from exporter.graph.passes import canonicalize
 
 __all__ = ["Reference", "Signature", "Source", "load"]
 
@@ -51,20 +52,25 @@ def load(
         ModelError: EW-M001 to EW-M011, each with what to do about it.
         UsageError: EW-U003 where a module:callable cannot be imported or called, EW-U005 where torch is needed and absent.
     """
-    from exporter.frontends.torch import is_torch
-
     if isinstance(model, Source):
         return model
+    source = _read(model, inputs, shapes, allow_pickle)
+    return replace(source, model=canonicalize(source.model))
+
+
+def _read(model: Any, inputs: Any, shapes: Mapping[str, Sequence[int]] | None, allow_pickle: bool) -> Source:
+    """As `load`, the graph as its frontend gives it."""
+    from exporter.frontends.torch import is_torch
+
     if is_torch(model):
         return _load_torch(model, inputs, shapes)
     if isinstance(model, Mapping):
         return _load_mapping(model, inputs, shapes, allow_pickle)
     if isinstance(model, tuple | list) and len(model) == 2:
-        return load(model[0], inputs=model[1] if inputs is None else inputs, shapes=shapes, allow_pickle=allow_pickle)
+        return _read(model[0], model[1] if inputs is None else inputs, shapes, allow_pickle)
     if isinstance(model, str) and _CALLABLE.fullmatch(model) and not Path(model).exists():
         returned = _call(model)
-        loaded = load(returned, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
-        return replace(loaded, name=model.rpartition(":")[2])
+        return replace(_read(returned, inputs, shapes, allow_pickle), name=model.rpartition(":")[2])
     if isinstance(model, str | os.PathLike):
         return _load_path(Path(model), inputs, shapes, allow_pickle)
     raise ModelError(
@@ -88,11 +94,11 @@ def _load_mapping(
     unknown = set(model) - _KEYS
     if "model" not in model or unknown:
         raise ModelError("EW-M003", f"a mapping with the keys {sorted(model)} is not a model", why=f"it may hold {sorted(_KEYS)}")
-    loaded = load(
+    loaded = _read(
         model["model"],
-        inputs=model.get("inputs") if inputs is None else inputs,
-        shapes=model.get("shapes") if shapes is None else shapes,
-        allow_pickle=allow_pickle,
+        model.get("inputs") if inputs is None else inputs,
+        model.get("shapes") if shapes is None else shapes,
+        allow_pickle,
     )
     preprocess = model.get("preprocess")
     if isinstance(preprocess, Mapping):

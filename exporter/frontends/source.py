@@ -43,7 +43,7 @@ class Source:
     Attributes:
         name: short name, from the file or callable; fit for a file name.
         kind: which frontend read it.
-        model: the graph, inputs static; `exporter.graph.passes.canonicalize` brings it to the canonical form.
+        model: the canonical graph (`exporter.graph.passes.canonicalize`).
         reference: runs the original.
         sha256: of the file's bytes (external data included), or of the traced graph with its weights.
         inputs: in the model's order, float32 NCHW as a rule.

@@ -53,7 +53,7 @@ def _convert(model: ir.Model, opset: int) -> ir.Model:
     metadata = {node.name: dict(node.metadata_props) for node in model.graph if node.name and node.metadata_props}
     try:
         proto = ir.to_proto(model)
-        converted = ir.from_proto(version_converter.convert_version(proto, OPSET))
+        converted: ir.Model = ir.from_proto(version_converter.convert_version(proto, OPSET))
     except Exception as error:  # the converter raises RuntimeError, ConvertError or whatever an adapter asserts
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

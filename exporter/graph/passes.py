@@ -1,0 +1,47 @@
+"""The passes in order: any ONNX graph to the canonical one, and the checker that runs after every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from exporter.graph.check import check
+from exporter.graph.dead_code import remove_dead_code
+from exporter.graph.eliminate_noops import eliminate_noops
+from exporter.graph.explicit_windows import explicit_windows, fold_padding
+from exporter.graph.fix_shapes import fix_shapes
+from exporter.graph.fold_affine import fold_affine
+from exporter.graph.fold_constants import fold_constants
+from exporter.graph.infer_shapes import infer_shapes, require_static
+from exporter.graph.legalize import legalize
+from exporter.graph.lower_batchnorm import lower_batchnorm
+from exporter.graph.name_everything import name_everything
+from exporter.graph.opset import canonical_opset
+
+__all__ = ["canonicalize", "check", "legalize"]
+
+
+def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
+    """The canonical form of `model`, which is not changed: see `check` for what it ensures.
+
+    `shapes` fixes dynamic inputs. Names of graph inputs and outputs stay. A canonical model comes out as it went in.
+    Raises ModelError EW-M003 (opset), EW-M006 (dynamic), EW-M007 (the graph contradicts itself), EW-M009 (unknown operator).
+    """
+    model = model.clone()
+    fix_shapes(model, shapes)
+    model = canonical_opset(model)
+    infer_shapes(model)
+    fold_constants(model)
+    infer_shapes(model)
+    require_static(model)
+    eliminate_noops(model)
+    explicit_windows(model)
+    fold_padding(model)
+    lower_batchnorm(model)
+    fold_affine(model)
+    eliminate_noops(model)
+    remove_dead_code(model)
+    name_everything(model)
+    check(model, "canonicalize")
+    return model
