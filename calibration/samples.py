@@ -160,10 +160,9 @@ class Conformer:
             array = self._from_image(raw, spec, label)
         else:
             array = np.asarray(raw)
-            if is_pixels(array.shape, array.dtype) and (
-                self.preprocess is not None and not _fits(array.shape, spec.shape, array.dtype, spec.dtype)
-            ):
-                array = self._from_image(array.reshape(array.shape[-3:]) if array.ndim == 4 else array, spec, label)
+            ready = array.dtype == spec.dtype and list(array.shape) in (list(spec.shape), list(spec.shape[1:]))
+            if self.preprocess is not None and is_pixels(array.shape, array.dtype) and not ready:
+                array = self._from_image(array[0] if array.ndim == 4 else array, spec, label)
         batched = array[None] if array.ndim == len(spec.shape) - 1 else array
         if batched.ndim != len(spec.shape) or any(_known(w) and g != w for g, w in zip(batched.shape, spec.shape, strict=True)):
             raise DataError(
@@ -185,10 +184,6 @@ class Conformer:
 
 def _known(dimension: int) -> bool:
     return isinstance(dimension, int) and dimension > 0
-
-
-def _fits(shape: Sequence[int], wanted: Sequence[int], dtype: np.dtype[Any], wanted_dtype: str) -> bool:
-    return dtype == np.dtype(wanted_dtype) and list(shape) in (list(wanted), list(wanted[1:]))
 
 
 def _shape_fix(array: np.ndarray[Any, Any], spec: InputSpec) -> str:

@@ -13,10 +13,18 @@ __all__ = ["Artifact", "Cost", "Memory", "Pruning", "Quantization", "Target", "U
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Release = Annotated[
+    str,
+    Field(
+        pattern=r"^$|^[a-z][a-z0-9-]*>=[0-9]+(\.[0-9]+)*$",
+        description='a runtime and its least release, for example "tflite>=2.14"',
+    ),
+]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Artifact(_Table):
@@ -24,7 +32,7 @@ class Artifact(_Table):
 
     format: Literal["tflite", "onnx"]
     runtime: Literal["litert", "onnxruntime", "tflite-micro"]
-    floor: str = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
+    floor: Release = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
     precision: Literal["int8", "float16", "float32"]
     io_dtype: Literal["float32", "int8", "uint8"] = "float32"
     io_layout: Literal["keep", "channels_last"] = "keep"
@@ -53,16 +61,16 @@ class Unit(_Table):
 class Memory(_Table):
     """Bytes that the artifact may take. Absent: not limited."""
 
-    flash: Positive | None = None  # model file
-    sram: Positive | None = None  # activations: the arena
+    flash: Annotated[Positive | None, Field(description="bytes")] = None  # model file
+    sram: Annotated[Positive | None, Field(description="bytes")] = None  # activations: the arena
 
 
 class Cost(_Table):
     """Peak rates for the latency estimate."""
 
-    gmacs_int8: Annotated[float, Field(gt=0)] | None = None  # 10^9 multiply-accumulates a second
-    gmacs_float: Annotated[float, Field(gt=0)] | None = None
-    bandwidth: Annotated[float, Field(gt=0)] | None = None  # 10^9 bytes a second
+    gmacs_int8: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
+    gmacs_float: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
+    bandwidth: Annotated[Rate | None, Field(description="10^9 bytes a second")] = None
 
 
 class Pruning(_Table):
@@ -94,13 +102,21 @@ class Target(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:
+        """Contradictions between tables. A message begins with the key that it is about."""
         formats = {"litert": "tflite", "tflite-micro": "tflite", "onnxruntime": "onnx"}
-        wanted = formats[self.artifact.runtime]
-        if self.artifact.format != wanted:
-            raise ValueError(f"runtime {self.artifact.runtime} runs {wanted} artifacts, not {self.artifact.format}")
-        if self.artifact.precision != "int8" and self.artifact.io_dtype != "float32":
-            raise ValueError(f"io_dtype {self.artifact.io_dtype} needs precision int8, not {self.artifact.precision}")
+        artifact, wanted = self.artifact, formats[self.artifact.runtime]
+        dtypes = {dtype for unit in self.units for dtype in unit.dtypes}
+        if artifact.format != wanted:
+            raise ValueError(f"artifact.format: runtime {artifact.runtime} runs {wanted} artifacts, not {artifact.format}")
+        if artifact.precision != "int8" and artifact.io_dtype != "float32":
+            raise ValueError(f"artifact.io_dtype: {artifact.io_dtype} needs precision int8, not {artifact.precision}")
+        if artifact.precision not in dtypes:
+            raise ValueError(f"artifact.precision: no unit has the dtype {artifact.precision}; they have {sorted(dtypes)}")
+        if artifact.precision == "int8" and self.quantization.float_fallback and "float32" not in dtypes:
+            raise ValueError("quantization.float_fallback: no unit has the dtype float32, so nothing can fall back to it")
         names = [unit.name for unit in self.units]
         if len(set(names)) != len(names):
-            raise ValueError(f"two units have the same name: {names}")
+            raise ValueError(f"units: two units have the same name: {names}")
+        if self.verification.level in ("run", "emulated") and not self.verification.runtimes:
+            raise ValueError(f"verification.runtimes: level {self.verification.level} needs at least one runtime")
         return self
