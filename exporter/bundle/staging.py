@@ -12,12 +12,12 @@ from typing import Final
 
 from diagnostics import UsageError
 
-__all__ = ["MANIFEST", "check_destination", "refusals_as_errors", "staged_directory", "write_file"]
+__all__ = ["MANIFEST", "refusals_as_errors", "require_free", "staged_directory", "write_file"]
 
 MANIFEST: Final = "manifest.json"  # its presence makes a directory a bundle
 
 
-def check_destination(destination: Path, *, overwrite: bool = False) -> None:
+def require_free(destination: Path, *, overwrite: bool = False) -> None:
     """Raise UsageError EW-U004 where a bundle could not be put at `destination`: to be asked before hours of work.
 
     An existing bundle or empty directory may be replaced with `overwrite`; anything else that exists is never removed.
@@ -46,9 +46,9 @@ def staged_directory(destination: Path, *, overwrite: bool = False) -> Iterator[
     It stands beside the destination (renaming works within one file system only). Where the destination exists and `overwrite`
     allows it, the old directory is moved aside first and moved back if the new one cannot take its place.
 
-    Raises UsageError EW-U004 where the destination exists (see `check_destination`) or cannot be written.
+    Raises UsageError EW-U004 where the destination exists (see `require_free`) or cannot be written.
     """
-    check_destination(destination, overwrite=overwrite)
+    require_free(destination, overwrite=overwrite)
     with refusals_as_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))

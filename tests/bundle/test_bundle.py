@@ -11,7 +11,7 @@ from diagnostics import DataError, UsageError
 from exporter.bundle import bundle as bundle_module
 from exporter.bundle.bundle import read_bundle, write_bundle
 from exporter.bundle.manifest import GateRecord, Manifest, TensorRecord, digest_path, installed_versions
-from exporter.bundle.staging import check_destination, staged_directory, write_file
+from exporter.bundle.staging import require_free, staged_directory, write_file
 
 FILES = {"model.tflite": b"\x00artifact", "plan.json": b"{}\n", "firmware/model.c": b"int x;\n"}
 
@@ -162,8 +162,8 @@ def test_a_destination_that_cannot_be_written(tmp_path):
             write_bundle(destination, FILES, manifest())
         assert caught.value.code == "EW-U004"
         with pytest.raises(UsageError):
-            check_destination(destination)
-    check_destination(tmp_path / "not" / "yet" / "there")
+            require_free(destination)
+    require_free(tmp_path / "not" / "yet" / "there")
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", "a/../../x", "a//b", "./a", "a\\..\\b", "manifest.json"])
