@@ -87,6 +87,10 @@ class NodeLowering:
     def shape(self, handle: int) -> tuple[int, ...]:
         return self._container.tensors[handle].shape
 
+    def scale(self, handle: int) -> float:
+        encoding = self._container.tensors[handle].encoding
+        return encoding.scale[0] if encoding is not None else 0.0
+
     def axis(self, axis: int, rank: int) -> int:
         positive = axis % rank
         return to_channels_last(rank).index(positive) if self.channels_last and rank >= 3 else positive

@@ -92,7 +92,7 @@ class Writer:
         for value in model.graph.inputs:
             form = self._boundary_form(value)
             self._home[name_of(value)] = form
-            self._inputs[name_of(value)] = self._new(value, form, name_of(value))
+            self._inputs[name_of(value)] = self._new(value, form)
 
     def lower(self, node: ir.Node) -> None:
         """Write one node that runs by itself."""
@@ -122,10 +122,7 @@ class Writer:
         form = self._home_form(node, value)
         self._home[name_of(value)] = form
         key = (name_of(value), form)
-        if key not in self._handles:
-            boundary = name_of(value) in self._boundary and form != self._boundary_form(value)
-            self._new(value, form, f"{value.name}_{_suffix(form)}" if boundary else name_of(value))
-        return self._handles[key]
+        return self._handles[key] if key in self._handles else self._new(value, form)
 
     def alias(self, node: ir.Node, index: int, handle: int) -> None:
         """Let output `index` of `node` be an existing tensor."""
@@ -155,7 +152,7 @@ class Writer:
         else:
             between = home
         source = self.form(value, between) if between != home else self._handles[name, home]
-        handle = self._new(value, wanted, f"{name}_{_suffix(wanted)}")
+        handle = self._new(value, wanted)
         if wanted.last != between.last:
             self._move(value, source, handle, wanted.last)
         else:
@@ -184,12 +181,15 @@ class Writer:
             return _Form(encoding.dtype, last, encoding)
         return _Form("float32" if value.dtype is None else value.dtype.numpy().name, last)
 
-    def _new(self, value: ir.Value, form: _Form, name: str) -> int:
-        shape = static_shape(value)
+    def _new(self, value: ir.Value, form: _Form) -> int:
+        """A tensor for a form of a value. The plain name goes to what the user sees, inside of the graph to what the producer writes."""
+        name, shape = name_of(value), static_shape(value)
+        plain = self._boundary_form(value) if name in self._boundary else self._home[name]
         if form.last:
             shape = tuple(shape[axis] for axis in to_channels_last(len(shape)))
-        handle = self.container.tensor(name, shape, form.dtype, form.encoding)
-        self._handles[name_of(value), form] = handle
+        label = name if form == plain else f"{name}_{_suffix(form)}"
+        handle = self.container.tensor(label, shape, form.dtype, form.encoding)
+        self._handles[name, form] = handle
         return handle
 
     # --- conversions --------------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""What the stages up to writing hand on: the artifact as bytes, with the graph and the plan it was written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from calibration import Statistics
+from exporter.frontends.source import Source
+from exporter.quantization.plan import Plan
+from targets.schema import Target
+
+__all__ = ["Built", "Written"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """An artifact as bytes. `layouts`: "channels_last" or "keep" of every input and output; `operators` and `release`: TFLite only."""
+
+    content: bytes
+    suffix: str
+    layouts: dict[str, str] = field(default_factory=dict)
+    operators: tuple[tuple[str, int], ...] = ()
+    release: str = ""
+    transposed: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Built:
+    """All that the stages up to writing made for one target; `graph` is the legalized graph that `plan` is about."""
+
+    source: Source
+    target: Target
+    graph: ir.Model
+    plan: Plan
+    artifact: Written
+    statistics: Statistics | None

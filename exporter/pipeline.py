@@ -1,0 +1,192 @@
+"""The stages in order: load, canonicalize, prune, legalize, calibrate, plan, write, compile, verify, bundle. This file is the architecture.
+
+Each deciding stage adds to the one `Plan`; writing applies it. Everything up to `write` is a pure function of the model, the data and the
+target; `prove` measures on real runtimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from calibration import Samples, Statistics, collect
+from diagnostics import DataError, ModelError, TargetError
+from exporter.built import Built, Written
+from exporter.frontends.source import Source
+from exporter.graph.passes import canonicalize, check, legalize
+from exporter.graph.values import activation_nodes
+from exporter.ops.base import Refused
+from exporter.progress import SILENT, Progress
+from exporter.quantization.plan import Plan
+from exporter.quantization.ranges import Method
+from targets.schema import Target
+
+__all__ = ["Options", "build"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose beside model, target and data.
+
+    Attributes:
+        prune: share of the MACs to keep, 0 < prune <= 1; None keeps all.
+        method: how ranges of activations are chosen; None: the planner's default.
+        correct_bias: whether biases make up for the mean error of rounding.
+        plan: an earlier plan to replay; then nothing is decided and no data is read.
+    """
+
+    prune: float | None = None
+    method: Method | None = None
+    correct_bias: bool = True
+    plan: Plan | None = None
+
+
+def build(
+    source: Source, target: Target, samples: Samples | None, options: Options = Options(), progress: Progress = SILENT
+) -> Built:
+    """From a loaded model to the bytes of an artifact.
+
+    Raises:
+        DataError: EW-Q001, an int8 target without calibration data or plan.
+        TargetError: the target cannot take the model (EW-T003, EW-T004, EW-T005, EW-Q003).
+    """
+    graph = canonicalize(source.model)
+    graph, kept = prune(graph, target, options)
+    graph = legal(graph, target)
+    plan, statistics = options.plan, None
+    if plan is None:
+        statistics = calibrate(graph, target, samples, progress)
+        plan = decide(graph, target, statistics, samples, options, progress)
+        plan = replace(plan, kept=kept)
+    artifact = write(graph, plan, target)
+    check_limits(artifact, target, source.name)
+    return Built(source, target, graph, plan, artifact, statistics)
+
+
+def prune(model: ir.Model, target: Target, options: Options) -> tuple[ir.Model, dict[str, tuple[int, ...]]]:
+    """Cut whole channels, as many as the goal asks for and the target's tile allows; a replayed plan cuts what it cut."""
+    from exporter.pruning import prune as cut
+    from exporter.pruning import replay
+
+    if options.plan is not None:
+        return (replay(model, options.plan.kept), dict(options.plan.kept)) if options.plan.kept else (model, {})
+    if options.prune is None:
+        return model, {}
+    pruned = cut(model, macs=options.prune, tile=target.pruning.tile)
+    check(pruned.model, "prune")
+    return pruned.model, dict(pruned.kept)
+
+
+def legal(model: ir.Model, target: Target) -> ir.Model:
+    """Rewrite what the target's runtime lacks, then refuse what is left of it, all at once."""
+    from exporter.graph.coverage import unsupported
+    from exporter.quantization.correction import ensure_biases
+
+    graph = legalize(model, target.artifact.format)
+    graph = ensure_biases(graph) if target.artifact.precision == "int8" else graph
+    check(graph, "legalize")
+    refusals = unsupported(graph, "lower", "tflite") if target.artifact.format == "tflite" else []
+    refusals += unplaced(graph, target)
+    if refusals:
+        raise TargetError(
+            "EW-T004",
+            f"target {target.name} cannot run {len(refusals)} of the {len(graph.graph)} nodes",
+            why="; ".join(f"{refused.node and refused.node.name}: {refused.reason}" for refused in refusals),
+            fix="change these operators in the model, or choose another target",
+        )
+    return graph
+
+
+def unplaced(graph: ir.Model, target: Target) -> list[Refused]:
+    """Nodes of types that no compute unit of the target runs."""
+    return [
+        Refused(node, f"no unit of {target.name} runs {node.op_type}")
+        for node, _ in activation_nodes(graph.graph)
+        if not any("*" in unit.operators or node.op_type in unit.operators for unit in target.units)
+    ]
+
+
+def calibrate(graph: ir.Model, target: Target, samples: Samples | None, progress: Progress) -> Statistics | None:
+    """One pass of the data through the float graph; statistics of every value that a kernel writes."""
+    from exporter.graph.run import FloatRunner, observed_values
+
+    if target.artifact.precision != "int8":
+        return None
+    if samples is None:
+        raise DataError(
+            "EW-Q001",
+            f"target {target.name} is int8 and needs calibration data",
+            fix="give --calib DATA (a folder of images, .npy, .npz, .wav or module:callable)",
+        )
+    runner = FloatRunner(graph, observed_values(graph))
+    with progress.stage("calibrate", samples.length) as advance:
+        return collect(runner, samples, progress=advance)
+
+
+def decide(
+    graph: ir.Model,
+    target: Target,
+    statistics: Statistics | None,
+    samples: Samples | None,
+    options: Options,
+    progress: Progress,
+) -> Plan:
+    """Encodings, bias correction and layout, as one plan."""
+    from exporter.backends.tflite.layout import assign
+    from exporter.quantization.correction import correct_biases
+    from exporter.quantization.planner import DEFAULT_METHOD, float_plan, make_plan
+
+    if statistics is None:
+        plan = float_plan(graph, target)
+    else:
+        plan = make_plan(graph, statistics, target, method=options.method or DEFAULT_METHOD)
+        if options.correct_bias and samples is not None:
+            with progress.stage("correct biases") as advance:
+                plan = correct_biases(graph, plan, target, samples, progress=lambda done, total: advance(done)).plan
+    return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
+
+
+def write(graph: ir.Model, plan: Plan, target: Target) -> Written:
+    """Apply the plan. Raises ModelError EW-Q002 where it does not fit the graph."""
+    missing = set(plan.encodings) - {name for value in _values(graph) if (name := value.name)}
+    if missing:
+        raise ModelError(
+            "EW-Q002",
+            f"the plan has encodings of values that the graph lacks: {sorted(missing)[:3]}",
+            fix="plan this model again",
+        )
+    if target.artifact.format == "onnx":
+        from exporter.backends.onnx.writer import write_onnx
+
+        written = Written(write_onnx(graph, plan, target), ".onnx")
+    else:
+        from exporter.backends.tflite.writer import write_tflite
+
+        made = write_tflite(graph, plan, description=f"edgewright artifact for {target.name}")
+        written = Written(made.content, ".tflite", dict(made.layouts), made.operators, made.release, dict(made.transposed))
+    return written
+
+
+def check_limits(written: Written, target: Target, model: str) -> None:
+    """Flash and runtime floor. Raises TargetError EW-T003 or EW-T005 with the numbers."""
+    from exporter.backends.tflite.releases import release_key
+    from targets.memory import require_fit
+
+    require_fit(target, flash_bytes=len(written.content), sram_bytes=None, model=model)
+    name, _, floor = target.artifact.floor.partition(">=")
+    if name.strip() == "tflite" and written.release and release_key(written.release) > release_key(floor):
+        raise TargetError(
+            "EW-T005",
+            f"the artifact needs TFLite {written.release}, target {target.name} promises {target.artifact.floor}",
+            fix="raise the floor in the target's profile, if its devices have that release",
+        )
+
+
+def _values(graph: ir.Model) -> Sequence[ir.Value]:
+    return [
+        *graph.graph.inputs,
+        *graph.graph.initializers.values(),
+        *(value for node in graph.graph for value in node.outputs),
+    ]

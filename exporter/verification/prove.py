@@ -1,0 +1,207 @@
+"""The evidence behind an artifact, measured on real runtimes: agreement, gates, layers, parity, latency, memory."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from calibration import Samples
+from diagnostics import EdgewrightError
+from exporter.backends.onnx.writer import write_onnx
+from exporter.built import Built
+from exporter.frontends.source import Reference
+from exporter.graph.run import FloatRunner, observed_values
+from exporter.progress import SILENT, Progress
+from exporter.runtimes import available, open_session
+from exporter.verification.compare import Comparison, compare
+from exporter.verification.gates import Gate, GateResult, check
+from exporter.verification.layers import LayerQuality, LayerWatch
+from exporter.verification.metric import evaluate
+from exporter.verification.parity import Parity, artifact_parity
+from exporter.verification.runner import Agreement, ArtifactRunner, equal_outputs
+
+__all__ = ["Evidence", "Latency", "measure", "prove"]
+
+Array = np.ndarray[Any, Any]
+
+_FEW = 4  # samples for the runtimes beside the deciding one, and for what looks at every layer
+_REPEATS = 15
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall seconds of single inferences on this host, one thread. `runtime` is "original" for the model as it came."""
+
+    runtime: str
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of one artifact.
+
+    Attributes:
+        comparisons: original against artifact, by runtime; the first decides the gates.
+        gates: every gate with its value.
+        agreement: raw outputs of the first two runtimes against each other, where there are two.
+        layers: every quantized value against the float original's.
+        parity: the TFLite artifact's layers against those of the ONNX artifact of the same plan.
+        memory: what tflite-micro's recording allocator reports, in bytes.
+        warnings: what could not be measured, and why.
+    """
+
+    comparisons: Mapping[str, Comparison]
+    gates: tuple[GateResult, ...] = ()
+    agreement: Agreement | None = None
+    layers: tuple[LayerQuality, ...] = ()
+    parity: Parity | None = None
+    latency: tuple[Latency, ...] = ()
+    memory: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def deciding(self) -> Comparison:
+        return next(iter(self.comparisons.values()))
+
+    @property
+    def passed(self) -> bool:
+        return all(result.passed for result in self.gates)
+
+
+def prove(
+    built: Built, samples: Samples, *, gates: Sequence[Gate] = (), metric: str | None = None, progress: Progress = SILENT
+) -> Evidence:
+    """Measure a built artifact on the runtimes that its target names, with samples that calibration did not see.
+
+    Raises RuntimeFailure where the deciding runtime is absent or fails; a further runtime that is absent is a warning.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        artifact = Path(folder) / f"model{built.artifact.suffix}"
+        artifact.write_bytes(built.artifact.content)
+        evidence = measure(
+            artifact,
+            built.source.reference,
+            samples,
+            runtimes=built.target.verification.runtimes,
+            outputs=[signature.name for signature in built.source.outputs],
+            layouts=built.artifact.layouts,
+            gates=gates,
+            metric=metric,
+            progress=progress,
+        )
+        if built.target.artifact.precision != "int8":
+            return evidence
+        with progress.stage("look at every layer"):
+            few = list(samples.take(_FEW))
+            layers = layer_quality(built, artifact, few)
+            parity = None
+            if built.target.artifact.format == "tflite":
+                twin = artifact.with_suffix(".onnx")
+                twin.write_bytes(write_onnx(built.graph, built.plan, built.target))
+                parity = artifact_parity(artifact, twin, few, layouts=_stored_layouts(built))
+        return replace(evidence, layers=layers, parity=parity)
+
+
+def layer_quality(built: Built, artifact: Path, samples: Sequence[Mapping[str, Array]]) -> tuple[LayerQuality, ...]:
+    """SQNR of every value that the artifact holds as integers against the float graph, on real integer kernels."""
+    watched = [name for name in observed_values(built.graph) if name in built.plan.encodings]
+    reference = FloatRunner(built.graph, watched)
+    if built.artifact.suffix == ".onnx":
+        written = ir.from_proto(onnx.load_from_string(built.artifact.content))
+        present = {value.name for node in written.graph for value in node.outputs}
+        stored = {name: full if (full := f"{name}_dequantized") in present else name for name in watched}
+        kept = FloatRunner(written, list(stored.values()))
+        watch = LayerWatch({})
+        for sample in samples:
+            found = kept(sample)
+            watch.update(reference(sample), {name: found[full] for name, full in stored.items()})
+        return watch.result()
+    layouts = _stored_layouts(built)
+    with open_session("litert-ref", artifact, keep_tensors=True) as session:
+        runner = ArtifactRunner(session, built.artifact.layouts)
+        runner(samples[0])
+        watch = LayerWatch(session.encodings(), layouts)
+        for sample in samples:
+            runner(sample)
+            watch.update(reference(sample), session.tensors())
+    return watch.result()
+
+
+def _stored_layouts(built: Built) -> dict[str, str]:
+    """Layouts of all values inside of the artifact, those of its inputs and outputs as its user sees them."""
+    return {**built.plan.layout, **built.artifact.layouts}
+
+
+def measure(
+    artifact: Path,
+    reference: Reference,
+    samples: Samples,
+    *,
+    runtimes: Sequence[str],
+    outputs: Sequence[str],
+    layouts: Mapping[str, str],
+    gates: Sequence[Gate] = (),
+    metric: str | None = None,
+    progress: Progress = SILENT,
+) -> Evidence:
+    """Run an artifact file beside the original on each of `runtimes`; the first takes all samples and decides the gates."""
+    comparisons: dict[str, Comparison] = {}
+    latency: list[Latency] = []
+    memory: Mapping[str, int] = {}
+    warnings: list[str] = []
+    first = samples.take(1)
+    for position, runtime in enumerate(runtimes):
+        try:
+            with open_session(runtime, artifact) as session:
+                runner = ArtifactRunner(session, layouts)
+                chosen = samples if position == 0 else samples.take(_FEW)
+                with progress.stage(f"verify on {runtime}", chosen.length) as advance:
+                    found = compare(reference, runner, chosen, outputs, progress=advance)
+                if metric is not None and position == 0:
+                    found = replace(found, task=evaluate(metric, reference, runner, samples))
+                comparisons[runtime] = found
+                sample = next(iter(first))
+                latency.append(Latency(runtime, tuple(session.latency(runner.encode(sample), _repeats(found.candidate_s)))))
+                memory = memory or _memory(session.report())
+        except EdgewrightError as error:
+            if position == 0:
+                raise
+            warnings.append(f"{runtime}: {error.what}")
+    latency.insert(0, Latency("original", tuple(_time(reference, first))))
+    agreement = _agreement(artifact, [name for name in runtimes if name in comparisons], samples.take(_FEW), layouts)
+    results = check(gates, next(iter(comparisons.values())))
+    return Evidence(comparisons, tuple(results), agreement, latency=tuple(latency), memory=memory, warnings=tuple(warnings))
+
+
+def _agreement(artifact: Path, runtimes: Sequence[str], samples: Samples, layouts: Mapping[str, str]) -> Agreement | None:
+    if len(runtimes) < 2 or not all(available(runtime).present for runtime in runtimes):
+        return None
+    with open_session(runtimes[0], artifact) as one, open_session(runtimes[1], artifact) as other:
+        return equal_outputs(one, other, samples, layouts)
+
+
+def _repeats(seconds: float) -> int:
+    """Fewer for what takes long: about two seconds in all, and at least 3."""
+    return int(np.clip(2.0 / max(seconds, 1e-6), 3, _REPEATS))
+
+
+def _time(reference: Reference, samples: Iterable[Mapping[str, Array]]) -> list[float]:
+    sample = next(iter(samples))
+    seconds = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        reference(sample)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def _memory(report: Mapping[str, Any]) -> Mapping[str, int]:
+    return {key: int(value) for key, value in report.items() if key.startswith("arena_") and isinstance(value, int)}
