@@ -2,7 +2,8 @@
 
 The histogram has bins of width 2**exponent whose edges are whole multiples of that width. So zero is always an edge, and doubling the
 width merges bins 2j and 2j+1 into bin j: mass is moved, never interpolated. Scaling a float32 by a power of two and taking its floor
-is exact, therefore a histogram depends on the set of values that were seen and not on their order.
+is exact, therefore a histogram depends on the set of values that were seen and not on their order. (Exact while the product does not
+underflow: a negative element nearer to zero than 2**-126 of a bin's width may be counted right of zero.)
 """
 
 from __future__ import annotations

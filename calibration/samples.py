@@ -106,10 +106,11 @@ def no_sample(origin: str) -> DataError:
 
 def is_pixels(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
     """Whether an array is one raw image: uint8 [H, W], [H, W, 1 | 3] or the same with a batch axis of 1 in front."""
-    if dtype != np.uint8:
-        return False
-    image = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
-    return len(image) == 2 or (len(image) == 3 and image[-1] in (1, 3))
+    return dtype == np.uint8 and (_is_image(shape) or (len(shape) > 2 and shape[0] == 1 and _is_image(shape[1:])))
+
+
+def _is_image(shape: Sequence[int]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3))
 
 
 _SAFE: Final = {"f": "f", "i": "iu", "u": "iu", "b": "b"}  # kind of the model's input -> kinds of arrays that may become it
@@ -162,7 +163,7 @@ class Conformer:
             array = np.asarray(raw)
             ready = array.dtype == spec.dtype and list(array.shape) in (list(spec.shape), list(spec.shape[1:]))
             if self.preprocess is not None and is_pixels(array.shape, array.dtype) and not ready:
-                array = self._from_image(array[0] if array.ndim == 4 else array, spec, label)
+                array = self._from_image(array if _is_image(array.shape) else array[0], spec, label)
         batched = array[None] if array.ndim == len(spec.shape) - 1 else array
         if batched.ndim != len(spec.shape) or any(_known(w) and g != w for g, w in zip(batched.shape, spec.shape, strict=True)):
             raise DataError(

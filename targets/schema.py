@@ -94,7 +94,7 @@ class Target(_Table):
     sources: tuple[str, ...] = ()  # datasheets and documentation pages behind the figures
     artifact: Artifact
     quantization: Quantization = Quantization()
-    units: Annotated[tuple[Unit, ...], Field(min_length=1)]
+    units: tuple[Unit, ...]  # at least one
     memory: Memory = Memory()
     cost: Cost = Cost()
     pruning: Pruning = Pruning()
@@ -106,6 +106,8 @@ class Target(_Table):
         formats = {"litert": "tflite", "tflite-micro": "tflite", "onnxruntime": "onnx"}
         artifact, wanted = self.artifact, formats[self.artifact.runtime]
         dtypes = {dtype for unit in self.units for dtype in unit.dtypes}
+        if not self.units:
+            raise ValueError("units: a target has at least one unit")
         if artifact.format != wanted:
             raise ValueError(f"artifact.format: runtime {artifact.runtime} runs {wanted} artifacts, not {artifact.format}")
         if artifact.precision != "int8" and artifact.io_dtype != "float32":
