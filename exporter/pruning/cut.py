@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError
+from exporter.graph.check import check
+from exporter.graph.infer_shapes import infer_shapes
 from exporter.graph.values import name_of, static_shape
 from exporter.pruning.groups import Groups, end_of, site_key
 
@@ -130,29 +132,30 @@ def _drop_unused(graph: ir.Graph, before: ir.Graph) -> None:
 
 
 def _verify(model: ir.Model) -> None:
-    """Infer all shapes from inputs, weights and attributes, and compare. Raises ModelError EW-M007 at the first that differs."""
-    from onnx_ir.passes.common import ShapeInferencePass
-
+    """Infer all shapes from inputs, weights and attributes alone, and compare. Raises ModelError EW-M007 at the first that differs."""
+    check(model, "prune")
     bare = model.clone()
     for node in bare.graph:
         for value in node.outputs:
             value.shape = None
-    ShapeInferencePass()(bare)
-    for node, inferred in zip(model.graph, bare.graph, strict=True):
-        for value, other in zip(node.outputs, inferred.outputs, strict=True):
-            if other.shape is None or not other.shape.is_static() or other.shape == value.shape:
-                continue
-            raise ModelError(
-                "EW-M007",
-                f"after pruning, {node.op_type} {node.name} gives {value.name} the shape {list(static_shape(other))}",
-                where=node.name or "",
-                why=f"its coupled channels leave {list(static_shape(value))}",
-                fix="this is a fault of edgewright: please report it; exporting without --prune works",
-            )
-    known = [value for node in bare.graph for value in node.outputs if value.shape is not None]
-    if not known and len(bare.graph):
-        raise ModelError(
-            "EW-M007",
-            "the pruned graph is not valid: ONNX cannot infer its shapes",
-            fix="this is a fault of edgewright: please report it; exporting without --prune works",
-        )
+    infer_shapes(bare)
+    pairs = [
+        (node, value, other)
+        for node, inferred in zip(model.graph, bare.graph, strict=True)
+        for value, other in zip(node.outputs, inferred.outputs, strict=True)
+    ]
+    if pairs and all(other.shape is None for _, _, other in pairs):
+        raise _fault("the pruned graph is not valid: ONNX cannot infer its shapes")
+    for node, value, other in pairs:
+        if other.shape is not None and other.shape.is_static() and other.shape != value.shape:
+            inferred, coupled = list(static_shape(other)), list(static_shape(value))
+            raise _fault(f"after pruning, {node.op_type} {node.name} gives {value.name} the shape {inferred}, not {coupled}")
+
+
+def _fault(what: str) -> ModelError:
+    return ModelError(
+        "EW-M007",
+        what,
+        why="the coupling rule of an operator is wrong; nothing was exported",
+        fix="please report this as a fault of edgewright; exporting without --prune works",
+    )

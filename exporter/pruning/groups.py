@@ -229,10 +229,10 @@ class _Flood:
         """Vertices of a run, shape [count, outer * repeat]."""
         site = self._site(node, run)
         length = run.outer * run.count * run.repeat
-        if run.count < 1 or run.offset < 0 or length < 1 or run.offset + length > self.dims.get(site, 0):
+        if run.offset < 0 or min(run.outer, run.repeat) < 1 or run.offset + length > self.dims.get(site, 0):
             raise ValueError(f"{node.op_type} {node.name} has no such run of channels: {run}")
         ids = np.arange(length, dtype=np.int64).reshape(run.outer, run.count, run.repeat) + self.first[site] + run.offset
-        return ids.transpose(1, 0, 2).reshape(run.count, -1)
+        return ids.transpose(1, 0, 2).reshape(run.count, run.outer * run.repeat)
 
     # --- classes and groups ---
 

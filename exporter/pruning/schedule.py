@@ -65,8 +65,8 @@ def schedule(groups: Groups, scores: np.ndarray[Any, Any], goal: int, macs_witho
     """The classes to remove, shape [groups.count], so that at most `goal` MACs stay.
 
     The channels of a group are lined up by rising importance and go in chunks, each of which leaves a width that is a multiple of
-    `tile`; the chunks of all groups go in the order of their mean importance, as few as reach the goal (found by bisection: MACs only fall
-    as chunks go). At least one tile and ``1 - MAX_RATIO`` of a group stay.
+    `tile`; the chunks of all groups go in the order of their mean importance, the shortest such sequence that reaches the goal (found by
+    bisection: MACs only fall as chunks go). At least one tile and ``1 - MAX_RATIO`` of a group stay.
 
     Args:
         macs_without: exact MACs of the network without the marked classes.
