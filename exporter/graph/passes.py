@@ -31,6 +31,7 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     model = model.clone()
     fix_shapes(model, shapes)
     model = canonical_opset(model)
+    name_everything(model)  # by operator, before other tools name what has none
     infer_shapes(model)
     fold_constants(model)
     infer_shapes(model)
