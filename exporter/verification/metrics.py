@@ -52,7 +52,8 @@ def cosine(reference: Array, candidate: Array) -> float:
     norms = float(np.linalg.norm(r)), float(np.linalg.norm(c))
     if 0.0 in norms and not any(map(math.isnan, norms)):
         return 1.0 if norms == (0.0, 0.0) else 0.0
-    return float(np.clip(np.dot(r / norms[0], c / norms[1]), -1.0, 1.0))
+    with np.errstate(invalid="ignore"):
+        return float(np.clip(np.dot(r / norms[0], c / norms[1]), -1.0, 1.0))
 
 
 def class_rows(array: Array) -> Array | None:

@@ -137,3 +137,42 @@ def onnx_relu(path: Path) -> Path:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
     return path
+
+
+def onnx_add(path: Path, *, constant: Sequence[int] = (50, -50, 0), sum_zero_point: int = -5, dtype: str = "uint8") -> Path:
+    """The integer model of `add_int8` in QDQ form: float channels-first input and output, activations in `dtype`."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    shift = 128 if dtype == "uint8" else 0
+    constants = {"offset_quantized": np.array(constant, np.int8).reshape(1, 3, 1, 1)}
+    nodes = []
+
+    def parameters(name: str, scale: float, zero_point: int, dtype: str) -> list[str]:
+        constants[f"{name}_scale"] = np.float32(scale)
+        constants[f"{name}_zero_point"] = np.dtype(dtype).type(zero_point)
+        return [f"{name}_scale", f"{name}_zero_point"]
+
+    def round_trip(value: str, name: str, scale: float, zero_point: int) -> None:
+        p = parameters(name, scale, zero_point + shift, dtype)
+        nodes.append(helper.make_node("QuantizeLinear", [value, *p], [f"{name}_quantized"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_quantized", *p], [f"{name}_dequantized"]))
+
+    round_trip("x", "x", 0.05, 3)
+    nodes.append(
+        helper.make_node("DequantizeLinear", ["offset_quantized", *parameters("offset", 0.02, 0, "int8")], ["offset_dequantized"])
+    )
+    nodes.append(helper.make_node("Add", ["x_dequantized", "offset_dequantized"], ["sum"]))
+    round_trip("sum", "sum", 0.06, sum_zero_point)
+    nodes.append(helper.make_node("Relu", ["sum_dequantized"], ["y_float"]))
+    round_trip("y_float", "y", 0.03, -128)
+    nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes,
+        "add",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 2, 2])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
