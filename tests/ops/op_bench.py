@@ -164,11 +164,12 @@ def _laid_out(model, plan, last):
     """The plan with all ports that allow it channels-last (or first), and each value as its producer makes it."""
     ports = (Port.LAST, Port.NODE) if last else (Port.LAST,)
     values, nodes = set(), set()
-    for node, _ in activation_nodes(model.graph):
+    for node, written in activation_nodes(model.graph):
         rule = operator_of(node).layout(node)
         if last and Port.NODE in (*rule.inputs, *rule.outputs):
             nodes.add(node_name(node))
-        values |= {value for value, port in zip(node.outputs, rule.outputs, strict=True) if port in ports}
+        outputs = (written, *node.outputs[1:])
+        values |= {value for value, port in zip(outputs, rule.outputs, strict=True) if port in ports}
         graph_inputs = (
             value
             for value, port in zip(node.inputs, rule.inputs, strict=True)

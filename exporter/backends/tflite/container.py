@@ -21,6 +21,7 @@ __all__ = ["Container", "Tensor"]
 _ALIGNMENT: Final = 16
 _OPTIONS: Final[Mapping[str, str]] = {  # operators whose options table is not named after them
     "AVERAGE_POOL_2D": "Pool2D",
+    "BATCH_MATMUL": "BatchMatMul",
     "MAX_POOL_2D": "Pool2D",
     "L2_POOL_2D": "Pool2D",
     "MAXIMUM": "MaximumMinimum",
