@@ -1,0 +1,173 @@
+"""``edgewright inspect``: what a model needs, what an artifact holds, and where a target would run each node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.cli.options import (
+    allow_pickle_option,
+    emit_json,
+    human_bytes,
+    human_count,
+    json_option,
+    parse_shapes,
+    shape_option,
+    target_option,
+)
+
+if TYPE_CHECKING:
+    from exporter.graph.artifacts import ArtifactFacts
+    from exporter.graph.summary import Placement, Summary
+
+__all__ = ["command", "facts_of_artifact"]
+
+
+@click.command(name="inspect")
+@click.argument("model", metavar="MODEL-OR-ARTIFACT")
+@target_option()
+@shape_option
+@allow_pickle_option
+@json_option
+def command(model: str, target: str | None, shapes: tuple[str, ...], allow_pickle: bool, as_json: bool) -> None:
+    """Show operators, shapes, parameters, MACs and peak activation memory of a model, or the contents of an artifact.
+
+    An artifact is a .tflite, an ONNX file with QuantizeLinear, or a bundle. With --target, every node of a model is placed on a
+    compute unit, or the reasons why it cannot run there are given.
+    """
+    artifact = facts_of_artifact(Path(model)) if target is None else None
+    if artifact is not None:
+        emit_json({"kind": "artifact", **_artifact_data(artifact)}) if as_json else _print_artifact(model, artifact)
+        return
+    from exporter.frontends import load
+    from exporter.graph.fuse_activations import fuse_activations
+    from exporter.graph.summary import placements, summarize
+    from targets.loader import load_target
+
+    profile = load_target(target) if target else None
+    source = load(model, shapes=parse_shapes(shapes) or None, allow_pickle=allow_pickle)
+    summary = summarize(fuse_activations(source.model.clone()))
+    placed = placements(source.model, profile) if profile else None
+    if as_json:
+        data = {"kind": "model", "name": source.name, "sha256": source.sha256, **_summary_data(summary)}
+        emit_json({**data, "placement": [asdict(entry) for entry in placed]} if placed is not None else data)
+        return
+    _print_summary(source.name, summary)
+    if placed is not None and profile is not None:
+        _print_placement(profile.name, placed)
+
+
+def facts_of_artifact(path: Path) -> ArtifactFacts | None:
+    """Facts of a .tflite file, an ONNX file that holds quantization, or the artifact of a bundle; None for any other model.
+
+    Raises ModelError EW-M002 or DataError EW-G003 where it is one and cannot be read.
+    """
+    from exporter.graph.artifacts import is_tflite, read_onnx, read_tflite
+
+    if path.is_dir() and (path / "manifest.json").is_file():
+        from exporter.bundle.bundle import read_bundle
+
+        path = read_bundle(path).artifact
+        return read_onnx(path) if path.suffix == ".onnx" else read_tflite(path.read_bytes(), where=str(path))
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if is_tflite(head) or path.suffix == ".tflite":
+        return read_tflite(path.read_bytes(), where=str(path))
+    if path.suffix == ".onnx":
+        facts = read_onnx(path)
+        if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in facts.nodes):
+            return facts
+    return None
+
+
+def _summary_data(summary: Summary) -> dict[str, Any]:
+    peak = summary.peak
+    return {
+        **asdict(summary),
+        "macs": summary.macs,
+        "peak_float32": summary.peak_float32,
+        "peak_int8": summary.peak_int8,
+        "peak_node": peak.name if peak else "",
+    }
+
+
+def _artifact_data(facts: ArtifactFacts) -> dict[str, Any]:
+    operators = [{"operator": name, "version": version, "count": count} for (name, version), count in facts.operators.items()]
+    return {**asdict(facts), "operators": operators, "buffer_bytes": facts.buffer_bytes}
+
+
+def _print_summary(name: str, summary: Summary) -> None:
+    click.echo(f"{name}: opset {summary.opset}, {len(summary.nodes)} nodes")
+    for label, tensors in (("input", summary.inputs), ("output", summary.outputs)):
+        for tensor in tensors:
+            click.echo(f"  {label:<7} {tensor.name}  {tensor.dtype} {list(tensor.shape)}")
+    peak = summary.peak
+    lines = [
+        ("parameters", f"{human_count(summary.parameters)} ({human_bytes(summary.parameter_bytes)})"),
+        ("MACs", human_count(summary.macs)),
+        (
+            "peak activations",
+            f"{human_bytes(summary.peak_float32)} float32, {human_bytes(summary.peak_int8)} int8"
+            + (f", at {peak.name}" if peak else ""),
+        ),
+        ("operators", ", ".join(f"{op} {count}" for op, count in summary.operators.items())),
+    ]
+    for label, text in lines:
+        click.echo(f"  {label:<17} {text}")
+    for op_type, reason in summary.unknown_cost.items():
+        click.echo(f"  no MACs for {op_type}: {reason}", err=True)
+    rows = [
+        (
+            node.name,
+            node.op_type + (f"+{node.fused}" if node.fused else ""),
+            "x".join(str(dim) for dim in node.outputs[0].shape),
+            human_count(node.parameters),
+            "?" if node.macs is None else human_count(node.macs),
+            human_bytes(node.live_float32),
+        )
+        for node in summary.nodes
+    ]
+    _print_table(("node", "operator", "output", "parameters", "MACs", "live float32"), rows, right=(3, 4, 5))
+
+
+def _print_placement(target: str, placed: Sequence[Placement]) -> None:
+    refused = sum(1 for entry in placed if not entry.unit)
+    click.echo(f"\non {target}: {len(placed) - refused} of {len(placed)} nodes run")
+    rows = [
+        (entry.node, entry.op_type, f"{entry.unit} {entry.precision}" if entry.unit else "-", "; ".join(entry.reasons))
+        for entry in placed
+    ]
+    _print_table(("node", "operator", "runs on", "why not"), rows)
+
+
+def _print_artifact(path: str, facts: ArtifactFacts) -> None:
+    click.echo(f"{path}: {facts.schema}, {human_bytes(facts.file_bytes)}, {human_bytes(facts.buffer_bytes)} of constants")
+    for label, names in (("input", facts.inputs), ("output", facts.outputs)):
+        for name in names:
+            tensor = facts.tensor(name)
+            encoding = f", scale {tensor.scale[0]:.9g}, zero point {tensor.zero_point[0]}" if tensor.scale else ""
+            click.echo(f"  {label:<7} {name}  {tensor.dtype} {list(tensor.shape)}{encoding}")
+    for key in facts.signatures:
+        click.echo(f"  signature {key}")
+    for key, text in facts.metadata.items():
+        click.echo(f"  metadata  {key}: {text if len(text) <= 100 else text[:97] + '...'}")
+    rows = [(name, str(version), str(count)) for (name, version), count in facts.operators.items()]
+    _print_table(("operator", "version", "count"), rows, right=(1, 2))
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Aligned columns, never cut: the output may be searched or piped."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    click.echo()
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
