@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,9 +44,10 @@ def open_samples(
     Nothing is unpickled. `limit` keeps the first samples only.
 
     Raises:
-        DataError: EW-D001 where `spec` does not exist or holds nothing, EW-D004 where a file's header cannot be read, EW-D005 where
-            `preprocess` does not fit. Further ones while iterating, see `Samples`; EW-D006 for a second pass over an iterator.
-        UsageError: EW-U003 where a module:callable cannot be imported.
+        DataError: EW-D001 where `spec` does not exist or holds nothing, EW-D003 where arrays or audio do not fit the inputs, EW-D004
+            where a file's header cannot be read. While iterating also what `Samples` raises, EW-D005 for images where the input takes
+            none and `preprocess` is not given, EW-D006 for a second pass over an iterator.
+        UsageError: EW-U001 where `spec` or `limit` is of no use, EW-U003 where a module:callable cannot be imported or called.
     """
     if limit is not None and limit < 1:
         raise UsageError("EW-U001", f"the limit of samples is {limit}", fix="give a number above 0")
@@ -154,6 +157,8 @@ def _stream(fresh: Callable[[], object], origin: str) -> _Opened:
 
 def _import(spec: str) -> Callable[[], object]:
     module, _, attribute = spec.partition(":")
+    if os.getcwd() not in sys.path:  # a console script's path lacks the folder it was started in; `python -m` has it
+        sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):

@@ -214,6 +214,14 @@ def test_a_module_and_callable_is_called_anew_on_every_pass(tmp_path: Path, monk
     sys.modules.pop("my_samples")
 
 
+def test_a_module_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "samples_beside.py").write_text("import numpy as np\ndef one():\n    return [np.zeros((3, 8, 8), np.float32)]\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    assert len(list(open_samples("samples_beside:one", [IMAGE]))) == 1
+    sys.modules.pop("samples_beside")
+
+
 @pytest.mark.parametrize(
     "spec",
     [
