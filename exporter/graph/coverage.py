@@ -23,11 +23,13 @@ _ASKED: Final[dict[str, Callable[[Operator, ir.Node], Any]]] = {
 def unsupported(model: ir.Model, facet: str, runtime: str = "") -> list[Refused]:
     """Every reason why `facet` is not to be had for the whole graph, in graph order; an empty list where it is.
 
-    With `runtime` ("tflite" or "onnx") the constraints of that runtime count as well; ask for it on the legalized graph.
+    With `runtime` ("tflite" or "onnx") the constraints of that runtime count as well; ask for it on the legalized graph. The facet
+    ``lower`` is TFLite's, so its constraints always count there.
     Raises ValueError where `facet` is not one of `FACETS`.
     """
     if facet not in FACETS:
         raise ValueError(f"{facet!r} is not a facet; the facets are {', '.join(FACETS)}")
+    runtime = runtime or ("tflite" if facet == "lower" else "")
     found: list[Refused] = []
     for node in model.graph:
         try:

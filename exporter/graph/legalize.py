@@ -8,12 +8,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from diagnostics import ModelError
+from exporter.graph.coverage import unsupported
 from exporter.graph.fuse_activations import fuse_activations
 from exporter.graph.rewriter import GraphRewriter, Names
 from exporter.graph.simplify import RULES
 from exporter.ops.base import Refused, Role, operator_of
 
-__all__ = ["legalize", "unshare"]
+__all__ = ["legalize", "unshare", "unsupported"]
 
 # More rounds than any chain of rewrites needs: reaching it means that two rewrites undo each other.
 _MOST_ROUNDS = 64

@@ -25,7 +25,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, input_of, input_shape, ints_of, output_shape, uniform_layout, version
+from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.windows import Window, lifted, spatial_pads, unlifted, window_of
 
 __all__ = ["Conv"]
@@ -50,32 +50,22 @@ class Conv(Operator):
     constraints = (Constraint("tflite", _constant_weight), Constraint("tflite", _two_spatial_axes))
 
     def couple(self, node: ir.Node) -> Coupling:
+        """Filters are free, input channels are not. With groups, a cut takes the same channel of every group; a depthwise convolution
+        loses whole groups."""
         channels, filters = input_shape(node)[1], input_shape(node, 1)[0]
         group = attribute(node, "group", 1)
-        if group == 1:
-            return Coupling(
-                (
-                    (Channels("in", 0, 1, channels), Channels("in", 1, 1, channels)),
-                    (Channels("in", 1, 0, filters), *_bias_run(node, filters), Channels("out", 0, 1, filters)),
-                ),
-                free_outputs=(1,),
-            )
-        if group == channels:
+        bias = len(node.inputs) > 2 and node.inputs[2] is not None
+        if group == channels > 1:
             per = filters // channels
-            runs = (
-                Channels("in", 0, 1, channels),
-                Channels("in", 1, 0, channels, repeat=per),
-                *_bias_run(node, channels, per),
-                Channels("out", 0, 1, channels, repeat=per),
-            )
-            return Coupling((runs,), update=_mend_group)
-        # The groups stay equally wide: channel c goes from all of them at once, as does filter f.
-        each, per = channels // group, filters // group
-        bias = (Channels("in", 2, 0, per, outer=group),) if _bias_run(node, filters) else ()
+            runs = [Channels("in", 0, 1, channels), Channels("in", 1, 0, channels, repeat=per)]
+            runs += [Channels("in", 2, 0, channels, repeat=per)] if bias else []
+            return Coupling(((*runs, Channels("out", 0, 1, channels, repeat=per)),), update=_mend_group)
+        depth, per = channels // group, filters // group
+        made = [Channels("in", 1, 0, per, outer=group), *([Channels("in", 2, 0, per, outer=group)] if bias else [])]
         return Coupling(
             (
-                (Channels("in", 0, 1, each, outer=group), Channels("in", 1, 1, each)),
-                (Channels("in", 1, 0, per, outer=group), *bias, Channels("out", 0, 1, per, outer=group)),
+                (Channels("in", 0, 1, depth, outer=group), Channels("in", 1, 1, depth)),
+                (*made, Channels("out", 0, 1, per, outer=group)),
             ),
             free_outputs=(1,),
         )
@@ -90,7 +80,7 @@ class Conv(Operator):
         return uniform_layout(node, Port.LAST)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """One spatial axis becomes two; paddings that TFLite cannot name become a Pad; a Pad before that makes SAME is absorbed."""
+        """For TFLite, one spatial axis becomes two, and paddings that are neither VALID nor SAME become a Pad."""
         if rewriter.runtime != "tflite" or not _two_spatial_axes(node) or not _constant_weight(node):
             return None
         x, weight, bias = input_of(node, 0), input_of(node, 1), node.inputs[2] if len(node.inputs) > 2 else None
@@ -112,25 +102,22 @@ class Conv(Operator):
                 group=group,
             )
             return [unlifted(y, rewriter)]
-        source, pads = _through_pad(x, window)
-        if source is None:
-            if window.tflite_padding is not None:
-                return None
-            before, behind = window.touched
-            source = rewriter.op("Pad", x, rewriter.const(spatial_pads(before, behind), "pads"), mode="constant")
-            pads = (0,) * 4
-        y = rewriter.op(
-            "Conv",
-            source,
-            weight,
-            bias,
-            kernel_shape=window.kernel,
-            strides=window.strides,
-            dilations=window.dilations,
-            pads=pads,
-            group=group,
-        )
-        return [y]
+        if window.tflite_padding is not None:
+            return None
+        padded = rewriter.op("Pad", x, rewriter.const(spatial_pads(*window.touched), "pads"), mode="constant")
+        return [
+            rewriter.op(
+                "Conv",
+                padded,
+                weight,
+                bias,
+                kernel_shape=window.kernel,
+                strides=window.strides,
+                dilations=window.dilations,
+                pads=(0,) * 4,
+                group=group,
+            )
+        ]
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         window, filters = _window(node), input_shape(node, 1)[0]
@@ -181,36 +168,5 @@ def _window(node: ir.Node) -> Window:
     return window_of(node, input_shape(node, 1)[2:])
 
 
-def _bias_run(node: ir.Node, count: int, repeat: int = 1) -> tuple[Channels, ...]:
-    present = len(node.inputs) > 2 and node.inputs[2] is not None
-    return (Channels("in", 2, 0, count, repeat=repeat),) if present else ()
-
-
 def _mend_group(node: ir.Node, kept: tuple[Sequence[int], ...]) -> None:
     node.attributes["group"] = ir.AttrInt64("group", len(kept[0]))
-
-
-def _through_pad(x: ir.Value, window: Window) -> tuple[ir.Value | None, tuple[int, ...]]:
-    """Input and paddings of a zero Pad in front and the window together, where that makes SAME of what it was not; else None."""
-    pad = x.producer()
-    if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", "constant") != "constant" or any(pad.inputs[3:4]):
-        return None, ()
-    value = pad.inputs[2] if len(pad.inputs) > 2 else None
-    zero = value is None or (is_constant(value) and float(constant(value)) == 0.0)  # type: ignore[arg-type]
-    if not zero or not is_constant(pad.inputs[1]) or x.is_graph_output() or len(x.uses()) > 1:
-        return None, ()
-    extra = ints_of(pad, 1) or ()
-    before, after = extra[2:4], extra[6:8]
-    if any(extra[:2]) or any(extra[4:6]) or min(extra) < 0:
-        return None, ()
-    source = input_of(pad, 0)
-    whole = Window(
-        window.kernel,
-        window.strides,
-        window.dilations,
-        tuple(a + b for a, b in zip(before, window.before, strict=True)),
-        tuple(a + b for a, b in zip(after, window.after, strict=True)),
-        tuple(size - a - b for size, a, b in zip(window.size, before, after, strict=True)),
-        window.count,
-    )
-    return (source, whole.pads) if whole.tflite_padding is not None else (None, ())

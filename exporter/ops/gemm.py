@@ -112,7 +112,7 @@ class MatMul(Operator):
         if min(len(a), len(b)) < 2:
             return Coupling((), blocked=_whole("in", 0, a) + _whole("in", 1, b) + _whole("out", 0, out))
         ra, rb, ro = len(a), len(b), len(out)
-        ties = [
+        ties: list[tuple[Channels, ...]] = [
             (Channels("in", 0, ra - 1, a[-1]), Channels("in", 1, rb - 2, b[-2])),
             (Channels("in", 1, rb - 1, b[-1]), Channels("out", 0, ro - 1, b[-1])),
             (Channels("in", 0, ra - 2, a[-2]), Channels("out", 0, ro - 2, a[-2])),

@@ -141,12 +141,8 @@ def positions(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
 def nearest_indices(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
     """Input index that each output index of `axis` takes, in mode nearest."""
     at, rounding = positions(node, axis), attribute(node, "nearest_mode", "round_prefer_floor")
-    rounded = {
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-        "round_prefer_ceil": lambda x: np.floor(x + 0.5),
-    }[rounding](at)
+    shift = {"round_prefer_floor": -0.5, "round_prefer_ceil": 0.5}.get(rounding, 0.0)
+    rounded = np.ceil(at + shift) if rounding in ("ceil", "round_prefer_floor") else np.floor(at + shift)
     return np.asarray(np.clip(rounded, 0, input_shape(node)[axis] - 1).astype(np.int64))
 
 
@@ -165,7 +161,7 @@ def _scale(node: ir.Node, axis: int) -> float:
 
 
 def _cropped(node: ir.Node) -> bool:
-    return attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    return bool(attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize")
 
 
 def _tflite_form(node: ir.Node) -> tuple[bool, bool] | None:
@@ -208,11 +204,9 @@ class DepthToSpace(Operator):
     def couple(self, node: ir.Node) -> Coupling:
         block = attribute(node, "blocksize") ** 2
         count = output_shape(node)[1]
-        if attribute(node, "mode", "DCR") == "CRD":
-            inside: tuple[Channels, ...] = (Channels("in", 0, 1, count, repeat=block),)
-        else:
-            inside = tuple(Channels("in", 0, 1, count, offset=place * count) for place in range(block))
-        return Coupling(((*inside, Channels("out", 0, 1, count)),))
+        crd = attribute(node, "mode", "DCR") == "CRD"
+        inside = Channels("in", 0, 1, count, repeat=block if crd else 1, outer=1 if crd else block)
+        return Coupling(((inside, Channels("out", 0, 1, count)),))
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node, SHARED)
@@ -263,8 +257,7 @@ class SpaceToDepth(Operator):
 
     def couple(self, node: ir.Node) -> Coupling:
         block, count = attribute(node, "blocksize") ** 2, input_shape(node)[1]
-        outside = tuple(Channels("out", 0, 1, count, offset=place * count) for place in range(block))
-        return Coupling(((Channels("in", 0, 1, count), *outside),))
+        return Coupling(((Channels("in", 0, 1, count), Channels("out", 0, 1, count, outer=block)),))
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node, SHARED)
