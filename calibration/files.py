@@ -21,7 +21,7 @@ from diagnostics import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SUFFIXES", "array_entries", "count_in_file", "is_sample_file", "read_file"]
+__all__ = ["SUFFIXES", "array_entries", "count_in_file", "has_images", "is_sample_file", "read_file"]
 
 _IMAGES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SUFFIXES: Final = (*_IMAGES, ".npy", ".npz", ".wav")
@@ -30,6 +30,13 @@ SUFFIXES: Final = (*_IMAGES, ".npy", ".npz", ".wav")
 def is_sample_file(path: Path) -> bool:
     """Whether a path inside of a data folder names a file of samples (hidden files and folders do not)."""
     return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__")) for part in path.parts)
+
+
+def has_images(path: Path) -> bool:
+    """Whether a path is an image file or a folder with one in it."""
+    if not path.is_dir():
+        return path.suffix.lower() in _IMAGES
+    return any(file.suffix.lower() in _IMAGES and is_sample_file(file.relative_to(path)) for file in path.rglob("*"))
 
 
 def count_in_file(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | None, *, whole: bool) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibration.files import SUFFIXES, array_entries, count_in_file, is_sample_file, read_file
+from calibration.files import SUFFIXES, array_entries, count_in_file, has_images, is_sample_file, read_file
 from calibration.preprocess import Preprocess
 from calibration.samples import Conformer, Entry, InputSpec, Samples, no_sample
 from diagnostics import DataError, UsageError
@@ -45,8 +45,8 @@ def open_samples(
 
     Raises:
         DataError: EW-D001 where `spec` does not exist or holds nothing, EW-D003 where arrays or audio do not fit the inputs, EW-D004
-            where a file's header cannot be read. While iterating also what `Samples` raises, EW-D005 for images where the input takes
-            none and `preprocess` is not given, EW-D006 for a second pass over an iterator.
+            where a file's header cannot be read, EW-D005 for image files where the input takes no image and `preprocess` is not given.
+            While iterating also what `Samples` raises, and EW-D006 for a second pass over an iterator.
         UsageError: EW-U001 where `spec` or `limit` is of no use, EW-U003 where a module:callable cannot be imported or called.
     """
     if limit is not None and limit < 1:
@@ -55,7 +55,9 @@ def open_samples(
     entries, length, origin = _open(spec, inputs, preprocess)
     if length == 0:
         raise no_sample(origin)
-    samples = Samples(entries, Conformer(inputs, preprocess), length, origin)
+    if preprocess is None and len(inputs) == 1 and isinstance(spec, (str, Path)) and has_images(Path(spec)):
+        preprocess = Preprocess.default(inputs[0].shape, inputs[0].dtype)
+    samples = Samples(entries, Conformer(inputs, preprocess), length, origin, preprocess)
     return samples if limit is None else samples.take(limit)
 
 

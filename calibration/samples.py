@@ -43,12 +43,14 @@ class Samples:
         conform: what turns one of them into arrays of the model's inputs.
         length: number of samples, None where only reading tells.
         origin: where they come from, in words.
+        preprocess: what images and audio go through, the default one of image files included (the bundle keeps it); None: nothing.
     """
 
     entries: Callable[[], Iterator[Entry]]
     conform: Callable[[object, str], dict[str, np.ndarray[Any, Any]]]
     length: int | None
     origin: str
+    preprocess: Preprocess | None = None
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
         return (sample for _, sample in self.labelled())

@@ -59,8 +59,12 @@ def test_a_folder_of_images_is_read_in_the_order_of_its_paths(tmp_path: Path) ->
 
 def test_images_without_a_specification_get_the_default_one(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20), (255, 0, 51)).save(tmp_path / "i.png")
-    (sample,) = open_samples(tmp_path / "i.png", [IMAGE])
-    np.testing.assert_allclose(sample["x"][0, :, 0, 0], [1, 0, 0.2], rtol=1e-6)
+    for spec in (tmp_path / "i.png", str(tmp_path)):
+        samples = open_samples(spec, [IMAGE])
+        assert samples.preprocess == samples.take(1).preprocess == Preprocess.default(IMAGE.shape)
+        (sample,) = samples
+        np.testing.assert_allclose(sample["x"][0, :, 0, 0], [1, 0, 0.2], rtol=1e-6)
+    assert code_of(lambda: open_samples(tmp_path, [Input("x", (1, 40))])).code == "EW-D005"
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 8, 8), (1, 3, 8, 8), (3, 8, 8)])
