@@ -45,6 +45,8 @@ class Activation(Elementwise):
 
 @register
 class Relu(Activation):
+    """max(x, 0)."""
+
     op_type = "Relu"
     builtin, int8_version = "RELU", 2
 
@@ -56,7 +58,10 @@ class Relu(Activation):
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float]:
-    """Least and greatest value that a Clip lets through (infinite where a bound is absent). Raises Refused where one is computed."""
+    """Least and greatest value that a Clip lets through: infinite where a bound is absent, or as far out as float32 reaches.
+
+    Raises Refused where one is computed.
+    """
     bounds = [-np.inf, np.inf]
     for index in (1, 2):
         value = node.inputs[index] if index < len(node.inputs) else None
@@ -65,7 +70,8 @@ def clip_bounds(node: ir.Node) -> tuple[float, float]:
             if number is None:
                 raise Refused(node, f"bound {value.name} of Clip is computed; only constant bounds are supported")
             bounds[index - 1] = number
-    return bounds[0], bounds[1]
+    farthest = float(np.finfo(np.float32).max)
+    return (bounds[0] if bounds[0] > -farthest else -np.inf), (bounds[1] if bounds[1] < farthest else np.inf)
 
 
 _FUSIBLE: Mapping[tuple[float, float], str] = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
@@ -78,6 +84,8 @@ def _clip_constant(node: ir.Node) -> bool:
 
 @register
 class Clip(Elementwise):
+    """min(max(x, low), high) with constant bounds, either of which may be absent."""
+
     op_type = "Clip"
     constraints = (Constraint("tflite", _clip_constant),)
 
@@ -120,6 +128,8 @@ class Clip(Elementwise):
 
 @register
 class LeakyRelu(Activation):
+    """x where x >= 0, else alpha * x."""
+
     op_type = "LeakyRelu"
     builtin, int8_version = "LEAKY_RELU", 1
 
@@ -144,6 +154,8 @@ def _prelu_constant(node: ir.Node) -> bool:
 
 @register
 class PRelu(Elementwise):
+    """x where x >= 0, else slope * x, with a slope that broadcasts (one a channel, mostly)."""
+
     op_type = "PRelu"
     constraints = (Constraint("tflite", _prelu_rank), Constraint("tflite", _prelu_constant))
 
@@ -160,6 +172,8 @@ class PRelu(Elementwise):
 
 @register
 class Sigmoid(Activation):
+    """1 / (1 + exp(-x))."""
+
     op_type = "Sigmoid"
     builtin, int8_version = "LOGISTIC", 2
     encoding = FIXED_UNIT
@@ -170,6 +184,8 @@ class Sigmoid(Activation):
 
 @register
 class Tanh(Activation):
+    """Hyperbolic tangent."""
+
     op_type = "Tanh"
     builtin, int8_version = "TANH", 2
     encoding = OutputRule("fixed", 1 / 128, 0)
@@ -180,6 +196,8 @@ class Tanh(Activation):
 
 @register
 class HardSigmoid(Elementwise):
+    """clip(alpha * x + beta, 0, 1)."""
+
     op_type = "HardSigmoid"
     refuses: ClassVar[Mapping[str, str]] = {
         "lower": "TFLite has no HARD_SIGMOID; legalize makes it a clamp to [0, 6] and a scale"
@@ -211,6 +229,8 @@ def _slope_and_offset(node: ir.Node) -> tuple[float, float]:
 
 @register
 class HardSwish(Activation):
+    """x * clip(x / 6 + 1/2, 0, 1) (Howard et al. 2019, MobileNetV3)."""
+
     op_type = "HardSwish"
     builtin, int8_version = "HARD_SWISH", 1
 
@@ -225,6 +245,8 @@ def _elu_alpha(node: ir.Node) -> bool:
 
 @register
 class Elu(Activation):
+    """x where x >= 0, else alpha * (exp(x) - 1)."""
+
     op_type = "Elu"
     builtin, int8_version = "ELU", 1
     constraints = (Constraint("tflite", _elu_alpha),)
@@ -237,6 +259,8 @@ class Elu(Activation):
 
 @register
 class Gelu(Activation):
+    """x times the normal distribution function of x, or its approximation by tanh (Hendrycks and Gimpel 2016)."""
+
     op_type = "Gelu"
     builtin, int8_version = "GELU", 2
 

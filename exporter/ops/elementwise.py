@@ -34,6 +34,8 @@ class Binary(Elementwise):
 
 @register
 class Add(Binary):
+    """x + y."""
+
     op_type = "Add"
     fuses_activation = True
 
@@ -49,6 +51,8 @@ class Add(Binary):
 
 @register
 class Sub(Binary):
+    """x - y."""
+
     op_type = "Sub"
     fuses_activation = True
 
@@ -64,6 +68,8 @@ class Sub(Binary):
 
 @register
 class Mul(Binary):
+    """x * y."""
+
     op_type = "Mul"
     fuses_activation = True
 
@@ -91,6 +97,8 @@ class Mul(Binary):
 
 @register
 class Div(Binary):
+    """x / y; integers are truncated."""
+
     op_type = "Div"
     fuses_activation = True
     refuses: ClassVar[Mapping[str, str]] = {"quantize": "no runtime has an int8 kernel of Div (by a constant it becomes Mul)"}
@@ -162,6 +170,8 @@ class Extremum(Variadic):
 
 @register
 class Max(Extremum):
+    """The greatest of any number of tensors."""
+
     op_type = pairwise = "Max"
     builtin = "MAXIMUM"
 
@@ -171,6 +181,8 @@ class Max(Extremum):
 
 @register
 class Min(Extremum):
+    """The least of any number of tensors."""
+
     op_type = pairwise = "Min"
     builtin = "MINIMUM"
 
@@ -180,6 +192,8 @@ class Min(Extremum):
 
 @register
 class Sum(Variadic):
+    """The sum of any number of tensors."""
+
     op_type = "Sum"
     pairwise = "Add"
     refuses: ClassVar[Mapping[str, str]] = {"lower": "Sum becomes a chain of Add before an artifact is written"}

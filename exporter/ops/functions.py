@@ -17,6 +17,8 @@ __all__ = ["Abs", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt"]
 
 @register
 class Neg(Elementwise):
+    """-x."""
+
     op_type = "Neg"
     refuses: ClassVar[Mapping[str, str]] = {"lower": "TFLite's NEG has no int8 kernel; legalize makes it Mul by -1"}
 
@@ -35,6 +37,8 @@ class Neg(Elementwise):
 
 @register
 class Abs(Elementwise):
+    """|x|."""
+
     op_type = "Abs"
 
     def quantize(self, node: ir.Node) -> QuantRule:
@@ -58,6 +62,8 @@ class FloatOnly(Elementwise):
 
 @register
 class Exp(FloatOnly):
+    """e to the x."""
+
     op_type, builtin = "Exp", "EXP"
     refuses: ClassVar[Mapping[str, str]] = {"quantize": "int8 kernels of Exp are in recent LiteRT alone"}
 
@@ -67,6 +73,8 @@ class Exp(FloatOnly):
 
 @register
 class Log(FloatOnly):
+    """Natural logarithm."""
+
     op_type, builtin = "Log", "LOG"
     refuses: ClassVar[Mapping[str, str]] = {"quantize": "int8 kernels of Log are in recent LiteRT alone"}
 
@@ -76,8 +84,10 @@ class Log(FloatOnly):
 
 @register
 class Sqrt(FloatOnly):
+    """Square root."""
+
     op_type, builtin = "Sqrt", "SQRT"
-    refuses: ClassVar[Mapping[str, str]] = {"quantize": "no runtime has an int8 kernel of Sqrt"}
+    refuses: ClassVar[Mapping[str, str]] = {"quantize": "int8 kernels of Sqrt are in recent LiteRT alone"}
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].sqrt()]
@@ -85,6 +95,8 @@ class Sqrt(FloatOnly):
 
 @register
 class Pow(FloatOnly):
+    """x to the y."""
+
     op_type, builtin = "Pow", "POW"
     refuses: ClassVar[Mapping[str, str]] = {"quantize": "no runtime has an int8 kernel of Pow (x**2 becomes Mul)"}
 
@@ -105,6 +117,8 @@ class Pow(FloatOnly):
 
 @register
 class Reciprocal(Elementwise):
+    """1 / x."""
+
     op_type = "Reciprocal"
     refuses: ClassVar[Mapping[str, str]] = {
         "quantize": "no runtime has an int8 kernel of Reciprocal",

@@ -19,6 +19,8 @@ _BECOMES = "BatchNormalization becomes Mul and Add before it is planned"
 
 @register
 class BatchNormalization(Operator):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, one of each a channel."""
+
     op_type = "BatchNormalization"
     refuses: ClassVar[Mapping[str, str]] = {"quantize": _BECOMES, "layout": _BECOMES, "lower": _BECOMES}
 

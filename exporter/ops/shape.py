@@ -112,6 +112,8 @@ def _stretches(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tupl
 
 @register
 class Reshape(Reshaping):
+    """The same elements under the shape that input 1 says."""
+
     op_type = "Reshape"
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -124,16 +126,22 @@ def _update_reshape(node: ir.Node, kept: tuple[Sequence[int], ...]) -> None:
 
 @register
 class Flatten(Reshaping):
+    """Axes before and from `axis` on, merged into one each."""
+
     op_type = "Flatten"
 
 
 @register
 class Squeeze(Reshaping):
+    """Without axes of length 1."""
+
     op_type = "Squeeze"
 
 
 @register
 class Unsqueeze(Reshaping):
+    """With more axes of length 1."""
+
     op_type = "Unsqueeze"
 
 
@@ -144,7 +152,10 @@ def _transpose_rank(node: ir.Node) -> bool:
 
 @register
 class Transpose(Operator):
-    """One that moves the channel axis to or from the end is the step between the two layouts: it writes nothing."""
+    """Axes in another order. One that moves the channel axis to or from the end is the step between the two layouts: it writes nothing.
+
+    Any other reads either layout, since its permutation and that of the layout are one.
+    """
 
     op_type = "Transpose"
     constraints = (Constraint("tflite", _transpose_rank),)
@@ -168,16 +179,20 @@ class Transpose(Operator):
             return LayoutRule((Port.LAST,), (Port.FIRST,))
         if count >= 3 and perm == _to_first(count):
             return LayoutRule((Port.FIRST,), (Port.LAST,))
-        return LayoutRule((Port.FIRST,), (Port.FIRST,))
+        return LayoutRule((Port.NODE,), (Port.FIRST,))
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         perm = _perm(node)
-        moves_nothing = perm == tuple(range(len(perm)))
-        if moves_nothing or (len(perm) >= 3 and perm in (_to_last(len(perm)), _to_first(len(perm)))):
-            to.alias(0, to.input(0))
+        source = to.input(0)
+        if len(perm) >= 3 and perm in (_to_last(len(perm)), _to_first(len(perm))):
+            to.alias(0, source)
+            return
+        perm = tuple(to.axis(axis, len(perm)) for axis in perm)
+        if perm == tuple(range(len(perm))):
+            to.alias(0, source)
             return
         at = 6 if len(perm) > 5 else 4 if len(perm) > 4 else version(1, 2, to.quantized)
-        to.emit("TRANSPOSE", [to.input(0), to.ints(perm)], [to.output()], version=at)
+        to.emit("TRANSPOSE", [source, to.ints(perm)], [to.output()], version=at)
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].permute(_perm(node))]
@@ -202,6 +217,8 @@ def _to_first(count: int) -> tuple[int, ...]:
 
 @register
 class Identity(Elementwise):
+    """The input itself."""
+
     op_type = "Identity"
 
     def quantize(self, node: ir.Node) -> QuantRule:
@@ -228,6 +245,8 @@ def _cast_known(node: ir.Node) -> bool:
 
 @register
 class Cast(Elementwise):
+    """The same numbers in another dtype."""
+
     op_type = "Cast"
     refuses: ClassVar[Mapping[str, str]] = {"quantize": "Cast changes the dtype that an encoding would stand for"}
     constraints = (Constraint("tflite", _cast_known),)

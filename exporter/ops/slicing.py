@@ -43,6 +43,8 @@ __all__ = ["Concat", "Gather", "Slice", "Split"]
 
 @register
 class Concat(Operator):
+    """Tensors one behind the other along an axis."""
+
     op_type = "Concat"
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -79,6 +81,8 @@ class Concat(Operator):
 
 @register
 class Split(Operator):
+    """A tensor in parts along an axis."""
+
     op_type = "Split"
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -163,6 +167,8 @@ def _slice_constant(node: ir.Node) -> bool:
 
 @register
 class Slice(Operator):
+    """A range of places, with a step, along some axes."""
+
     op_type = "Slice"
     constraints = (Constraint("tflite", _slice_rank), Constraint("tflite", _slice_constant))
 
@@ -262,6 +268,8 @@ def _gather_constant(node: ir.Node) -> bool:
 
 @register
 class Gather(Operator):
+    """The places that constant indices name along one axis."""
+
     op_type = "Gather"
     constraints = (Constraint("tflite", _gather_constant),)
 

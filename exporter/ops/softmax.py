@@ -77,6 +77,8 @@ def _last_when_channels_last(node: ir.Node) -> bool:
 
 @register
 class Softmax(Normalized):
+    """exp(x) over its sum along one axis."""
+
     op_type, builtin, encoding = "Softmax", "SOFTMAX", FIXED_UNIT
     options: ClassVar[dict[str, Any]] = {"beta": 1.0}
 
@@ -86,6 +88,8 @@ class Softmax(Normalized):
 
 @register
 class LogSoftmax(Normalized):
+    """The logarithm of Softmax."""
+
     op_type, builtin = "LogSoftmax", "LOG_SOFTMAX"
     encoding = OutputRule("fixed", 16 / 256, 127)
 

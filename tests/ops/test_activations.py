@@ -88,7 +88,7 @@ def test_clip_names_the_clamps_that_kernels_have():
 
     assert name(number(0), number(6)) == "RELU6"
     assert name(number(-1), number(1)) == "RELU_N1_TO_1"
-    assert name(number(0)) == "RELU"
+    assert name(number(0)) == name(number(0), number(np.finfo(np.float32).max)) == "RELU"
     assert name(number(0), number(5)) == "NONE"
     assert name() == "NONE"
 

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_ties_of_any_reshape_hold_the_same_elements(data):
     def merged():
         cuts = data.draw(st.sets(st.integers(1, len(factors)), max_size=len(factors)))
         bounds = [0, *sorted(cuts | {len(factors)})]
-        return [prod(factors[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [prod(factors[a:b]) for a, b in pairwise(bounds)]
 
     assert_ties_hold(node_of(single("Reshape", tuple(merged()), ints(*merged()))))
 
@@ -197,6 +198,13 @@ def test_transpose_kernel(perm, last, precision):
 @pytest.mark.parametrize("perm", [(0, 2, 1), (0, 2, 3, 1), (0, 2, 3, 4, 1)], ids=str)
 def test_a_transpose_to_the_end_is_the_layout_itself(perm):
     assert builtins(lowered(single("Transpose", tuple(range(2, 2 + len(perm))), perm=perm, leaky=True), last=True)) == []
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+def test_any_other_transpose_reads_either_layout_in_one_step(last):
+    found = lowered(single("Transpose", (1, 3, 4, 5), perm=(0, 3, 2, 1), leaky=True), last=last)
+    assert builtins(found) == [("TRANSPOSE", 1)]
+    assert found.errors["y0"] == 0
 
 
 @pytest.mark.parametrize(("perm", "version"), [((0, 1, 3, 2), 1), ((0, 1, 3, 2, 4), 4), ((0, 1, 3, 2, 4, 5), 6)], ids=str)
