@@ -28,10 +28,10 @@ def to_float16(model: ir.Model) -> None:
     too_large: list[str] = []
     opset = model.opset_imports.get("", 21)
     nodes = list(graph)
-    for value in list(graph.inputs):
-        if value.dtype == ir.DataType.FLOAT:
-            uses = list(value.uses())
-            cast = _cast(value, ir.DataType.FLOAT16, f"{value.name}_float16")
+    for given in list(graph.inputs):
+        if given.dtype == ir.DataType.FLOAT:
+            uses = list(given.uses())
+            cast = _cast(given, ir.DataType.FLOAT16, f"{given.name}_float16")
             for node, index in uses:
                 if _takes_float16(node, index, opset):
                     node.replace_input_with(index, cast.outputs[0])
@@ -96,7 +96,7 @@ def _outputs(node: ir.Node, opset: int) -> None:
         node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array.astype(np.float16)))
     for index, value in enumerate(node.outputs):
         if value.dtype == ir.DataType.FLOAT and "tensor(float16)" in _types(node, index, opset, "outputs"):
-            value.dtype = ir.DataType.FLOAT16
+            value.type = ir.TensorType(ir.DataType.FLOAT16)  # a new type: a clone shares its original's
 
 
 def _widen_outputs(graph: ir.Graph) -> None:

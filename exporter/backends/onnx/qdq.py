@@ -119,7 +119,7 @@ class _Inserter:
 
     def _integer_input(self, value: ir.Value, encoding: Encoding) -> ir.Value:
         outside, name = shifted(encoding, self._plan.io_dtype), name_of(value)
-        value.dtype = _TYPES[outside.dtype]
+        value.type = ir.TensorType(_TYPES[outside.dtype])  # a new type: a clone shares its values' types with its original
         if outside == encoding:
             return self._dequantize(value, outside, name, f"{name}_dequantized", after=value)
         real = self._dequantize(value, outside, f"{name}_{outside.dtype}", f"{name}_{outside.dtype}_dequantized", after=value)
@@ -186,7 +186,7 @@ class _Inserter:
         after: ir.Value | None = None,
         before: ir.Node | None = None,
     ) -> ir.Value:
-        shape = like.const_value.shape if like.const_value is not None else ir.Shape(static_shape(like))
+        shape = like.const_value.numpy().shape if like.const_value is not None else static_shape(like)
         result = ir.Value(name=output, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         attributes = {} if encoding.axis is None else {"axis": encoding.axis}
         node = ir.node(op_type, list(inputs), attributes, outputs=[result], name=output + "_" + op_type)
