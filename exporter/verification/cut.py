@@ -74,6 +74,7 @@ def find_points(
     entrances = {entry.name for entry in graph.input}
     points: dict[str, Point] = {}
     alone: list[str] = []
+    taken: set[str] = set()
     by_name = names_of_keys(tensors)
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
@@ -91,6 +92,9 @@ def find_points(
             alone.append(value)
             continue
         source, last = found
+        if op == node.op_type and source in taken:
+            continue  # the same integers in the other signedness, at the border of the artifact
+        taken.add(source)
         stored = tensors[source]
         shape = to_channels_first(stored).shape if last else stored.shape
         offset = _offset(encoding.dtype) - _offset(stored.dtype.name)

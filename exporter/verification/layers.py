@@ -13,7 +13,7 @@ import onnx_ir as ir
 from diagnostics import DataError
 from exporter.graph.run import FloatRunner, observed_values
 from exporter.graph.values import static_shape
-from exporter.quantization.plan import Encoding, Plan
+from exporter.quantization.plan import Encoding, Plan, integer_range
 from exporter.verification.cut import names_of_keys, partner
 from exporter.verification.kept import open_kept, stored_layouts
 from exporter.verification.metrics import Accumulator, json_number
@@ -28,13 +28,14 @@ Array = np.ndarray[Any, Any]
 class LayerQuality:
     """Distance of one value of the artifact from the same value of the float original, over all samples.
 
-    `sqnr_db` and `max_abs` as in `metrics.Metrics`; `saturated` is the part of the elements at either end of the integer range.
+    `sqnr_db` and `max_abs` as in `metrics.Metrics`; `clipped` is the part of the float elements that lie outside of the encoding's
+    range by more than half a step.
     """
 
     name: str
     sqnr_db: float
     max_abs: float
-    saturated: float
+    clipped: float
 
     def to_dict(self) -> dict[str, float | str | None]:
         """Plain data for JSON."""
@@ -42,7 +43,7 @@ class LayerQuality:
             "name": self.name,
             "sqnr_db": json_number(self.sqnr_db),
             "max_abs": json_number(self.max_abs),
-            "saturated": self.saturated,
+            "clipped": self.clipped,
         }
 
 
@@ -57,7 +58,7 @@ class LayerWatch:
     def __init__(self, encodings: Mapping[str, Encoding], layouts: Mapping[str, str] | None = None) -> None:
         self._encodings, self._layouts = encodings, dict(layouts or {})
         self._accumulators: dict[str, Accumulator] = {}
-        self._saturated: dict[str, list[int]] = {}
+        self._clipped: dict[str, list[int]] = {}
 
     def update(self, reference: Mapping[str, Array], tensors: Mapping[str, Array]) -> None:
         """Add one sample: float values of the original (canonical order of axes) and raw tensors of the artifact, by name.
@@ -70,10 +71,9 @@ class LayerWatch:
                 continue
             found = tensors[name]
             encoding = self._encodings.get(name)
-            ends = np.iinfo(found.dtype) if encoding is not None and found.dtype.kind in "iu" else None
-            counts = self._saturated.setdefault(name, [0, 0])
-            counts[0] += int(((found == ends.min) | (found == ends.max)).sum()) if ends else 0
-            counts[1] += found.size
+            counts = self._clipped.setdefault(name, [0, 0])
+            counts[0] += _outside(wanted, encoding) if encoding is not None else 0
+            counts[1] += wanted.size
             real = encoding.dequantize(found) if encoding is not None else found
             if self._layouts.get(name) == "channels_last":
                 real = to_channels_first(real)
@@ -82,10 +82,17 @@ class LayerWatch:
     def result(self) -> tuple[LayerQuality, ...]:
         """One entry a value, in the order of the reference."""
         return tuple(
-            LayerQuality(name, metrics.sqnr_db, metrics.max_abs, self._saturated[name][0] / max(self._saturated[name][1], 1))
+            LayerQuality(name, metrics.sqnr_db, metrics.max_abs, self._clipped[name][0] / max(self._clipped[name][1], 1))
             for name, accumulator in self._accumulators.items()
             for metrics in [accumulator.result()]
         )
+
+
+def _outside(real: Array, encoding: Encoding) -> int:
+    """Elements of a float value that a per-tensor encoding cannot hold."""
+    least, greatest = integer_range(encoding.dtype)
+    low, high = (encoding.scale[0] * (end - encoding.zero_point[0]) for end in (least - 0.5, greatest + 0.5))
+    return int(((real < low) | (real > high)).sum())
 
 
 def watch_layers(
