@@ -61,11 +61,9 @@ def ensure_biases(model: ir.Model) -> ir.Model:
         bias = ir.val(name, const_value=ir.tensor(given, name=name))
         model.graph.register_initializer(bias)
         taken.add(bias)
-        if index < len(node.inputs):
-            node.replace_input_with(index, bias)
-        else:
+        if index >= len(node.inputs):
             node.resize_inputs(index + 1)
-            node.replace_input_with(index, bias)
+        node.replace_input_with(index, bias)
     return model
 
 

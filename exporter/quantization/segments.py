@@ -6,7 +6,7 @@ once to be measured, once, corrected, in front of the next one. Between two laye
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Runner:
         self._graph = model.graph
         self._opset = model.opset_imports.get("", 21)
         self._nodes = {node_name(node): node for node in model.graph}
+        self._values = {name_of(value): value for value in model.graph.inputs}
+        self._values.update((name_of(value), value) for node in model.graph for value in node.outputs)
         self._done: set[ir.Node] = set()
         proto = ir.serde.serialize_model(model).graph
         self._protos = dict(zip(model.graph, proto.node, strict=True))
@@ -56,9 +58,8 @@ class Runner:
         final = [n for n in segment if n is not measured]
         self._done.update(n for n in final if n.op_type != "DequantizeLinear")
         keep = [value for n in final for value in n.outputs if n in self._done and self._pending(value)]
-        raw = measured.outputs[0]
-        result = self._run(segment, raw, keep)
-        for name in [name for name in self._held if not self._pending_name(name)]:
+        result = self._run(segment, measured.outputs[0], keep)
+        for name in [name for name in self._held if not self._pending(self._values[name])]:
             del self._held[name]
         return result
 
@@ -87,19 +88,10 @@ class Runner:
                 return True
         return False
 
-    def _pending_name(self, name: str) -> bool:
-        for value in self._graph.inputs:
-            if name_of(value) == name:
-                return self._pending(value)
-        return self._pending(self._values[name])
-
-    @property
-    def _values(self) -> dict[str, ir.Value]:
-        return {name_of(value): value for node in self._graph for value in node.outputs}
-
     def _run(self, segment: list[ir.Node], raw: ir.Value, keep: list[ir.Value]) -> np.ndarray[Any, Any]:
         computed = {value for node in segment for value in node.outputs}
-        read = {value for node in segment for value in node.inputs if value is not None and value not in computed}
+        inputs = [value for node in segment for value in node.inputs if value is not None and value not in computed]
+        read = list(dict.fromkeys(inputs))
         feeds = [value for value in read if not is_constant(value)]
         graph = onnx.GraphProto(name="segment")
         graph.node.extend(self._protos[node] for node in segment)
@@ -139,6 +131,20 @@ def outputs_of(model: ir.Model, samples: Sequence[Sample]) -> list[dict[str, np.
     session = _session(ir.serde.serialize_model(model))
     names = [output.name for output in session.get_outputs()]
     return [dict(zip(names, session.run(names, dict(sample)), strict=True)) for sample in samples]
+
+
+def output_arrays(model: ir.Model, names: Sequence[str], samples: Sequence[Sample]) -> Iterator[list[np.ndarray[Any, Any]]]:
+    """The values of that name (graph inputs and computed values), for one sample after the other."""
+    proto = ir.serde.serialize_model(model)
+    inputs = {name_of(value) for value in model.graph.inputs}
+    values = {name_of(value): value for node in model.graph for value in node.outputs}
+    computed = sorted({name for name in names if name not in inputs})
+    del proto.graph.output[:]
+    proto.graph.output.extend(ir.serde.serialize_value(values[name]) for name in computed)
+    session = _session(proto) if computed else None
+    for sample in samples:
+        found = dict(zip(computed, session.run(None, dict(sample)), strict=True)) if session is not None else {}
+        yield [sample[name] if name in inputs else found[name] for name in names]
 
 
 def _append_mean(graph: onnx.GraphProto, name: str, rank: int) -> onnx.ValueInfoProto:
