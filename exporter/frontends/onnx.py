@@ -16,6 +16,7 @@ from calibration import Preprocess
 from diagnostics import ModelError
 from exporter.frontends.source import Array, Source, refuse_bad_weights, signatures
 from exporter.graph.fix_shapes import fix_shapes
+from exporter.graph.infer_shapes import infer_shapes
 from exporter.graph.opset import OLDEST_OPSET
 
 __all__ = ["OnnxReference", "load_onnx"]
@@ -131,7 +132,7 @@ def _infer_outputs(model: ir.Model, reference: OnnxReference) -> None:
     """Give the graph's outputs static shapes: by inference, or, where it does not reach, by running the original on zeros."""
     if all(_static(value) for value in model.graph.outputs):
         return
-    common.ShapeInferencePass(strict_mode=False)(model)
+    infer_shapes(model, strict=False)
     if all(_static(value) for value in model.graph.outputs):
         return
     zeros = {entry.name: np.zeros(entry.shape, entry.dtype) for entry in signatures(model.graph.inputs)}

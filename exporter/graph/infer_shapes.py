@@ -4,35 +4,49 @@
 
     x [1, 3, 8, 8] -> Conv -> y ?            x [1, 3, 8, 8] -> Conv -> y float32 [1, 16, 4, 4]
 
-Requires: static input shapes, opset 21. Ensures: every value of the main graph has a dtype and a static shape.
+Requires: static input shapes, names on all values. Ensures: what ONNX shape inference can know of the main graph's values is on them.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from diagnostics import ModelError
 from exporter.graph.values import source_line, static_shape
 
 __all__ = ["infer_shapes", "require_static"]
 
+# Constants up to this many elements are shown by value (axes, shapes, sizes); larger ones by type, as copying weights takes the time.
+_SHOWN: Final = 256
 
-def infer_shapes(model: ir.Model) -> None:
+
+def infer_shapes(model: ir.Model, *, strict: bool = True) -> None:
     """Infer in place by ONNX shape inference, with values of small integer tensors carried along.
 
-    Raises ModelError EW-M007 where the graph contradicts itself.
+    Raises ModelError EW-M007 where the graph contradicts itself, unless not `strict`: then values stay unknown.
     """
+    proto = _without_weights(model)
     try:
-        common.ShapeInferencePass(check_type=True, strict_mode=True, data_prop=True)(model)
-    except (
-        Exception
-    ) as error:  # onnx raises InferenceError, RuntimeError and others; an operator it lacks is found by require_static
+        found = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+    except Exception as error:  # onnx raises InferenceError, TypeError and RuntimeError
         text = " ".join(str(error).split())
-        if "No Op registered" in text or "No opset import" in text:
-            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        if strict and _has_custom_operators(model):  # nothing can be inferred behind one; require_static names it
+            infer_shapes(model, strict=False)
+            return
+        if not strict:
             return
         raise ModelError("EW-M007", "shapes cannot be inferred", where="shape inference", why=text[:400]) from error
+    inferred = {info.name: info for info in (*found.graph.value_info, *found.graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            info = inferred.get(value.name or "")
+            if info is not None:
+                known = ir.serde.deserialize_value_info_proto(info, None)
+                value.type = known.type or value.type
+                value.shape = known.shape if known.shape is not None else value.shape
 
 
 def require_static(model: ir.Model) -> None:
@@ -45,7 +59,7 @@ def require_static(model: ir.Model) -> None:
                 static_shape(value)
             except ValueError as error:
                 where = f"node {node.name} ({node.op_type}) {source_line(node)}".rstrip()
-                if node.domain not in ("", "ai.onnx"):
+                if _is_custom(node):
                     raise ModelError("EW-M009", f"the operator {node.domain}.{node.op_type} is not known", where=where) from error
                 raise ModelError(
                     "EW-M006",
@@ -54,3 +68,23 @@ def require_static(model: ir.Model) -> None:
                     why=f"inferred as {value.shape}",
                     fix="give static input shapes, and cut operators with data-dependent outputs (NonZero, NonMaxSuppression, ...) off",
                 ) from error
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model's protobuf with every large initializer as a graph input of its type."""
+    copy = model.clone()
+    for name, value in list(copy.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.size > _SHOWN:
+            value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(value.const_value.numpy().shape)
+            value.const_value = None
+            del copy.graph.initializers[name]
+            copy.graph.inputs.append(value)
+    return ir.to_proto(copy)
+
+
+def _has_custom_operators(model: ir.Model) -> bool:
+    return any(_is_custom(node) for node in model.graph)
+
+
+def _is_custom(node: ir.Node) -> bool:
+    return node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from small_graphs import assert_same, graph, kinds
 
@@ -17,6 +17,7 @@ from exporter.graph.values import attribute
     stride=st.integers(1, 3),
 )
 def test_automatic_padding_becomes_numbers(operator, auto, size, kernel, stride):
+    assume(kernel >= stride)  # else onnxruntime refuses the original: its padding would be negative
     attributes = f'auto_pad="{auto}", kernel_shape=[{kernel}, 2], strides=[{stride}, 2]'
     arguments, weights = ("x, w", {"w": (3, 2, kernel, 2)}) if operator == "Conv" else ("x", {})
     # Shape inference, not the declared output, decides the size.
