@@ -54,7 +54,7 @@ def command(
         out,
         precision=precision,
         io_layout=io_layout,
-        shapes=parse_shapes(shapes),
+        shapes=parse_shapes(shapes) or None,
         allow_pickle=allow_pickle,
         overwrite=force,
     )

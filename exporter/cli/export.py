@@ -62,7 +62,7 @@ def command(model: str, targets: tuple[str, ...], shapes: tuple[str, ...], as_js
     results = export(
         model,
         targets=targets,
-        shapes=parse_shapes(shapes),
+        shapes=parse_shapes(shapes) or None,
         correct_bias=not skip_correction,
         progress=RichProgress(),
         **chosen,
@@ -100,7 +100,7 @@ def _print(results: Any) -> None:
         if result.error is not None:
             click.echo(f"{result.target}: refused\n{result.error}", err=True)
         for gate in result.gates:
-            if not gate.holds:
+            if not gate.passed:
                 click.echo(f"{result.target}: gate {gate}", err=True)
 
 

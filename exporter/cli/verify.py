@@ -49,7 +49,7 @@ def command(
         samples=samples,
         gates=gates,
         metric=metric,
-        shapes=parse_shapes(shapes),
+        shapes=parse_shapes(shapes) or None,
         allow_pickle=allow_pickle,
         progress=RichProgress(),
     )

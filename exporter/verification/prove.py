@@ -20,7 +20,7 @@ from exporter.built import Built
 from exporter.frontends.source import Reference
 from exporter.graph.run import FloatRunner, observed_values
 from exporter.progress import SILENT, Progress
-from exporter.runtimes import available, open_session
+from exporter.runtimes import TensorInfo, available, open_session
 from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
 from exporter.verification.layers import LayerQuality, LayerWatch
@@ -55,6 +55,8 @@ class Evidence:
         layers: every quantized value against the float original's.
         parity: the TFLite artifact's layers against those of the ONNX artifact of the same plan.
         memory: what tflite-micro's recording allocator reports, in bytes.
+        inputs, outputs: the artifact's tensors, as the deciding runtime describes them.
+        golden: raw inputs and outputs of a few samples on the deciding runtime, by tensor name.
         warnings: what could not be measured, and why.
     """
 
@@ -65,6 +67,9 @@ class Evidence:
     parity: Parity | None = None
     latency: tuple[Latency, ...] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
+    golden: tuple[tuple[Mapping[str, Array], Mapping[str, Array]], ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -156,6 +161,8 @@ def measure(
     comparisons: dict[str, Comparison] = {}
     latency: list[Latency] = []
     memory: Mapping[str, int] = {}
+    tensors: tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]] = ((), ())
+    golden: list[tuple[Mapping[str, Array], Mapping[str, Array]]] = []
     warnings: list[str] = []
     first = samples.take(1)
     for position, runtime in enumerate(runtimes):
@@ -165,8 +172,11 @@ def measure(
                 chosen = samples if position == 0 else samples.take(_FEW)
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:
                     found = compare(reference, runner, chosen, outputs, progress=advance)
-                if metric is not None and position == 0:
-                    found = replace(found, task=evaluate(metric, reference, runner, samples))
+                if position == 0:
+                    tensors = (session.inputs, session.outputs)
+                    golden = [(raw, session.run(raw)) for raw in map(runner.encode, samples.take(_FEW))]
+                    if metric is not None:
+                        found = replace(found, task=evaluate(metric, reference, runner, samples))
                 comparisons[runtime] = found
                 sample = next(iter(first))
                 latency.append(Latency(runtime, tuple(session.latency(runner.encode(sample), _repeats(found.candidate_s)))))
@@ -177,8 +187,17 @@ def measure(
             warnings.append(f"{runtime}: {error.what}")
     latency.insert(0, Latency("original", tuple(_time(reference, first))))
     agreement = _agreement(artifact, [name for name in runtimes if name in comparisons], samples.take(_FEW), layouts)
-    results = check(gates, next(iter(comparisons.values())))
-    return Evidence(comparisons, tuple(results), agreement, latency=tuple(latency), memory=memory, warnings=tuple(warnings))
+    return Evidence(
+        comparisons,
+        tuple(check(gates, next(iter(comparisons.values())))),
+        agreement,
+        latency=tuple(latency),
+        memory=memory,
+        inputs=tensors[0],
+        outputs=tensors[1],
+        golden=tuple(golden),
+        warnings=tuple(warnings),
+    )
 
 
 def _agreement(artifact: Path, runtimes: Sequence[str], samples: Samples, layouts: Mapping[str, str]) -> Agreement | None:

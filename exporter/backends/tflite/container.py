@@ -7,7 +7,7 @@ so the same calls give the same bytes. Constant data is aligned to 16 bytes, as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -92,6 +92,11 @@ class Container:
             self._buffer_of[handle] = buffer
             self._constants[key] = handle
         return handle
+
+    def rename(self, handle: int, name: str) -> None:
+        """Give a tensor another name (an output that is another value's tensor)."""
+        if self.tensors[handle].name != name:
+            self.tensors[handle] = replace(self.tensors[handle], name=self._unique(name))
 
     def operator(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int, options: Mapping[str, Any]) -> None:
         """Append an operator; an absent optional input is -1. `options` as in `Lowering.emit`."""

@@ -104,6 +104,7 @@ class Writer:
             handle = self.form(value, self._boundary_form(value))
             if handle in self._inputs.values() or handle in outputs.values() or self.container.tensors[handle].constant:
                 handle = self._copy(handle, name_of(value))
+            self.container.rename(handle, name_of(value))
             outputs[name_of(value)] = handle
         content = self.container.finish(self._inputs, outputs, metadata)
         operators = tuple(self.container.operators)
@@ -230,10 +231,14 @@ class Writer:
 
 
 def transpose_version(tensor: Tensor) -> int:
-    """TRANSPOSE is version 1 for float32, 2 for int8, 4 for int16, 5 above rank 4."""
-    if len(tensor.shape) > 4:
+    """TRANSPOSE: version 6 above rank 5, 5 for int16, 4 for rank 5, 2 for int8, else 1 (TensorFlow's op_version.cc)."""
+    if len(tensor.shape) > 5:
+        return 6
+    if tensor.dtype == "int16":
         return 5
-    return {"int8": 2, "uint8": 1, "int16": 4}.get(tensor.dtype, 1)
+    if len(tensor.shape) > 4:
+        return 4
+    return 2 if tensor.dtype == "int8" else 1
 
 
 def _suffix(form: _Form) -> str:

@@ -1,0 +1,249 @@
+"""From what was built and measured to a bundle on disk: manifest, report and the hand-over kit of the target's kind."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration import Preprocess
+from exporter.built import Built
+from exporter.bundle.bundle import Bundle, write_bundle
+from exporter.bundle.firmware import GoldenSample, firmware_kit
+from exporter.bundle.manifest import FileRecord, GateRecord, Manifest, TensorRecord
+from exporter.bundle.report import (
+    ArenaRow,
+    LatencyRow,
+    LayerRow,
+    OutputRow,
+    ParityRow,
+    ReportData,
+    SizeRow,
+    report_html,
+    report_json,
+)
+from exporter.frontends.source import Signature
+from exporter.graph.passes import canonicalize
+from exporter.graph.summary import Summary, summarize
+from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
+from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
+from exporter.quantization.plan import integer_range
+from exporter.quantization.planner import refusals
+from exporter.runtimes import TensorInfo
+from exporter.verification.metrics import json_number
+from exporter.verification.parity import Parity
+from exporter.verification.prove import Evidence
+
+__all__ = ["assemble", "report_data"]
+
+
+def assemble(
+    built: Built,
+    evidence: Evidence,
+    destination: Path,
+    *,
+    preprocess: Preprocess | None,
+    inputs: Sequence[FileRecord],
+    command: Sequence[str],
+    overwrite: bool,
+) -> Bundle:
+    """Write the bundle, all or nothing. Raises UsageError EW-U004 where the destination is taken or cannot be written."""
+    artifact = f"model{built.artifact.suffix}"
+    manifest = Manifest(
+        model=built.source.name,
+        artifact=artifact,
+        target=built.target.model_dump(mode="json"),
+        signature_inputs=_tensors(evidence.inputs, built.source.inputs, built),
+        signature_outputs=_tensors(evidence.outputs, built.source.outputs, built),
+        preprocess=preprocess.to_dict() if preprocess is not None else None,
+        gates=_gates(evidence),
+        results={runtime: comparison.to_dict() for runtime, comparison in evidence.comparisons.items()},
+        inputs=tuple(inputs),
+        command=tuple(command),
+    )
+    data = report_data(built, evidence, manifest)
+    files: dict[str, bytes | Path] = {artifact: built.artifact.content, "plan.json": built.plan.to_json().encode()}
+    files |= _kit(built, evidence, manifest)
+    measured = {"report.json": report_json(data), "report.html": report_html(data)}
+    return write_bundle(destination, files, manifest, measured=measured, overwrite=overwrite)
+
+
+def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportData:
+    """The facts of the report, gathered from what was built and measured."""
+    original, final = summarize(canonicalize(built.source.model)), summarize(built.graph)
+    warnings = list(evidence.warnings)
+    if evidence.agreement is not None and evidence.agreement.mismatches:
+        first, second = list(evidence.comparisons)[:2]
+        agreement = evidence.agreement
+        warnings.append(
+            f"{first} and {second} differ in {agreement.mismatches} of {agreement.elements} output elements, "
+            f"by at most {agreement.max_lsb:.4g}: their kernels round differently"
+        )
+    return ReportData(
+        manifest=manifest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        samples=evidence.deciding.samples,
+        calibration_samples=built.statistics.samples if built.statistics is not None else None,
+        sizes=_sizes(built, original, final),
+        outputs=_outputs(evidence, built.source.outputs),
+        layers=_layers(built, evidence, final),
+        latency=_latency(evidence),
+        arena=tuple(
+            ArenaRow(label.replace("_", " "), size, built.target.memory.sram if label == "arena_total" else None)
+            for label, size in evidence.memory.items()
+        ),
+        parity=_parity(evidence.parity),
+        warnings=tuple(warnings),
+        host={"processor": _processor(), "system": f"{platform.system()} {platform.machine()}"},
+    )
+
+
+def _sizes(built: Built, original: Summary, final: Summary) -> tuple[SizeRow, ...]:
+    peak = final.peak_int8 if built.target.artifact.precision == "int8" else final.peak_float32
+    memory = built.target.memory
+    return (
+        SizeRow("weights and model file", original.parameter_bytes, len(built.artifact.content), limit=memory.flash),
+        SizeRow("multiply-accumulates", original.macs, final.macs, "count"),
+        SizeRow("parameters", original.parameters, final.parameters, "count"),
+        SizeRow("peak activations", original.peak_float32, peak, limit=memory.sram),
+        SizeRow("moved by layout transposes", None, sum(built.artifact.transposed.values())),
+    )
+
+
+def _outputs(evidence: Evidence, signatures: Iterable[Signature]) -> tuple[OutputRow, ...]:
+    shapes = {signature.name: signature.shape for signature in signatures}
+    rows = []
+    for runtime, comparison in evidence.comparisons.items():
+        for name, metrics in comparison.outputs.items():
+            known = ("sqnr_db", "cosine", "max_abs", "mean_abs", "top1_agreement", "top5_agreement")
+            values = {metric: value for metric in known if (value := metrics.get(metric)) is not None}
+            rows.append(OutputRow(name, runtime, values, shapes.get(name, ())))
+        rows += [
+            OutputRow(f"task: {name}", runtime, {"original": score.original, "artifact": score.artifact})
+            for name, score in comparison.task.items()
+        ]
+    return tuple(rows)
+
+
+def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow, ...]:
+    quality = {layer.name: layer.sqnr_db for layer in evidence.layers}
+    seen = built.statistics.values if built.statistics is not None else {}
+    reasons = refusals(built.graph) if built.target.artifact.precision == "int8" else {}
+    macs = {facts.name: facts.macs or 0 for facts in final.nodes}
+    rows = []
+    for node, _ in activation_nodes(built.graph.graph):
+        name = name_of((fused_activation(node) or node).outputs[0])
+        encoding, stats = built.plan.encodings.get(name), seen.get(name)
+        low, high = integer_range(encoding.dtype) if encoding is not None else (0, 0)
+        rows.append(
+            LayerRow(
+                node=node_name(node),
+                op_type=node.op_type,
+                sqnr_db=quality.get(name),
+                low=stats.low if stats is not None else None,
+                high=stats.high if stats is not None else None,
+                encoded_low=(low - encoding.zero_point[0]) * encoding.scale[0] if encoding is not None else None,
+                encoded_high=(high - encoding.zero_point[0]) * encoding.scale[0] if encoding is not None else None,
+                macs=macs.get(node.name or "", 0),
+                weight_bytes=_weight_bytes(built, node),
+                precision=built.plan.precision.get(node_name(node), ""),
+                unit=built.target.units[0].name,
+                reason=reasons.get(node_name(node), ""),
+            )
+        )
+    return tuple(rows)
+
+
+def _weight_bytes(built: Built, node: ir.Node) -> int:
+    total = 0
+    for index, value in enumerate(node.inputs):
+        array = constant(value)
+        if array is None:
+            continue
+        integers = runs_in_integers(node, built.plan) and read_encoding(node, index, built.plan) is not None
+        total += encode_constant(node, index, built.plan)[0].nbytes if integers else array.nbytes
+    return total
+
+
+def _latency(evidence: Evidence) -> tuple[LatencyRow, ...]:
+    rows = []
+    for measured in evidence.latency:
+        low, median, high = np.percentile(measured.seconds, (25, 50, 75))
+        label = "original" if measured.runtime == "original" else "artifact"
+        rows.append(LatencyRow(label, measured.runtime, float(median), float(low), float(high), len(measured.seconds)))
+    return tuple(rows)
+
+
+def _parity(parity: Parity | None) -> tuple[ParityRow, ...]:
+    if parity is None:
+        return ()
+    return tuple(
+        ParityRow(
+            layer.name,
+            layer.op,
+            layer.max_lsb,
+            (layer.off_by_one + layer.more) / max(layer.elements, 1),
+            "the two runtimes round this operator differently" if layer.max_lsb > 1 else "",
+        )
+        for layer in parity.layers
+    )
+
+
+def _gates(evidence: Evidence) -> tuple[GateRecord, ...]:
+    runtime = next(iter(evidence.comparisons))
+    return tuple(
+        GateRecord(
+            str(result.gate), result.passed, value if isinstance(value := json_number(result.value), float) else None, runtime
+        )
+        for result in evidence.gates
+    )
+
+
+def _tensors(found: Iterable[TensorInfo], originals: Sequence[Signature], built: Built) -> tuple[TensorRecord, ...]:
+    shapes = {signature.name: signature.shape for signature in originals}
+    return tuple(
+        TensorRecord(
+            name=info.name,
+            shape=info.shape,
+            dtype=info.dtype,
+            scale=info.scale,
+            zero_point=info.zero_point,
+            layout="channels_last" if built.artifact.layouts.get(info.name) == "channels_last" else "as_original",
+            original_name=info.name,
+            original_shape=shapes.get(info.name, ()),
+        )
+        for info in found
+    )
+
+
+def _kit(built: Built, evidence: Evidence, manifest: Manifest) -> dict[str, bytes]:
+    golden = [GoldenSample(inputs, outputs) for inputs, outputs in evidence.golden]
+    signature = (manifest.signature_inputs, manifest.signature_outputs)
+    runtime = built.target.artifact.runtime
+    if runtime == "tflite-micro":
+        return firmware_kit(
+            built.source.name,
+            built.artifact.content,
+            *signature,
+            arena_measured=evidence.memory["arena_total"],
+            golden=golden,
+            target=built.target.name,
+        )
+    if runtime == "litert":
+        from exporter.bundle.mobile import mobile_kit
+
+        return mobile_kit(built.source.name, *signature, golden=golden, preprocess=manifest.preprocess)
+    return {}
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

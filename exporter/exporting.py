@@ -1,0 +1,187 @@
+"""`export`: the public call behind ``edgewright export``: load once, then build, prove and bundle for each target."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration import Preprocess, Samples, held_out, open_samples
+from diagnostics import DataError, EdgewrightError, GateError, TargetError
+from exporter.bundle.assemble import assemble
+from exporter.bundle.bundle import Bundle
+from exporter.bundle.manifest import FileRecord, digest_path
+from exporter.bundle.staging import require_free
+from exporter.frontends import Source, load
+from exporter.pipeline import Options, build
+from exporter.progress import SILENT, Progress
+from exporter.pruning import parse_goal
+from exporter.quantization.plan import Plan
+from exporter.verification.gates import Gate, GateResult
+from exporter.verification.prove import Evidence, prove
+from targets.loader import load_target
+from targets.schema import Target
+
+__all__ = ["Exported", "export"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The outcome for one target: a bundle with its evidence, or the error that ended it."""
+
+    target: str
+    bundle: Bundle | None = None
+    evidence: Evidence | None = None
+    error: EdgewrightError | None = None
+
+    @property
+    def gates(self) -> tuple[GateResult, ...]:
+        return self.evidence.gates if self.evidence is not None else ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a bundle and all its gates hold."""
+        return self.evidence is not None and self.evidence.passed
+
+    @property
+    def exit_status(self) -> int:
+        if self.error is not None:
+            return self.error.exit_status
+        return 0 if self.passed else GateError.exit_status
+
+    def worst(self, metric: str) -> float | None:
+        """The worst value of a metric over the outputs, on the deciding runtime; None where no output has it."""
+        found = self.evidence.deciding.worst(metric) if self.evidence is not None else None
+        return found[1] if found is not None else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        if self.bundle is None or self.evidence is None:
+            return {"target": self.target, "error": self.error.to_dict() if self.error is not None else None}
+        return {
+            "target": self.target,
+            "path": str(self.bundle.path),
+            "artifact": str(self.bundle.artifact),
+            "digest": self.bundle.digest,
+            "passed": self.passed,
+            "gates": [result.to_dict() for result in self.gates],
+            "runtimes": {name: comparison.to_dict() for name, comparison in self.evidence.comparisons.items()},
+        }
+
+
+def export(
+    model: Any,
+    targets: Sequence[str | Path | Target],
+    *,
+    out: str | Path = "bundles",
+    inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    calibration: Any = None,
+    test: Any = None,
+    preprocess: Preprocess | Mapping[str, Any] | str | Path | None = None,
+    samples: int | None = None,
+    test_samples: int = 32,
+    prune: str | float | None = None,
+    gates: Sequence[str] = (),
+    metric: str | None = None,
+    plan: Plan | str | Path | None = None,
+    method: Any = None,
+    correct_bias: bool = True,
+    io_dtype: Any = None,
+    io_layout: Any = None,
+    allow_pickle: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[Exported, ...]:
+    """Export a model for one or more targets; each gets the bundle ``out/TARGET``.
+
+    Args:
+        model: an ``nn.Module`` (with `inputs`), a path, ``"module:callable"`` or a loaded `Source`; see `load`.
+        targets: names or profiles.
+        calibration, test: folder, file, ``"module:callable"``, array or iterable; see `open_samples`. Without `test` every fifth
+            calibration sample is held out: verification never sees what calibration saw. A plan or float target needs no `calibration`.
+        preprocess: how a raw sample becomes an input; default: what the source says.
+        samples, test_samples: at most so many of each.
+        prune: share of the MACs to keep, or ``"macs=0.8"``.
+        gates: conditions such as ``"top1_agreement>=0.98"``; a bundle whose gates fail is written all the same, and says so.
+        plan: replay an earlier plan instead of deciding.
+        method, correct_bias: see `Options`.
+        io_dtype, io_layout: instead of what the target says.
+        force: replace bundles that exist.
+    Returns:
+        One outcome a target. A target that refuses the model does not stop the others: its outcome carries the TargetError.
+    Raises:
+        UsageError, ModelError, DataError, RuntimeFailure: what concerns all targets alike.
+    """
+    parsed_gates = [Gate.parse(text, task=metric is not None) for text in gates]
+    profiles = [_profile(target, io_dtype, io_layout) for target in targets]
+    for profile in profiles:
+        require_free(Path(out) / profile.name, overwrite=force)
+    replayed = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
+    goal = parse_goal(prune).macs if isinstance(prune, str) else prune
+    options = Options(goal, method, correct_bias, replayed)
+    with progress.stage("load"):
+        source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
+    recipe = _recipe(preprocess) or source.preprocess
+    to_calibrate, to_test = _data(source, calibration, test, recipe, samples, test_samples)
+    records = (FileRecord(source.name, 0, source.sha256), *_records(calibration, test))
+    outcomes = []
+    for profile in profiles:
+        try:
+            built = build(source, profile, to_calibrate, options, progress)
+            evidence = prove(built, to_test, gates=parsed_gates, metric=metric, progress=progress)
+            bundle = assemble(
+                built,
+                evidence,
+                Path(out) / profile.name,
+                preprocess=recipe,
+                inputs=records,
+                command=tuple(sys.argv[1:]),
+                overwrite=force,
+            )
+            outcomes.append(Exported(profile.name, bundle, evidence))
+        except TargetError as error:
+            outcomes.append(Exported(profile.name, error=error))
+    return tuple(outcomes)
+
+
+def _profile(target: str | Path | Target, io_dtype: str | None, io_layout: str | None) -> Target:
+    profile = target if isinstance(target, Target) else load_target(target)
+    chosen = {key: value for key, value in (("io_dtype", io_dtype), ("io_layout", io_layout)) if value is not None}
+    if not chosen:
+        return profile
+    data = profile.model_dump()
+    return Target.model_validate({**data, "artifact": {**data["artifact"], **chosen}})
+
+
+def _recipe(preprocess: Preprocess | Mapping[str, Any] | str | Path | None) -> Preprocess | None:
+    if preprocess is None or isinstance(preprocess, Preprocess):
+        return preprocess
+    return Preprocess.from_dict(preprocess) if isinstance(preprocess, Mapping) else Preprocess.from_file(preprocess)
+
+
+def _data(
+    source: Source, calibration: Any, test: Any, recipe: Preprocess | None, samples: int | None, test_samples: int
+) -> tuple[Samples | None, Samples]:
+    """Samples to calibrate with and samples to verify with, never the same ones."""
+    opened = open_samples(calibration, source.inputs, recipe) if calibration is not None else None
+    if test is not None:
+        tests = open_samples(test, source.inputs, recipe)
+    elif opened is not None:
+        opened, tests = held_out(opened)
+    else:
+        raise DataError(
+            "EW-D001",
+            "there is no data to verify with",
+            why="neither calibration data nor test data was given",
+            fix="give --test DATA (a folder of images, .npy, .npz, .wav or module:callable)",
+        )
+    return (opened.take(samples) if opened is not None and samples is not None else opened), tests.take(test_samples)
+
+
+def _records(*specs: Any) -> tuple[FileRecord, ...]:
+    """sha256 of the data that lies in files."""
+    paths = [Path(spec) for spec in specs if isinstance(spec, str | Path) and Path(spec).exists()]
+    return tuple(digest_path(path) for path in dict.fromkeys(paths))
