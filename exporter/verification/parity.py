@@ -14,7 +14,7 @@ What is left is the difference of the two runtimes' rounding in that one layer.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,12 @@ class Parity:
     layers: tuple[LayerParity, ...]
     uncompared: tuple[str, ...]
 
+    def __iter__(self) -> Iterator[LayerParity]:
+        return iter(self.layers)
+
     @property
     def max_lsb(self) -> int:
+        """The largest difference of all layers."""
         return max((layer.max_lsb for layer in self.layers), default=0)
 
     def beyond(self, lsb: int = 1) -> tuple[LayerParity, ...]:

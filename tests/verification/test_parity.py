@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from tiny_models import add_int8, onnx_add, onnx_relu
 
 from diagnostics import DataError, ModelError
-from exporter.quantization.plan import Encoding
+from exporter.quantization.plan import Encoding, Plan
 from exporter.verification.cut import cut_layers, encoding_of, find_points
-from exporter.verification.parity import LayerParity, artifact_parity
+from exporter.verification.parity import LayerParity, artifact_parity, layer_parity
 
 LAYOUTS = dict.fromkeys(("x", "sum", "y"), "channels_last")
 
@@ -99,3 +100,27 @@ def test_an_encoding_without_a_zero_point_is_uint8_zero() -> None:
     node = onnx.helper.make_node("QuantizeLinear", ["x", "s"], ["q"])
     assert encoding_of(node, {"s": np.float32(0.5)}) == Encoding("uint8", (0.5,), (0,))
     assert encoding_of(node, {}) is None
+
+
+def test_the_qdq_side_can_be_made_from_graph_and_plan(tmp_path: Path) -> None:
+    x = ir.Value(name="x")
+    offset = ir.Value(name="offset", const_value=ir.tensor(np.array([1, -1, 0], np.float32).reshape(1, 3, 1, 1), name="offset"))
+    add = ir.node("Add", [x, offset], name="add", outputs=[ir.Value(name="sum")])
+    relu = ir.node("Relu", [add.outputs[0]], name="relu", outputs=[ir.Value(name="y")])
+    for value in (x, *add.outputs, *relu.outputs):
+        value.shape, value.type = ir.Shape((1, 3, 2, 2)), ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([x], relu.outputs, nodes=[add, relu], initializers=[offset], opset_imports={"": 21}, name="add")
+    scales = {"x": (0.05, 3), "offset": (0.02, 0), "sum": (0.06, -5), "y": (0.03, -128)}
+    plan = Plan(
+        "any",
+        precision={"add": "int8", "relu": "int8"},
+        encodings={name: Encoding("int8", (float(np.float32(scale)),), (zero,)) for name, (scale, zero) in scales.items()},
+        layout=LAYOUTS,
+        io_layout="channels_last",
+        io_dtype="int8",
+    )
+    parity = layer_parity(ir.Model(graph, ir_version=10), plan, add_int8(tmp_path / "m.tflite"), samples())
+    assert [layer.op for layer in parity] == ["Add", "Relu"]
+    assert parity.max_lsb <= 1
+    assert parity.uncompared == ()
+    assert x.dtype == ir.DataType.FLOAT  # the graph is left as it was
