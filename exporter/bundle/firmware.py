@@ -17,7 +17,7 @@ import numpy as np
 from exporter.bundle.manifest import TensorRecord
 from exporter.graph.artifacts import read_tflite
 
-__all__ = ["GoldenSample", "arena_with_reserve", "c_identifier", "firmware_kit", "resolver_method"]
+__all__ = ["GoldenSample", "arena_with_reserve", "c_identifier", "firmware_kit", "resolver_method", "text_environment"]
 
 _C_TYPES: Final = {
     "int8": "int8_t",
@@ -108,7 +108,7 @@ def firmware_kit(
         "outputs": [_port("output", index, record, [s.outputs for s in golden]) for index, record in enumerate(outputs)],
         "samples": len(golden),
     }
-    environment = _environment()
+    environment = text_environment()
     files = {
         f"{prefix}_model.h": "firmware_model.h.j2",
         f"{prefix}_model.c": "firmware_model.c.j2",
@@ -123,7 +123,8 @@ def firmware_kit(
     return {f"firmware/{path}": environment.get_template(template).render(facts).encode() for path, template in files.items()}
 
 
-def _environment() -> Any:
+def text_environment() -> Any:
+    """The jinja2 environment of source templates: nothing is escaped, texts of the model go through the filter `comment`."""
     import jinja2
 
     environment = jinja2.Environment(
