@@ -62,7 +62,7 @@ class Gate:
         return not math.isnan(value) and _OPERATORS[self.operator](value, self.limit)
 
     def __str__(self) -> str:
-        return f"{self.output + '.' if self.output else ''}{self.metric}{self.operator}{self.limit:g}"
+        return f"{self.output + '.' if self.output else ''}{self.metric}{self.operator}{repr(self.limit).removesuffix('.0')}"
 
 
 @dataclass(frozen=True)

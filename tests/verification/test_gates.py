@@ -52,11 +52,11 @@ def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
 @given(
     st.sampled_from(sorted(HIGHER_IS_BETTER)),
     st.sampled_from([">=", "<=", ">", "<", "=="]),
-    st.integers(-1000, 1000),
+    st.floats(allow_nan=False) | st.integers(-1000, 1000).map(float),
     st.none() | st.from_regex(r"[a-z][a-z0-9_./:]{0,12}", fullmatch=True),
 )
-def test_text_and_gate_are_the_same_thing(metric: str, operator: str, limit: int, output: str | None) -> None:
-    gate = Gate(metric, operator, float(limit), output)
+def test_text_and_gate_are_the_same_thing(metric: str, operator: str, limit: float, output: str | None) -> None:
+    gate = Gate(metric, operator, limit, output)
     assert Gate.parse(str(gate)) == gate
 
 
