@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diagnostics import UsageError
 from exporter.cli.options import (
     allow_pickle_option,
     emit_json,
@@ -39,8 +40,11 @@ def command(model: str, target: str | None, shapes: tuple[str, ...], allow_pickl
     An artifact is a .tflite, an ONNX file with QuantizeLinear, or a bundle. With --target, every node of a model is placed on a
     compute unit, or the reasons why it cannot run there are given.
     """
-    artifact = facts_of_artifact(Path(model)) if target is None else None
+    artifact = facts_of_artifact(Path(model))
     if artifact is not None:
+        if target is not None:
+            why = "an artifact is made for its target already, its operators are no longer the model's"
+            raise UsageError("EW-U002", f"--target places the nodes of a model, and {model} is an artifact", why=why)
         emit_json({"kind": "artifact", **_artifact_data(artifact)}) if as_json else _print_artifact(model, artifact)
         return
     from exporter.frontends import load

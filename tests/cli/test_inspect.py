@@ -110,3 +110,10 @@ def test_a_shape_that_cannot_be_parsed(model, capsys):
     status, captured = inspect(capsys, model, "--shape", "x:1,2")
     assert status == 2
     assert "EW-U001" in captured.err
+
+
+def test_an_artifact_has_no_placement(tmp_path, capsys):
+    (tmp_path / "m.tflite").write_bytes(tflite())
+    status, captured = inspect(capsys, tmp_path / "m.tflite", "--target", "cortex-m7")
+    assert status == 2
+    assert captured.err.startswith("EW-U002")
