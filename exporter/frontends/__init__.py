@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from calibration import Preprocess
 from diagnostics import EdgewrightError, ModelError, UsageError
+from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Reference, Signature, Source
 from exporter.graph.passes import canonicalize
 
@@ -55,7 +56,19 @@ def load(
     if isinstance(model, Source):
         return model
     source = _read(model, inputs, shapes, allow_pickle)
-    return replace(source, model=canonicalize(source.model))
+    try:
+        with quiet():
+            return replace(source, model=canonicalize(source.model))
+    except EdgewrightError:
+        raise
+    except Exception as error:  # a graph that is valid by its syntax alone breaks other libraries' passes in their own ways
+        cause = root_cause(error)
+        raise ModelError(
+            "EW-M007",
+            f"the graph of {source.name} cannot be canonicalized",
+            why=f"{type(cause).__name__}: {first_line(cause)}",
+            fix="onnx.checker.check_model says whether the model is valid",
+        ) from error
 
 
 def _read(model: Any, inputs: Any, shapes: Mapping[str, Sequence[int]] | None, allow_pickle: bool) -> Source:
@@ -152,7 +165,8 @@ def _call(spec: str) -> Any:
     except EdgewrightError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise UsageError("EW-U003", f"{spec} cannot be imported or called", why=f"{type(error).__name__}: {first}") from error
+        raise UsageError(
+            "EW-U003", f"{spec} cannot be imported or called", why=f"{type(error).__name__}: {first_line(error)}"
+        ) from error
     finally:
         sys.path[:] = before

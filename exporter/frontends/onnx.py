@@ -13,7 +13,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from calibration import Preprocess
-from diagnostics import ModelError
+from diagnostics import EdgewrightError, ModelError
+from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Array, Source, refuse_bad_weights, signatures
 from exporter.graph.fix_shapes import fix_shapes
 from exporter.graph.infer_shapes import infer_shapes
@@ -36,7 +37,7 @@ class OnnxReference:
         try:
             outputs = self._session.run(names, {name: np.ascontiguousarray(array) for name, array in inputs.items()})
         except Exception as error:  # onnxruntime's errors share no base class
-            raise ModelError("EW-M011", f"the original model {self._path.name} does not run", why=_first_line(error)) from error
+            raise ModelError("EW-M011", f"the original model {self._path.name} does not run", why=first_line(error)) from error
         return dict(zip(names, outputs, strict=True))
 
     @cached_property
@@ -49,7 +50,7 @@ class OnnxReference:
         try:
             return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # as above
-            raise ModelError("EW-M002", f"onnxruntime cannot load {self._path}", why=_first_line(error)) from error
+            raise ModelError("EW-M002", f"onnxruntime cannot load {self._path}", why=first_line(error)) from error
 
 
 def load_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, preprocess: Preprocess | None = None) -> Source:
@@ -58,6 +59,15 @@ def load_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, pre
     Raises ModelError EW-M002 (not a readable ONNX model), EW-M003 (opset too old), EW-M005 (NaN in a weight),
     EW-M006 (a dimension needs a value), EW-M008 (external data outside of the folder or missing).
     """
+    try:
+        return _load(path, shapes, preprocess)
+    except EdgewrightError:
+        raise
+    except Exception as error:  # a damaged file can hold anything where a name or a number should be
+        raise _unreadable(path, first_line(root_cause(error))) from error
+
+
+def _load(path: Path, shapes: Mapping[str, Sequence[int]] | None, preprocess: Preprocess | None) -> Source:
     model = _parse(path)
     digest = hashlib.sha256(path.read_bytes())
     for file in _external_files(model, path.parent):
@@ -88,13 +98,12 @@ def load_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, pre
 
 def _parse(path: Path) -> ir.Model:
     try:
-        model = ir.load(path, format="protobuf")
+        with quiet():
+            model = ir.load(path, format="protobuf").clone()  # a graph that uses what nothing computes cannot be cloned
     except Exception as error:  # protobuf and the deserializer raise a dozen kinds for bytes that are no model
-        raise ModelError(
-            "EW-M002", f"{path} is not a readable ONNX model", why=_first_line(error), fix="is the file complete?"
-        ) from error
+        raise _unreadable(path, first_line(root_cause(error))) from error
     if not model.graph.outputs or not len(model.graph):
-        raise ModelError("EW-M002", f"{path} is not a readable ONNX model", why="it holds no graph", fix="is the file complete?")
+        raise _unreadable(path, "it holds no graph")
     return model
 
 
@@ -146,5 +155,5 @@ def _static(value: ir.Value) -> bool:
     return value.shape is not None and all(isinstance(dim, int) and dim > 0 for dim in value.shape)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _unreadable(path: Path, why: str) -> ModelError:
+    return ModelError("EW-M002", f"{path} is not a readable ONNX model", why=why, fix="is the file complete?")

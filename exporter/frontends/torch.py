@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 
 from calibration import Preprocess
 from diagnostics import ModelError
+from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Array, Source, fingerprint, refuse_bad_weights, signatures
 from exporter.graph.fix_shapes import fix_shapes
 from exporter.graph.opset import OPSET
@@ -76,7 +74,7 @@ def load_module(
     args, kwargs = _example(inputs, shapes)
     with evaluating(module), torch.no_grad():
         try:
-            with _quiet():
+            with quiet(prints=True):
                 exported = torch.export.export(module, args, kwargs)
         except Exception as error:  # torch.export raises whatever the traced code raises
             raise _untraceable(module, error) from error
@@ -103,13 +101,13 @@ def load_exported(
         if not allow_pickle:
             _refuse_unsafe_archive(path)
         try:
-            with _quiet(), _restricted_unpickler(not allow_pickle):
+            with quiet(prints=True), _restricted_unpickler(not allow_pickle):
                 program = torch.export.load(path)
         except Exception as error:  # zip, JSON, schema and unpickling errors
             if "weights_only" in str(error).lower() or "Unsupported global" in str(error):
                 raise _pickled(path, "it holds pickled objects other than tensors") from error
             raise ModelError(
-                "EW-M002", f"{path} cannot be read", why=_first_line(error), fix="is it a torch.export.save file?"
+                "EW-M002", f"{path} cannot be read", why=first_line(error), fix="is it a torch.export.save file?"
             ) from error
     return _from_exported(program, program.module(), path.stem if path is not None else "model", preprocess)
 
@@ -123,7 +121,7 @@ def load_pickle(path: Path, inputs: Any, *, allow_pickle: bool, shapes: Mapping[
     try:
         found = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling runs foreign code
-        raise ModelError("EW-M002", f"{path} cannot be read", why=_first_line(error)) from error
+        raise ModelError("EW-M002", f"{path} cannot be read", why=first_line(error)) from error
     if not isinstance(found, torch.nn.Module):
         raise ModelError(
             "EW-M003",
@@ -140,7 +138,7 @@ def _from_exported(
     import torch
 
     try:
-        with _quiet():
+        with quiet(prints=True):
             program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, verbose=False)
             assert program is not None
             model = program.model
@@ -214,19 +212,6 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter: its logging, warnings and prints (and those of the model's own forward) say nothing that a user can act on."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
 def _restricted_unpickler(restricted: bool) -> Iterator[None]:
     """Hold every torch.load to tensors and plain containers, those that ask for weights_only=False too."""
     variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -248,7 +233,7 @@ def _refuse_unsafe_archive(path: Path) -> None:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise ModelError(
-            "EW-M002", f"{path} cannot be read", why=_first_line(error), fix="is it a torch.export.save file?"
+            "EW-M002", f"{path} cannot be read", why=first_line(error), fix="is it a torch.export.save file?"
         ) from error
     for name in names:
         if any(part in name for part in _UNSAFE_PARTS):
@@ -265,16 +250,10 @@ def _pickled(path: Path, why: str) -> ModelError:
 
 
 def _untraceable(module: torch.nn.Module, error: BaseException) -> ModelError:
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
+    root = root_cause(error)
     return ModelError(
         "EW-M004",
         f"{type(module).__name__} cannot be exported",
-        why=f"{type(root).__name__}: {_first_line(root)}",
+        why=f"{type(root).__name__}: {first_line(root)}",
         fix="make forward traceable by torch.export: no branches on tensor values, fixed shapes, tensors in and out",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

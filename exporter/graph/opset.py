@@ -41,9 +41,9 @@ def canonical_opset(model: ir.Model) -> ir.Model:
             why=f"opsets from {OLDEST_OPSET} up are read",
             fix="export the model again with a newer opset",
         )
+    model.ir_version = max(model.ir_version, _IR_VERSION)  # before 4, the converter wants initializers among the inputs
     if opset != OPSET:
         model = _convert(model, opset)
-    model.ir_version = max(model.ir_version, _IR_VERSION)
     return model
 
 
