@@ -1,0 +1,144 @@
+"""The arithmetic of encodings, as properties: these hold for every range and every weight."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from calibration.observers import Observer
+from exporter.quantization.plan import Encoding, integer_range
+from exporter.quantization.ranges import (
+    MAX_BIAS,
+    MIN_SCALE,
+    activation_encoding,
+    bias_encoding,
+    choose_range,
+    weight_encoding,
+)
+
+finite = st.floats(-1e6, 1e6, width=32)
+ranges = st.tuples(finite, finite).map(sorted)
+
+
+@given(ranges, st.sampled_from(["int8", "uint8"]), st.booleans())
+def test_zero_is_exact_and_no_value_of_the_range_is_further_than_half_a_step(span, dtype, symmetric):
+    low, high = span
+    encoding = activation_encoding(low, high, dtype=dtype, symmetric=symmetric)
+    values = np.linspace(low, high, 101, dtype=np.float32)
+    decoded = encoding.dequantize(encoding.quantize(np.append(values, np.float32(0))))
+    assert decoded[-1] == 0.0
+    scale = encoding.scale[0]
+    rounding = 4 * np.spacing(np.float32(max(abs(low), abs(high), scale)))
+    assert np.abs(decoded[:-1] - values).max() <= scale / 2 + rounding
+
+
+@given(ranges)
+def test_scales_are_normal_float32_values(span):
+    (scale,) = activation_encoding(*span).scale
+    assert scale == float(np.float32(scale))
+    assert np.float32(scale) * np.float32(MIN_SCALE) >= np.finfo(np.float32).tiny
+
+
+@given(st.floats(2.0**-10, 1e6, width=32))
+def test_a_range_that_begins_at_zero_does_not_reach_beyond_its_end(high):
+    """A clamp at `high` is then redundant behind the encoding, and runtimes drop it."""
+    encoding = activation_encoding(0.0, high)
+    assert encoding.zero_point == (-128,)
+    assert encoding.dequantize(np.array(127, np.int8)) <= np.float32(high)
+
+
+def test_a_constant_zero_has_scale_one_and_any_other_constant_is_exact():
+    assert activation_encoding(0.0, 0.0) == Encoding("int8", (1.0,), (0,))
+    assert activation_encoding(0.0, 0.0, dtype="uint8") == Encoding("uint8", (1.0,), (128,))
+    for constant in (3.25, -0.7):
+        encoding = activation_encoding(constant, constant)
+        decoded = encoding.dequantize(encoding.quantize(np.float32(constant)))
+        assert abs(decoded - np.float32(constant)) <= np.spacing(np.float32(abs(constant)))
+
+
+@pytest.mark.parametrize("span", [(np.nan, 1.0), (0.0, np.inf), (2.0, 1.0)])
+def test_what_is_no_range_is_refused(span):
+    with pytest.raises(ValueError, match="is not a range"):
+        activation_encoding(*span)
+
+
+weights = arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 4)), elements=st.floats(-100, 100, width=32))
+
+
+@given(weights, st.sampled_from([None, 0, 1, -1]), st.booleans())
+def test_weights_are_symmetric_and_use_the_allowed_integers(weight, axis, reduced):
+    encoding = weight_encoding(weight, axis, reduced=reduced)
+    integers = encoding.quantize(weight)
+    assert set(encoding.zero_point) == {0}
+    assert np.abs(integers.astype(int)).max() <= (63 if reduced else 127)
+    assert len(encoding.scale) == (1 if axis is None else weight.shape[axis])
+    scale = np.asarray(encoding.scale, np.float32)
+    steps = scale if axis is None else scale.reshape([-1 if a == axis % 2 else 1 for a in range(2)])
+    assert (np.abs(encoding.dequantize(integers) - weight) <= steps * (0.5 + 1e-5)).all()
+
+
+def test_a_channel_of_zeros_takes_the_median_scale_of_the_others():
+    encoding = weight_encoding(np.array([[1.27, 0], [0, 0], [2.54, 0], [3.81, 1]], np.float32), 0)
+    assert encoding.scale[1] == pytest.approx(0.02)
+    assert (encoding.quantize(np.zeros((4, 2), np.float32)) == 0).all()
+    assert weight_encoding(np.zeros((2, 2), np.float32), None).scale[0] >= MIN_SCALE
+
+
+@given(st.floats(1e-20, 1e3), st.floats(1e-20, 1.0), st.floats(-1e5, 1e5))
+@settings(max_examples=200)
+def test_a_bias_never_wraps(scale_in, peak, bias):
+    """Where scale_in * scale_w is too small for the bias to fit int32, the weight's scale is widened."""
+    inputs = Encoding("int8", (float(np.float32(scale_in)),), (0,))
+    least = abs(bias) / (inputs.scale[0] * MAX_BIAS)
+    weight = weight_encoding(np.array([[peak]], np.float32), 0, least_scale=least)
+    encoding = bias_encoding(inputs, weight, 0)
+    (integer,) = encoding.quantize(np.array([bias], np.float32))
+    assert abs(int(integer)) <= MAX_BIAS * (1 + 1e-6)
+    assert abs(float(integer) * encoding.scale[0] - np.float32(bias)) <= max(encoding.scale[0], abs(bias) * 1e-6)
+
+
+def test_int32_keeps_more_digits_than_float32_has():
+    encoding = Encoding("int32", (2.0**-20,), (0,))
+    assert encoding.quantize(np.array([1000.000061035], np.float64)).tolist() == [1000 * 2**20 + 64]
+    assert encoding.quantize(np.array([1e9, -1e9])).tolist() == list(integer_range("int32"))[::-1]
+
+
+def observed(array):
+    observer = Observer()
+    observer.add(np.asarray(array, np.float32))
+    return observer.result()
+
+
+@pytest.fixture(scope="module")
+def outlier():
+    """A normal distribution with one value 100 standard deviations away."""
+    return observed(np.append(np.random.default_rng(3).normal(size=100_000), 100.0).reshape(1, -1))
+
+
+def test_minmax_keeps_what_was_seen_and_percentile_cuts_the_outlier(outlier):
+    assert choose_range(outlier, "minmax") == (outlier.low, outlier.high)
+    low, high = choose_range(outlier, "percentile")
+    assert -5 < low < -3
+    assert 3 < high < 5
+
+
+def expected_error(stats_array, encoding):
+    return float(np.square(encoding.dequantize(encoding.quantize(stats_array)) - stats_array).mean())
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_mse_has_less_error_than_all_of_the_range_or_a_blind_cut(symmetric):
+    array = np.random.default_rng(5).laplace(size=200_000).astype(np.float32)
+    stats = observed(array.reshape(1, -1))
+    errors = {
+        method: expected_error(array, activation_encoding(*choose_range(stats, method, symmetric=symmetric), symmetric=symmetric))
+        for method in ("minmax", "percentile", "mse")
+    }
+    assert errors["mse"] < errors["minmax"]
+    assert errors["mse"] <= 1.02 * min(errors.values())
+
+
+def test_mse_leaves_a_clamped_activation_whole():
+    array = np.clip(np.random.default_rng(6).normal(3, 4, size=50_000), 0, 6).astype(np.float32)
+    assert choose_range(observed(array.reshape(1, -1)), "mse") == (0.0, 6.0)
