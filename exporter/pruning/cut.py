@@ -114,7 +114,7 @@ def _slice(value: ir.Value, keep: Mapping[tuple[str, int], np.ndarray[Any, Any]]
     array = tensor.numpy()
     for axis in axes:
         array = np.take(array, keep[(name, axis)], axis)
-    value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+    value.const_value = ir.Tensor(np.ascontiguousarray(array), name=name)
     value.shape = ir.Shape(array.shape)
 
 

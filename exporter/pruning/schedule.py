@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd, isfinite, lcm
 from typing import Any, Final
@@ -18,7 +18,20 @@ __all__ = ["MAX_RATIO", "Goal", "count_macs", "parse_goal", "schedule"]
 
 MAX_RATIO: Final = 0.9  # of a group's channels at most: a layer squeezed to nothing breaks the network, however small its weights
 
+_ROOM: Final = 0.01  # of the goal's MACs: less room than this is not filled
+_TRIES: Final = (
+    50  # chunks that are tried to come back: large networks hit the goal closely anyway, and counting them takes longer
+)
+
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Classes of one group (by its place in `Groups.groups`) that go together."""
+
+    group: int
+    classes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ def schedule(groups: Groups, scores: np.ndarray[Any, Any], goal: int, macs_witho
 
     The channels of a group are lined up by rising importance and go in chunks, each of which leaves a width that is a multiple of
     `tile`; the chunks of all groups go in the order of their mean importance, the shortest such sequence that reaches the goal (found by
-    bisection: MACs only fall as chunks go). At least one tile and ``1 - MAX_RATIO`` of a group stay.
+    bisection: MACs only fall as chunks go). Where the last chunk was a large one, the goal leaves room: chunks come back into it,
+    the most important first. At least one tile and ``1 - MAX_RATIO`` of a group stay.
 
     Args:
         macs_without: exact MACs of the network without the marked classes.
@@ -75,29 +89,54 @@ def schedule(groups: Groups, scores: np.ndarray[Any, Any], goal: int, macs_witho
     """
     if tile < 1:
         raise UsageError("EW-P002", f"the pruning tile {tile} is not positive")
-    ranked = []
-    for number, group in enumerate(groups.groups):
-        for step, chunk in enumerate(_chunks(group, scores, tile)):
-            ranked.append((round(float(scores[chunk].mean()), 9), number, step, chunk))
-    chunks = [chunk for _, _, _, chunk in sorted(ranked, key=lambda entry: entry[:3])]
-
-    def without(count: int) -> Mask:
-        removed = np.zeros(groups.count, bool)
-        for chunk in chunks[:count]:
-            removed[chunk] = True
-        return removed
-
-    before, least = macs_without(without(0)), macs_without(without(len(chunks)))
+    chunks = _ranked(groups, scores, tile)
+    before, least = macs_without(_marked(groups, ())), macs_without(_marked(groups, chunks))
     if least > goal:
         raise _unreachable(before, least, goal, groups, tile)
     low, high = 0, len(chunks)
     while low < high:
         middle = (low + high) // 2
-        if macs_without(without(middle)) <= goal:
+        if macs_without(_marked(groups, chunks[:middle])) <= goal:
             high = middle
         else:
             low = middle + 1
-    return without(low)
+    return _marked(groups, _give_back(groups, chunks[:low], goal, macs_without))
+
+
+def _ranked(groups: Groups, scores: np.ndarray[Any, Any], tile: int) -> list[_Chunk]:
+    """The chunks of all groups, the least important first; those of one group in the order they must go."""
+    keyed = []
+    for number, group in enumerate(groups.groups):
+        for step, classes in enumerate(_chunks(group, scores, tile)):
+            keyed.append(((round(float(scores[classes].mean()), 9), number, step), _Chunk(number, tuple(classes))))
+    return [chunk for _, chunk in sorted(keyed, key=lambda entry: entry[0])]
+
+
+def _marked(groups: Groups, chunks: Sequence[_Chunk]) -> Mask:
+    removed = np.zeros(groups.count, bool)
+    for chunk in chunks:
+        removed[list(chunk.classes)] = True
+    return removed
+
+
+def _give_back(groups: Groups, chunks: Sequence[_Chunk], goal: int, macs_without: Callable[[Mask], int]) -> list[_Chunk]:
+    """What still has to go of `chunks`. A group's chunks come back in the reverse of their order; one that does not fit ends its group."""
+    gone, macs = list(chunks), macs_without(_marked(groups, chunks))
+    ended: set[int] = set()
+    tries = _TRIES
+    for chunk in reversed(chunks):
+        if chunk.group in ended:
+            continue
+        if tries == 0 or macs > (1 - _ROOM) * goal:
+            break
+        tries -= 1
+        rest = [other for other in gone if other is not chunk]
+        with_it = macs_without(_marked(groups, rest))
+        if with_it <= goal:
+            gone, macs = rest, with_it
+        else:
+            ended.add(chunk.group)
+    return gone
 
 
 def _chunks(group: Group, scores: np.ndarray[Any, Any], tile: int) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from pruning_graphs import Net, difference, exact_difference, silence, some_of_e
 
 from diagnostics import ModelError
 from exporter.graph.values import name_of, static_shape
+from exporter.ops.base import Channels, Coupling, Operator, operator_of
 from exporter.pruning import find_groups, prune, replay
 from exporter.pruning.cut import cut, kept_indices, removed_classes
 
@@ -221,3 +223,18 @@ def test_marking_a_class_that_must_stay_is_an_error() -> None:
     groups = find_groups(model)
     with pytest.raises(ValueError, match="must stay"):
         cut(model, groups, np.ones(groups.count, bool))
+
+
+def test_a_coupling_that_lies_does_not_leave_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transpose that claims to keep its axes in place would leave wrong shapes behind: inference notices."""
+
+    def lie(operator: Operator, node: ir.Node) -> Coupling:
+        return Coupling(((Channels("in", 0, 1, 4), Channels("out", 0, 1, 4)),))
+
+    net = Net(size=4)
+    model = net.model(net.conv(net.op("Transpose", net.conv("x", 4), perm=[0, 2, 1, 3]), 2))
+    transpose = type(operator_of(next(node for node in model.graph if node.op_type == "Transpose")))
+    assert find_groups(model).groups == ()
+    monkeypatch.setattr(transpose, "couple", lie)
+    with pytest.raises(ModelError, match="EW-M007"):
+        prune(model, macs=0.8)

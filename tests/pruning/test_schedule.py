@@ -12,7 +12,9 @@ from pruning_graphs import Net
 from diagnostics import EdgewrightError, ModelError, UsageError
 from exporter.graph.values import static_shape
 from exporter.pruning import count_macs, find_groups, parse_goal, prune
+from exporter.pruning.groups import Group, Groups
 from exporter.pruning.importance import importance
+from exporter.pruning.schedule import schedule
 
 
 def network(first: int = 24, second: int = 40) -> Net:
@@ -59,21 +61,38 @@ def test_a_goal_of_one_cuts_nothing() -> None:
     assert pruned.macs_after == pruned.macs_before
 
 
-def test_a_finer_goal_is_a_subset_of_a_coarser_one() -> None:
-    net = network()
-    model = net.model(f"v{len(net.nodes) - 1}")
-    mild, hard = prune(model, macs=0.8).kept, prune(model, macs=0.5).kept
-    for key, indices in hard.items():
-        assert set(indices) <= set(mild.get(key, indices)), key
+def two_layers() -> Groups:
+    """A cheap group (classes 0 to 3) and a dear one (4 to 7)."""
+    groups = (Group("cheap:0", (0, 1, 2, 3), {}, (1,)), Group("dear:0", (4, 5, 6, 7), {}, (1,)))
+    return Groups(groups, labels={}, blocked={}, couplings=(), count=8, produced=8)
 
 
-def test_no_more_goes_than_the_goal_takes() -> None:
-    """Put back the last channel that went: the goal no longer holds (all layers of this network cost MACs)."""
-    net = network()
-    model = net.model(f"v{len(net.nodes) - 1}")
-    pruned = prune(model, macs=0.7)
-    largest_filter = max(convolution_macs(model) // len(group.classes) for group in pruned.groups.groups)
-    assert 0.7 * pruned.macs_before - pruned.macs_after < largest_filter
+def two_layers_macs(removed: np.ndarray) -> int:
+    return int((~removed[:4]).sum()) + 20 * int((~removed[4:]).sum())
+
+
+@pytest.mark.parametrize(
+    ("goal", "gone"),
+    [
+        (84, []),
+        (83, [0]),
+        (82, [0, 1]),
+        (64, [4]),  # the cheap channels went first, but the dear one alone reaches the goal: they come back
+        (62, [0, 1, 4]),  # of the cheap ones the most important comes back, then less than 1 % of room is left
+        (21, [0, 1, 2, 4, 5, 6]),  # one of each stays
+    ],
+)
+def test_the_least_important_go_as_far_as_the_goal_takes(goal: int, gone: list[int]) -> None:
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    assert np.flatnonzero(schedule(two_layers(), scores, goal, two_layers_macs)).tolist() == gone
+
+
+def test_tiles_leave_a_multiple_or_all() -> None:
+    scores = np.arange(8.0)
+    removed = schedule(two_layers(), scores, 50, two_layers_macs, tile=2)
+    assert np.flatnonzero(removed).tolist() == [4, 5]
+    with pytest.raises(ModelError, match="EW-P001"):
+        schedule(two_layers(), scores, 50, two_layers_macs, tile=4)
 
 
 def test_the_weakest_channels_go_first() -> None:
