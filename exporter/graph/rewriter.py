@@ -78,26 +78,26 @@ class GraphRewriter:
         origin, graph = self._origin, self._graph
         if len(values) != len(origin.outputs):
             raise ValueError(f"{origin.op_type} has {len(origin.outputs)} outputs, {len(values)} values were given for them")
+        values = [self._carrier(old, new) for old, new in zip(origin.outputs, values, strict=True)]
         made = {output for node in self._nodes for output in node.outputs}
-        # A value that was there before keeps its own name, so a graph output in its place needs a node that carries the output's name.
-        values = [
-            self.op("Identity", new) if old.is_graph_output() and new not in made else new
-            for old, new in zip(origin.outputs, values, strict=True)
-        ]
-        made.update(output for node in self._nodes for output in node.outputs)
         for value in self._constants:
             graph.register_initializer(value)
         graph.insert_before(origin, self._nodes)
         for old, new in zip(origin.outputs, values, strict=True):
-            title = old.name
+            title, named = old.name, new in made or old.is_graph_output()
             old.replace_all_uses_with(new, replace_graph_outputs=True)
-            if new in made:
+            if named:
                 old.name, new.name = None, title
         last = values[0].producer()
         title = origin.name
         graph.remove(origin, safe=True)
         if last is not None and last in self._nodes and title:
             last.name = title
+
+    def _carrier(self, old: ir.Value, new: ir.Value) -> ir.Value:
+        """The value that may take the name of `old`: `new`, or its copy where `old` is an output of the graph and `new` keeps its name."""
+        named = new.producer() is None or new.is_graph_output()
+        return self.op("Identity", new) if old.is_graph_output() and named else new
 
     def _append(self, node: ir.Node) -> ir.Value:
         node.metadata_props.update({k: v for k, v in self._origin.metadata_props.items() if k != FUSED})

@@ -25,7 +25,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, SHARED, input_of, input_shape, ints_of, uniform_layout, version
+from exporter.ops.common import OWN, SHARED, input_of, input_shape, ints_of, is_float, uniform_layout, version
 
 __all__ = ["GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean", "ReduceSum"]
 
@@ -102,6 +102,17 @@ class ReduceSum(_Reduction):
 
     op_type = "ReduceSum"
     tflite = "SUM"
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """For TFLite, a mean times the number of elements: the reference kernel of SUM is wrong in int8 (LiteRT 2.3.0 saturates where
+        its optimized kernel and XNNPACK do not), that of MEAN is right everywhere."""
+        x, axes = input_of(node, 0), _axes(node)
+        if rewriter.runtime != "tflite" or not axes or not is_float(x):
+            return super().legalize(node, rewriter)
+        count = prod(input_shape(node)[axis] for axis in axes)
+        given = rewriter.const(np.asarray(axes, np.int64), "axes")
+        mean = rewriter.op("ReduceMean", x, given, keepdims=attribute(node, "keepdims"))
+        return [rewriter.op("Mul", mean, rewriter.const(np.asarray(count, np.float32), "count"))]
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         axes = _axes(node)

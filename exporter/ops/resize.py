@@ -122,19 +122,22 @@ class Resize(Operator):
 def positions(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
     """Where each output index of `axis` lies in the input, as the ONNX specification's `coordinate_transformation_mode` says.
 
+    In float32, as onnxruntime computes it: where a place falls on a boundary of rounding, its error decides, and the original does the same.
     Raises Refused for modes that need a region of interest.
     """
     size, count = input_shape(node)[axis], output_shape(node)[axis]
     mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
-    out, scale = np.arange(count, dtype=np.float64), _scale(node, axis)
+    out, scale, half = np.arange(count, dtype=np.float32), _scale(node, axis), np.float32(0.5)
     if mode == "asymmetric":
         return out / scale
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and count > 1):
-        return (out + 0.5) / scale - 0.5
+        return (out + half) / scale - half
     if mode == "half_pixel_symmetric":
-        return (out + 0.5) / scale - 0.5 + size / 2 * (1 - count / (scale * size))
+        offset = np.float32(size) / 2 * (1 - np.float32(count) / (scale * np.float32(size)))
+        return offset + (out + half) / scale - half
     if mode in ("align_corners", "pytorch_half_pixel"):
-        return out * (size - 1) / (count - 1) if mode == "align_corners" and count > 1 else np.zeros(count)
+        stretched = mode == "align_corners" and count > 1
+        return out * np.float32(size - 1) / np.float32(count - 1) if stretched else np.zeros(count, np.float32)
     raise Refused(node, f"Resize with coordinate_transformation_mode {mode} is not supported")
 
 
@@ -146,18 +149,13 @@ def nearest_indices(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
     return np.asarray(np.clip(rounded, 0, input_shape(node)[axis] - 1).astype(np.int64))
 
 
-def _scale(node: ir.Node, axis: int) -> float:
+def _scale(node: ir.Node, axis: int) -> np.float32:
     """Output length over input length; the given scale where there is one, which a rounded length may differ from."""
-    ratio = output_shape(node)[axis] / input_shape(node)[axis]
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    given = constant(value)
+    given = constant(node.inputs[2] if len(node.inputs) > 2 else None)
     if given is None or given.size == 0:
-        return ratio
-    axes = attribute(node, "axes", tuple(range(given.size)))
-    chosen = [
-        float(scale) for place, scale in zip(axes, given.reshape(-1), strict=True) if place % len(input_shape(node)) == axis
-    ]
-    return chosen[0] if chosen else 1.0
+        return np.float32(output_shape(node)[axis]) / np.float32(input_shape(node)[axis])
+    axes = [place % len(input_shape(node)) for place in attribute(node, "axes", tuple(range(given.size)))]
+    return np.float32(given.reshape(-1)[axes.index(axis)]) if axis in axes else np.float32(1)
 
 
 def _cropped(node: ir.Node) -> bool:
@@ -233,7 +231,8 @@ class DepthToSpace(Operator):
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         block = attribute(node, "blocksize")
-        to.emit("DEPTH_TO_SPACE", [to.input(0)], [to.output()], version(1, 2, to.quantized), block_size=block)
+        # Version 2 is what TensorFlow's table gives int8, but the kernel took it from version 1 on and the reference resolver has no other.
+        to.emit("DEPTH_TO_SPACE", [to.input(0)], [to.output()], 1, block_size=block)
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         x, block = inputs[0], attribute(node, "blocksize")

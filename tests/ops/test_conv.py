@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from op_bench import assert_legalized, assert_torch_computes_it, builtins, graph, lowered, node_of, single
 from onnx import helper
+from op_bench import assert_legalized, assert_torch_computes_it, builtins, graph, lowered, node_of, single
 
 from exporter.graph.coverage import unsupported
 from exporter.ops.base import Channels, Cost, Port, Refused, Role, operator_of

@@ -51,7 +51,14 @@ def test_every_gemm_is_simulated_and_brought_to_one_form(m, k, n, trans_a, trans
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((2, 5, 2, 3), (2, 5, 3, 4)), ((5, 2, 3), (5, 3, 4)), ((3,), (3, 4)), ((2, 2, 3), (3,))],
+    [
+        ((2, 3), (3, 4)),
+        ((5, 2, 3), (3, 4)),
+        ((2, 5, 2, 3), (2, 5, 3, 4)),
+        ((5, 2, 3), (5, 3, 4)),
+        ((3,), (3, 4)),
+        ((2, 2, 3), (3,)),
+    ],
     ids=str,
 )
 def test_matmul_in_torch(left, right):
