@@ -1,6 +1,7 @@
 """The whole of canonicalization: on the zoo's real models, and pass by pass on what they feed it."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from small_graphs import graph, kinds, run
@@ -212,3 +213,22 @@ def test_the_checker_finds_it_and_names_the_stage(harm):
         check(model, "the test")
     assert error.value.code == "EW-M007"
     assert "after the test" in error.value.where
+
+
+def test_a_newer_opset_is_brought_down():
+    model = graph(
+        "y = AveragePool<kernel_shape=[2]>(x)", inputs="float[1,2,4] x", outputs="float[1,2,3] y", opset=22, infer=False
+    )
+    after = canonicalize(model)
+    assert after.opset_imports[""] == 21
+    assert kinds(after) == ["AveragePool"]
+
+
+def test_functions_are_inlined():
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[N,3] x) => (float[N,3] y) { y = local.twice(x) } '
+        '<domain: "local", opset_import: ["" : 17]> twice (a) => (b) { b = Add(a, a) }'
+    )
+    after = canonicalize(ir.from_proto(onnx.parser.parse_model(text)))
+    assert kinds(after) == ["Add"]
+    assert dict(after.opset_imports) == {"": 21}
