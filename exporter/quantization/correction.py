@@ -31,7 +31,10 @@ SAMPLES: Final = 32  # samples used at most: means settle early, and the activat
 
 @dataclass(frozen=True)
 class Correction:
-    """What `correct_biases` did: the plan to use, and the SQNR (dB) of the outputs on the samples before and after."""
+    """What `correct_biases` did: the plan to use, and the SQNR (dB) of the outputs on the samples before and after.
+
+    Where nothing was gained, `plan` is the plan as it came and `after` equals `before`; both are NaN where nothing was to be done.
+    """
 
     plan: Plan
     before: float
@@ -106,7 +109,9 @@ def correct_biases(
     reference = outputs_of(model, held)
     before = _sqnr(reference, _planned_outputs(model, replace(inside, corrections={}), target, held))
     after = _sqnr(reference, _planned_outputs(model, inside, target, held))
-    return Correction(replace(plan, corrections=corrections) if after > before else plan, before, after)
+    return (
+        Correction(replace(plan, corrections=corrections), before, after) if after > before else Correction(plan, before, before)
+    )
 
 
 def _planned_outputs(

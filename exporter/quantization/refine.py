@@ -29,9 +29,12 @@ def refine(
     """Weight scales by measured output error, then biases behind them (`scales.choose_weight_scales`, `correction.correct_biases`).
 
     Where the biases alone do better on the samples, the scales stay as they came. `before` is the SQNR (dB) of the plan as it came.
+    `progress` is called with (layers done, layers), each layer counted once for either way.
     """
     held = list(islice(samples, SAMPLES))
-    plain = correct_biases(model, plan, target, held, progress=progress)
-    scaled = correct_biases(model, choose_weight_scales(model, plan, held), target, held, progress=progress)
+    first = None if progress is None else lambda done, layers: progress(done, 2 * layers)
+    second = None if progress is None else lambda done, layers: progress(layers + done, 2 * layers)
+    plain = correct_biases(model, plan, target, held, progress=first)
+    scaled = correct_biases(model, choose_weight_scales(model, plan, held), target, held, progress=second)
     best = scaled if scaled.after > plain.after else plain
     return replace(best, before=plain.before)

@@ -46,11 +46,14 @@ def test_uint8_and_int8_are_the_same_integer_model():
         assert np.abs(first - second).max() <= step * 1.001
 
 
-@pytest.mark.parametrize("scheme", ["uint8", "int8"])
-def test_onnxruntime_runs_it_in_integers(scheme, tmp_path):
-    """Each kernel is fused with what stands around it; only the graph's own ends are rounded and widened."""
+def test_onnxruntime_runs_it_in_integers(tmp_path):
+    """Each kernel is fused with what stands around it; only the graph's own ends are rounded and widened.
+
+    So for uint8. Of int8 activations onnxruntime (1.31, x86) turns some pairs into uint8 and others not, and leaves kernels between the
+    two in float: they compute the same (see above), but slower. That is why the profile of x86 says uint8.
+    """
     model = residual_net()
-    for_target = target(**SCHEMES[scheme])
+    for_target = target(activations="uint8")
     optimized = tmp_path / "optimized.onnx"
     session(write_onnx(model, planned(model, for_target), for_target), str(optimized))
     kinds = collections.Counter(node.op_type for node in onnx.load(optimized).graph.node)
@@ -171,7 +174,7 @@ def test_float16_refuses_what_it_cannot_hold_and_clamps_what_stands_for_infinity
 def test_a_runtime_too_old_for_the_opset_is_refused():
     model = residual_net()
     old = target(floor="onnxruntime>=1.16")
-    with pytest.raises(TargetError, match="onnxruntime >= 1.18") as error:
+    with pytest.raises(TargetError, match=r"onnxruntime >= 1\.18") as error:
         write_onnx(model, float_plan(model, old), old)
     assert error.value.code == "EW-T005"
 

@@ -13,6 +13,7 @@ from exporter.frontends.source import Signature
 from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.run import FloatRunner, observed_values
 from exporter.quantization.correction import ensure_biases
+from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
 from targets.schema import Artifact, Quantization, Target, Unit, Verification
 
@@ -82,9 +83,9 @@ def statistics(model: ir.Model, data=None) -> Statistics:
     return collect(FloatRunner(model, observed_values(model)), data or samples(model))
 
 
-def planned(model: ir.Model, for_target: Target | None = None, **options):
-    """The plan of a model calibrated on `samples`."""
-    return make_plan(model, statistics(model), for_target or target(), **options)
+def planned(model: ir.Model, for_target: Target | None = None, data: Samples | None = None) -> Plan:
+    """The plan of a model calibrated on `data`, or on `samples`."""
+    return make_plan(model, statistics(model, data), for_target or target())
 
 
 def session(content: bytes, optimized: str = "") -> onnxruntime.InferenceSession:

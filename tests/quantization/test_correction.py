@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from calibration import open_samples
 from exporter.backends.onnx.writer import write_onnx
+from exporter.frontends.source import Signature
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant
 from exporter.quantization.apply import encode_constant
@@ -23,9 +25,9 @@ def reference(model, data):
 
 
 def coarse_net():
-    """Inputs far from zero make the rounding of each weight a shift of the output; one large weight makes the rounding coarse."""
-    weight = np.random.default_rng(1).normal(size=(8, 6, 1, 1)).astype(np.float32)
-    weight[:, 0] *= 40
+    """A large weight on a small input makes the grid so coarse that the other weights round to zero: a shift, their inputs being positive."""
+    weight = np.abs(np.random.default_rng(1).normal(0.2, 0.05, size=(8, 6, 1, 1))).astype(np.float32)
+    weight[:, 0] = 60
     return network(
         "s = Relu (x)  a = Conv (s, w, b)  c = Relu (a)  y = Conv (c, v, d)",
         inputs="float[1,6,8,8] x",
@@ -39,8 +41,8 @@ def coarse_net():
 
 def test_each_output_channel_has_its_float_mean_afterwards():
     model = coarse_net()
-    data = samples(model, 8)
-    plan = planned(model)
+    data = [{"x": sample["x"] * np.float32([0.02, 1, 1, 1, 1, 1]).reshape(6, 1, 1)} for sample in samples(model, 8)]
+    plan = planned(model, data=open_samples(data, [Signature("x", (1, 6, 8, 8), "float32")]))
     corrected = correct_biases(model, plan, target(), data)
     assert corrected.after > corrected.before
     wanted = reference(model, data).mean(axis=(0, 2, 3))
