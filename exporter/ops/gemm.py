@@ -166,7 +166,7 @@ def _is_plain(node: ir.Node) -> bool:
         not attribute(node, "transA", 0)
         and bool(attribute(node, "transB", 0))
         and attribute(node, "alpha", 1.0) == 1.0
-        and (attribute(node, "beta", 1.0) == 1.0 or len(node.inputs) < 3 or node.inputs[2] is None)
+        and attribute(node, "beta", 1.0) == 1.0
     )
 
 

@@ -16,7 +16,7 @@ def weights(*shape, seed=1):
     return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.integers(1, 4),
     st.integers(1, 5),
