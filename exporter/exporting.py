@@ -22,6 +22,7 @@ from exporter.quantization.plan import Plan
 from exporter.verification.gates import Gate, GateResult
 from exporter.verification.prove import Evidence, prove
 from targets.loader import load_target
+from targets.memory import require_fit
 from targets.schema import Target
 
 __all__ = ["Exported", "export"]
@@ -132,11 +133,12 @@ def export(
         try:
             built = build(source, profile, to_calibrate, options, progress)
             evidence = prove(built, to_test, gates=parsed_gates, metric=metric, progress=progress)
+            require_fit(profile, None, evidence.memory.get("arena_total"), source.name)
             bundle = assemble(
                 built,
                 evidence,
                 Path(out) / profile.name,
-                preprocess=recipe,
+                preprocess=to_test.preprocess,
                 inputs=records,
                 command=tuple(sys.argv[1:]),
                 overwrite=force,

@@ -15,7 +15,7 @@ from calibration import Samples, Statistics, collect
 from diagnostics import DataError, ModelError, TargetError
 from exporter.built import Built, Written
 from exporter.frontends.source import Source
-from exporter.graph.passes import canonicalize, check, legalize
+from exporter.graph.passes import check, legalize
 from exporter.graph.values import activation_nodes
 from exporter.ops.base import Refused
 from exporter.progress import SILENT, Progress
@@ -52,8 +52,7 @@ def build(
         DataError: EW-Q001, an int8 target without calibration data or plan.
         TargetError: the target cannot take the model (EW-T003, EW-T004, EW-T005, EW-Q003).
     """
-    graph = canonicalize(source.model)
-    graph, kept = prune(graph, target, options)
+    graph, kept = prune(source.model, target, options)  # loading canonicalizes
     graph = legal(graph, target)
     plan, statistics = options.plan, None
     if plan is None:

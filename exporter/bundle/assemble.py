@@ -27,7 +27,6 @@ from exporter.bundle.report import (
     report_json,
 )
 from exporter.frontends.source import Signature
-from exporter.graph.passes import canonicalize
 from exporter.graph.summary import Summary, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
@@ -74,7 +73,7 @@ def assemble(
 
 def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportData:
     """The facts of the report, gathered from what was built and measured."""
-    original, final = summarize(canonicalize(built.source.model)), summarize(built.graph)
+    original, final = summarize(built.source.model), summarize(built.graph)
     warnings = list(evidence.warnings)
     if evidence.agreement is not None and evidence.agreement.mismatches:
         first, second = list(evidence.comparisons)[:2]
@@ -121,7 +120,7 @@ def _outputs(evidence: Evidence, signatures: Iterable[Signature]) -> tuple[Outpu
         for name, metrics in comparison.outputs.items():
             known = ("sqnr_db", "cosine", "max_abs", "mean_abs", "top1_agreement", "top5_agreement")
             values = {metric: value for metric in known if (value := metrics.get(metric)) is not None}
-            rows.append(OutputRow(name, runtime, values, shapes.get(name, ())))
+            rows.append(OutputRow(name, runtime, values, shapes.get(name, ()), comparison.samples))
         rows += [
             OutputRow(f"task: {name}", runtime, {"original": score.original, "artifact": score.artifact})
             for name, score in comparison.task.items()

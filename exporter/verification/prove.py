@@ -10,22 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 
 from calibration import Samples
 from diagnostics import EdgewrightError
-from exporter.backends.onnx.writer import write_onnx
 from exporter.built import Built
 from exporter.frontends.source import Reference
-from exporter.graph.run import FloatRunner, observed_values
 from exporter.progress import SILENT, Progress
 from exporter.runtimes import TensorInfo, available, open_session
 from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
-from exporter.verification.layers import LayerQuality, LayerWatch
+from exporter.verification.layers import LayerQuality, watch_layers
 from exporter.verification.metric import evaluate
-from exporter.verification.parity import Parity, artifact_parity
+from exporter.verification.parity import Parity, layer_parity
 from exporter.verification.runner import Agreement, ArtifactRunner, equal_outputs
 
 __all__ = ["Evidence", "Latency", "measure", "prove"]
@@ -106,43 +102,10 @@ def prove(
             return evidence
         with progress.stage("look at every layer"):
             few = list(samples.take(_FEW))
-            layers = layer_quality(built, artifact, few)
-            parity = None
-            if built.target.artifact.format == "tflite":
-                twin = artifact.with_suffix(".onnx")
-                twin.write_bytes(write_onnx(built.graph, built.plan, built.target))
-                parity = artifact_parity(artifact, twin, few, layouts=_stored_layouts(built))
+            layers = watch_layers(built.graph, built.plan, artifact, few, layouts=built.artifact.layouts)
+            tflite = built.target.artifact.format == "tflite"
+            parity = layer_parity(built.graph, built.plan, artifact, few) if tflite else None
         return replace(evidence, layers=layers, parity=parity)
-
-
-def layer_quality(built: Built, artifact: Path, samples: Sequence[Mapping[str, Array]]) -> tuple[LayerQuality, ...]:
-    """SQNR of every value that the artifact holds as integers against the float graph, on real integer kernels."""
-    watched = [name for name in observed_values(built.graph) if name in built.plan.encodings]
-    reference = FloatRunner(built.graph, watched)
-    if built.artifact.suffix == ".onnx":
-        written = ir.from_proto(onnx.load_from_string(built.artifact.content))
-        present = {value.name for node in written.graph for value in node.outputs}
-        stored = {name: full if (full := f"{name}_dequantized") in present else name for name in watched}
-        kept = FloatRunner(written, list(stored.values()))
-        watch = LayerWatch({})
-        for sample in samples:
-            found = kept(sample)
-            watch.update(reference(sample), {name: found[full] for name, full in stored.items()})
-        return watch.result()
-    layouts = _stored_layouts(built)
-    with open_session("litert-ref", artifact, keep_tensors=True) as session:
-        runner = ArtifactRunner(session, built.artifact.layouts)
-        runner(samples[0])
-        watch = LayerWatch(session.encodings(), layouts)
-        for sample in samples:
-            runner(sample)
-            watch.update(reference(sample), session.tensors())
-    return watch.result()
-
-
-def _stored_layouts(built: Built) -> dict[str, str]:
-    """Layouts of all values inside of the artifact, those of its inputs and outputs as its user sees them."""
-    return {**built.plan.layout, **built.artifact.layouts}
 
 
 def measure(
