@@ -31,7 +31,7 @@ _WARN_DB: Final = 20.0
 
 
 def layer_sqnr(layers: Sequence[LayerRow]) -> str:
-    """SQNR (dB) of every measured layer in graph order; the least ones are named. Empty where nothing was measured."""
+    """SQNR (dB) of every measured layer in graph order. Empty where nothing was measured."""
     rows = [(index, row) for index, row in enumerate(layers) if row.sqnr_db is not None and not math.isnan(row.sqnr_db)]
     finite = [row.sqnr_db for _, row in rows if row.sqnr_db is not None and math.isfinite(row.sqnr_db)]
     if not finite:
@@ -44,20 +44,7 @@ def layer_sqnr(layers: Sequence[LayerRow]) -> str:
         axes.bar([index for index, _ in rows], values, width=0.72, color=colours)
         axes.set_xlabel("layer, in graph order")
         axes.set_ylabel("SQNR (dB)")
-        axes.set_ylim(min(0.0, *values), top * 1.3 if top > 0 else 1.0)
-        for value, index, row in _least(
-            [(value, *row) for value, row in zip(values, rows, strict=True)], apart=len(layers) // 40
-        ):
-            axes.annotate(
-                f"{_short(row.node)}  {value:.1f} dB",
-                (index, max(value, 0.0)),
-                xytext=(0, 4),
-                textcoords="offset points",
-                rotation=90,
-                ha="center",
-                va="bottom",
-                fontsize=8,
-            )
+        axes.set_ylim(min(0.0, *values), top * 1.05 if top > 0 else 1.0)
 
     return _svg("sqnr", draw)
 
@@ -123,15 +110,6 @@ def layer_sizes(layers: Sequence[LayerRow]) -> str:
     return _svg("sizes", draw)
 
 
-def _least(rows: Sequence[tuple[float, int, LayerRow]], *, apart: int, count: int = 3) -> list[tuple[float, int, LayerRow]]:
-    """The `count` rows of least value whose indices lie more than `apart` from each other, so that their labels do not overlap."""
-    chosen: list[tuple[float, int, LayerRow]] = []
-    for row in sorted(rows, key=lambda entry: entry[:2]):
-        if len(chosen) < count and all(abs(row[1] - other[1]) > apart for other in chosen):
-            chosen.append(row)
-    return chosen
-
-
 def _svg(name: str, draw: Callable[[Axes], None]) -> str:
     """Draw onto one set of axes and return the `<svg>` element. `name` keeps the identifiers of several plots of a page apart."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -178,7 +156,3 @@ def _inline(text: str, name: str) -> str:
     text = re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([^;\"]*)px [^;\"]*", r"font-size: \1px", text)
     return text.strip()
-
-
-def _short(name: str, length: int = 22) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]

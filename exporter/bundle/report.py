@@ -41,12 +41,16 @@ class SizeRow:
 
 @dataclass(frozen=True)
 class OutputRow:
-    """Agreement of one output of the artifact on one runtime with the original. `metrics`: name (with its unit) -> value."""
+    """Agreement of one output of the artifact on one runtime with the original, over `samples` samples.
+
+    `metrics`: name (with its unit) -> value.
+    """
 
     output: str
     runtime: str
     metrics: Mapping[str, float]
     shape: tuple[int, ...] = ()
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ def report_html(data: ReportData) -> bytes:
         data=data,
         manifest=data.manifest,
         metric_names=names,
+        lowest=sorted((row for row in data.layers if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)[:3],
         sqnr_plot=plots.layer_sqnr(data.layers),
         range_plot=plots.activation_ranges(data.layers),
         size_plot=plots.layer_sizes(data.layers),

@@ -125,6 +125,7 @@ def test_every_section_of_a_full_report_is_there():
     ):  # fmt: skip
         assert f">{title}" in text
     assert text.count("<svg") == 3
+    assert "Lowest: <code>conv_0</code> 24 dB" in text
     assert "all 2 gates hold" in text
     assert "3.65× smaller" in text
     assert "∞" in text
