@@ -1,1 +1,1 @@
-"""edgewright: see the modules of this package."""
+"""Bundles: manifest, report and hand-over kits, written aside and renamed into place."""
