@@ -30,6 +30,7 @@ from exporter.ops.common import SHARED, activation_rule, input_of, input_shape, 
 
 __all__ = ["DepthToSpace", "Resize", "SpaceToDepth", "nearest_indices", "positions"]
 
+_COORDINATES: Final = frozenset(("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"))
 # (align_corners, half_pixel_centers) of the TFLite kernels, plainest first.
 _FORMS: Final = ((False, False), (False, True), (True, False))
 
@@ -74,7 +75,7 @@ class Resize(Operator):
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """A resize to the same size is its input."""
-        same = input_shape(node) == output_shape(node) and not _cropped(node)
+        same = input_shape(node) == output_shape(node) and _known_coordinates(node)
         return [input_of(node, 0)] if same else None
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
@@ -97,7 +98,7 @@ class Resize(Operator):
         import torch
 
         x, mode = inputs[0], attribute(node, "mode", "nearest")
-        if mode not in ("nearest", "linear") or attribute(node, "antialias", 0) or _cropped(node):
+        if mode not in ("nearest", "linear") or attribute(node, "antialias", 0) or not _known_coordinates(node):
             raise Refused(node, f"Resize with mode {mode} and these attributes cannot be simulated; only nearest and linear can")
         for axis, (size, count) in enumerate(zip(input_shape(node), output_shape(node), strict=True)):
             if size == count:
@@ -123,7 +124,7 @@ def positions(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
     """Where each output index of `axis` lies in the input, as the ONNX specification's `coordinate_transformation_mode` says.
 
     In float32, as onnxruntime computes it: where a place falls on a boundary of rounding, its error decides, and the original does the same.
-    Raises Refused for modes that need a region of interest.
+    Raises Refused for the other modes: a crop needs its region of interest, half_pixel_symmetric has no kernel.
     """
     size, count = input_shape(node)[axis], output_shape(node)[axis]
     mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
@@ -132,9 +133,6 @@ def positions(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
         return out / scale
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and count > 1):
         return (out + half) / scale - half
-    if mode == "half_pixel_symmetric":
-        offset = np.float32(size) / 2 * (1 - np.float32(count) / (scale * np.float32(size)))
-        return offset + (out + half) / scale - half
     if mode in ("align_corners", "pytorch_half_pixel"):
         stretched = mode == "align_corners" and count > 1
         return out * np.float32(size - 1) / np.float32(count - 1) if stretched else np.zeros(count, np.float32)
@@ -158,15 +156,15 @@ def _scale(node: ir.Node, axis: int) -> np.float32:
     return np.float32(given.reshape(-1)[axes.index(axis)]) if axis in axes else np.float32(1)
 
 
-def _cropped(node: ir.Node) -> bool:
-    return bool(attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize")
+def _known_coordinates(node: ir.Node) -> bool:
+    return attribute(node, "coordinate_transformation_mode", "half_pixel") in _COORDINATES
 
 
 def _tflite_form(node: ir.Node) -> tuple[bool, bool] | None:
     """(align_corners, half_pixel_centers) of the kernel that computes this resize, or None."""
     mode = attribute(node, "mode", "nearest")
     computed = any(value is not None and not is_constant(value) for value in node.inputs[1:])
-    if mode not in ("nearest", "linear") or attribute(node, "antialias", 0) or _cropped(node) or computed:
+    if mode not in ("nearest", "linear") or attribute(node, "antialias", 0) or not _known_coordinates(node) or computed:
         return None
     axes = [axis for axis in (2, 3) if input_shape(node)[axis] != output_shape(node)[axis]]
     for align, half in _FORMS:
