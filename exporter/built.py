@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from calibration import Statistics
 from exporter.frontends.source import Source
-from exporter.quantization.plan import Plan
+from exporter.quantization.plan import Encoding, Plan
 from targets.schema import Target
 
 __all__ = ["Built", "Written"]
@@ -16,11 +16,19 @@ __all__ = ["Built", "Written"]
 
 @dataclass(frozen=True)
 class Written:
-    """An artifact as bytes. `layouts`: "channels_last" or "keep" of every input and output; `operators` and `release`: TFLite only."""
+    """An artifact as bytes.
+
+    Attributes:
+        layouts: "channels_last" or "keep" of every input and output.
+        encodings: of the integer inputs and outputs.
+        operators: (builtin, version) in execution order; release: the first TFLite release that runs them; TFLite only.
+        transposed: bytes moved by TRANSPOSE operators that the layout made necessary, by value name.
+    """
 
     content: bytes
     suffix: str
     layouts: dict[str, str] = field(default_factory=dict)
+    encodings: dict[str, Encoding] = field(default_factory=dict)
     operators: tuple[tuple[str, int], ...] = ()
     release: str = ""
     transposed: dict[str, int] = field(default_factory=dict)

@@ -89,7 +89,7 @@ def export(
     metric: str | None = None,
     plan: Plan | str | Path | None = None,
     method: Any = None,
-    correct_bias: bool = True,
+    refine: bool = True,
     io_dtype: Any = None,
     io_layout: Any = None,
     allow_pickle: bool = False,
@@ -108,7 +108,7 @@ def export(
         prune: share of the MACs to keep, or ``"macs=0.8"``.
         gates: conditions such as ``"top1_agreement>=0.98"``; a bundle whose gates fail is written all the same, and says so.
         plan: replay an earlier plan instead of deciding.
-        method, correct_bias: see `Options`.
+        method, refine: see `Options`.
         io_dtype, io_layout: instead of what the target says.
         force: replace bundles that exist.
     Returns:
@@ -122,12 +122,12 @@ def export(
         require_free(Path(out) / profile.name, overwrite=force)
     replayed = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
     goal = parse_goal(prune).macs if isinstance(prune, str) else prune
-    options = Options(goal, method, correct_bias, replayed)
+    options = Options(goal, method, refine, replayed)
     with progress.stage("load"):
         source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     recipe = _recipe(preprocess) or source.preprocess
     to_calibrate, to_test = _data(source, calibration, test, recipe, samples, test_samples)
-    records = (FileRecord(source.name, 0, source.sha256), *_records(calibration, test))
+    records = (FileRecord(source.name, _weight_bytes(source), source.sha256), *_records(calibration, test))
     outcomes = []
     for profile in profiles:
         try:
@@ -187,3 +187,8 @@ def _records(*specs: Any) -> tuple[FileRecord, ...]:
     """sha256 of the data that lies in files."""
     paths = [Path(spec) for spec in specs if isinstance(spec, str | Path) and Path(spec).exists()]
     return tuple(digest_path(path) for path in dict.fromkeys(paths))
+
+
+def _weight_bytes(source: Source) -> int:
+    weights = (value.const_value for value in source.model.graph.initializers.values())
+    return sum(weight.nbytes for weight in weights if weight is not None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from calibration import Samples, Statistics, collect
+from calibration import Preprocess, Samples, Statistics, collect
 from diagnostics import DataError, ModelError, TargetError
 from exporter.built import Built, Written
 from exporter.frontends.source import Source
@@ -33,13 +33,13 @@ class Options:
     Attributes:
         prune: share of the MACs to keep, 0 < prune <= 1; None keeps all.
         method: how ranges of activations are chosen; None: the planner's default.
-        correct_bias: whether biases make up for the mean error of rounding.
+        refine: whether weight scales and biases are chosen by the error they cause on calibration samples.
         plan: an earlier plan to replay; then nothing is decided and no data is read.
     """
 
     prune: float | None = None
     method: Method | None = None
-    correct_bias: bool = True
+    refine: bool = True
     plan: Plan | None = None
 
 
@@ -59,7 +59,7 @@ def build(
         statistics = calibrate(graph, target, samples, progress)
         plan = decide(graph, target, statistics, samples, options, progress)
         plan = replace(plan, kept=kept)
-    artifact = write(graph, plan, target)
+    artifact = write(graph, plan, target, samples.preprocess if samples is not None else source.preprocess)
     check_limits(artifact, target, source.name)
     return Built(source, target, graph, plan, artifact, statistics)
 
@@ -134,21 +134,21 @@ def decide(
 ) -> Plan:
     """Encodings, bias correction and layout, as one plan."""
     from exporter.backends.tflite.layout import assign
-    from exporter.quantization.correction import correct_biases
     from exporter.quantization.planner import DEFAULT_METHOD, float_plan, make_plan
+    from exporter.quantization.refine import refine
 
     if statistics is None:
         plan = float_plan(graph, target)
     else:
         plan = make_plan(graph, statistics, target, method=options.method or DEFAULT_METHOD)
-        if options.correct_bias and samples is not None:
-            with progress.stage("correct biases") as advance:
-                plan = correct_biases(graph, plan, target, samples, progress=lambda done, total: advance(done)).plan
+        if options.refine and samples is not None:
+            with progress.stage("refine weights and biases") as advance:
+                plan = refine(graph, plan, target, samples, progress=lambda done, total: advance(done)).plan
     return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 
 
-def write(graph: ir.Model, plan: Plan, target: Target) -> Written:
-    """Apply the plan. Raises ModelError EW-Q002 where it does not fit the graph."""
+def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | None = None) -> Written:
+    """Apply the plan. A .tflite carries its signature and preprocessing as metadata. Raises ModelError EW-Q002 for another graph's plan."""
     missing = set(plan.encodings) - {name for value in _values(graph) if (name := value.name)}
     if missing:
         raise ModelError(
@@ -156,15 +156,27 @@ def write(graph: ir.Model, plan: Plan, target: Target) -> Written:
             f"the plan has encodings of values that the graph lacks: {sorted(missing)[:3]}",
             fix="plan this model again",
         )
+    from exporter.bundle.signature import encodings_of, signature
+
     if target.artifact.format == "onnx":
         from exporter.backends.onnx.writer import write_onnx
 
-        written = Written(write_onnx(graph, plan, target), ".onnx")
+        written = Written(write_onnx(graph, plan, target), ".onnx", encodings=encodings_of(graph, plan))
     else:
         from exporter.backends.tflite.writer import write_tflite
+        from exporter.bundle.mobile import METADATA_NAME, metadata_json
 
-        made = write_tflite(graph, plan, description=f"edgewright artifact for {target.name}")
-        written = Written(made.content, ".tflite", dict(made.layouts), made.operators, made.release, dict(made.transposed))
+        facts = metadata_json(*signature(graph, plan), preprocess.to_dict() if preprocess is not None else None)
+        made = write_tflite(graph, plan, description=f"edgewright artifact for {target.name}", metadata={METADATA_NAME: facts})
+        written = Written(
+            made.content,
+            ".tflite",
+            dict(made.layouts),
+            encodings_of(graph, plan),
+            made.operators,
+            made.release,
+            dict(made.transposed),
+        )
     return written
 
 

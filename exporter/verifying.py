@@ -12,6 +12,7 @@ from diagnostics import DataError, ModelError
 from exporter.bundle.bundle import read_bundle
 from exporter.frontends import load
 from exporter.progress import SILENT, Progress
+from exporter.quantization.plan import Encoding
 from exporter.verification.gates import Gate
 from exporter.verification.prove import Evidence, measure
 
@@ -84,7 +85,7 @@ def verify(
         DataError: EW-G003, the bundle is damaged. ModelError: EW-M001, there is no such artifact. And what `measure` raises.
     """
     parsed = [Gate.parse(text, task=metric is not None) for text in gates]
-    path, layouts, named, recipe = _open(Path(artifact))
+    path, layouts, encodings, named, recipe = _open(Path(artifact))
     with progress.stage("load"):
         source = load(against, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     chosen = preprocess if preprocess is None or isinstance(preprocess, Preprocess) else Preprocess.from_file(preprocess)
@@ -95,6 +96,7 @@ def verify(
         runtimes=tuple(runtimes) or named,
         outputs=[signature.name for signature in source.outputs],
         layouts=layouts,
+        encodings=encodings,
         gates=parsed,
         metric=metric,
         progress=progress,
@@ -102,17 +104,22 @@ def verify(
     return Verified(path, evidence)
 
 
-def _open(path: Path) -> tuple[Path, dict[str, str], tuple[str, ...], Preprocess | None]:
-    """Artifact file, layouts of its inputs and outputs, its runtimes and its preprocessing."""
+def _open(path: Path) -> tuple[Path, dict[str, str], dict[str, Encoding], tuple[str, ...], Preprocess | None]:
+    """Artifact file, layouts and encodings of its inputs and outputs, its runtimes and its preprocessing."""
     if path.is_dir():
         bundle = read_bundle(path)
         manifest = bundle.manifest
         tensors = (*manifest.signature_inputs, *manifest.signature_outputs)
         recipe = Preprocess.from_dict(manifest.preprocess) if manifest.preprocess is not None else None
         layouts = {tensor.name: tensor.layout for tensor in tensors}
-        return bundle.artifact, layouts, tuple(manifest.target["verification"]["runtimes"]), recipe
+        encodings = {
+            tensor.name: Encoding(tensor.dtype, (tensor.scale,), (tensor.zero_point or 0,))
+            for tensor in tensors
+            if tensor.scale is not None
+        }
+        return bundle.artifact, layouts, encodings, tuple(manifest.target["verification"]["runtimes"]), recipe
     if not path.exists():
         raise ModelError("EW-M001", f"{path} does not exist", fix="give a bundle's directory or a .tflite or .onnx file")
     if path.suffix not in _DEFAULT:
         raise DataError("EW-G003", f"{path} is neither a bundle nor a .tflite or .onnx file")
-    return path, {}, _DEFAULT[path.suffix], None
+    return path, {}, {}, _DEFAULT[path.suffix], None

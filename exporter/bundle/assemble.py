@@ -14,7 +14,7 @@ from calibration import Preprocess
 from exporter.built import Built
 from exporter.bundle.bundle import Bundle, write_bundle
 from exporter.bundle.firmware import GoldenSample, firmware_kit
-from exporter.bundle.manifest import FileRecord, GateRecord, Manifest, TensorRecord
+from exporter.bundle.manifest import FileRecord, GateRecord, Manifest
 from exporter.bundle.report import (
     ArenaRow,
     LatencyRow,
@@ -26,13 +26,13 @@ from exporter.bundle.report import (
     report_html,
     report_json,
 )
+from exporter.bundle.signature import signature
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
 from exporter.quantization.plan import integer_range
 from exporter.quantization.planner import refusals
-from exporter.runtimes import TensorInfo
 from exporter.verification.metrics import json_number
 from exporter.verification.parity import Parity
 from exporter.verification.prove import Evidence
@@ -52,12 +52,13 @@ def assemble(
 ) -> Bundle:
     """Write the bundle, all or nothing. Raises UsageError EW-U004 where the destination is taken or cannot be written."""
     artifact = f"model{built.artifact.suffix}"
+    inputs_of_artifact, outputs_of_artifact = signature(built.graph, built.plan)
     manifest = Manifest(
         model=built.source.name,
         artifact=artifact,
         target=built.target.model_dump(mode="json"),
-        signature_inputs=_tensors(evidence.inputs, built.source.inputs, built),
-        signature_outputs=_tensors(evidence.outputs, built.source.outputs, built),
+        signature_inputs=inputs_of_artifact,
+        signature_outputs=outputs_of_artifact,
         preprocess=preprocess.to_dict() if preprocess is not None else None,
         gates=_gates(evidence),
         results={runtime: comparison.to_dict() for runtime, comparison in evidence.comparisons.items()},
@@ -74,7 +75,12 @@ def assemble(
 def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportData:
     """The facts of the report, gathered from what was built and measured."""
     original, final = summarize(built.source.model), summarize(built.graph)
-    warnings = list(evidence.warnings)
+    warnings = [
+        f"the layout makes {len(built.artifact.transposed)} TRANSPOSE operators necessary, which move {moved:,} bytes"
+        for moved in [sum(built.artifact.transposed.values())]
+        if moved
+    ]
+    warnings += evidence.warnings
     if evidence.agreement is not None and evidence.agreement.mismatches:
         first, second = list(evidence.comparisons)[:2]
         agreement = evidence.agreement
@@ -109,7 +115,6 @@ def _sizes(built: Built, original: Summary, final: Summary) -> tuple[SizeRow, ..
         SizeRow("multiply-accumulates", original.macs, final.macs, "count"),
         SizeRow("parameters", original.parameters, final.parameters, "count"),
         SizeRow("peak activations", original.peak_float32, peak, limit=memory.sram),
-        SizeRow("moved by layout transposes", None, sum(built.artifact.transposed.values())),
     )
 
 
@@ -202,32 +207,15 @@ def _gates(evidence: Evidence) -> tuple[GateRecord, ...]:
     )
 
 
-def _tensors(found: Iterable[TensorInfo], originals: Sequence[Signature], built: Built) -> tuple[TensorRecord, ...]:
-    shapes = {signature.name: signature.shape for signature in originals}
-    return tuple(
-        TensorRecord(
-            name=info.name,
-            shape=info.shape,
-            dtype=info.dtype,
-            scale=info.scale,
-            zero_point=info.zero_point,
-            layout="channels_last" if built.artifact.layouts.get(info.name) == "channels_last" else "as_original",
-            original_name=info.name,
-            original_shape=shapes.get(info.name, ()),
-        )
-        for info in found
-    )
-
-
 def _kit(built: Built, evidence: Evidence, manifest: Manifest) -> dict[str, bytes]:
     golden = [GoldenSample(inputs, outputs) for inputs, outputs in evidence.golden]
-    signature = (manifest.signature_inputs, manifest.signature_outputs)
+    tensors = (manifest.signature_inputs, manifest.signature_outputs)
     runtime = built.target.artifact.runtime
     if runtime == "tflite-micro":
         return firmware_kit(
             built.source.name,
             built.artifact.content,
-            *signature,
+            *tensors,
             arena_measured=evidence.memory["arena_total"],
             golden=golden,
             target=built.target.name,
@@ -235,7 +223,7 @@ def _kit(built: Built, evidence: Evidence, manifest: Manifest) -> dict[str, byte
     if runtime == "litert":
         from exporter.bundle.mobile import mobile_kit
 
-        return mobile_kit(built.source.name, *signature, golden=golden, preprocess=manifest.preprocess)
+        return mobile_kit(built.source.name, *tensors, golden=golden, preprocess=manifest.preprocess)
     return {}
 
 

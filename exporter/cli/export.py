@@ -39,7 +39,7 @@ __all__ = ["command"]
 @click.option("--metric", metavar="MODULE:CALLABLE", help="Task metric, measured of the original and of the artifact.")
 @click.option("--plan", "plan", metavar="FILE", help="Replay an earlier plan.json: no calibration, the same bytes.")
 @click.option("--method", type=click.Choice(["minmax", "percentile", "mse"]), help="How ranges of activations are chosen.")
-@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
+@click.option("--no-refine", is_flag=True, help="Round to nearest only: weight scales and biases as they come.")
 @click.option("--io-dtype", type=click.Choice(["float32", "int8", "uint8"]), help="Type of the artifact's inputs and outputs.")
 @click.option(
     "--io-layout", type=click.Choice(["keep", "channels_last"]), help="Axis order of the artifact's inputs and outputs."
@@ -58,12 +58,12 @@ def command(model: str, targets: tuple[str, ...], shapes: tuple[str, ...], as_js
     from exporter.exporting import export
     from exporter.progress import RichProgress
 
-    skip_correction = chosen.pop("no_bias_correction")
+    skip = chosen.pop("no_refine")
     results = export(
         model,
         targets=targets,
         shapes=parse_shapes(shapes) or None,
-        correct_bias=not skip_correction,
+        refine=not skip,
         progress=RichProgress(),
         **chosen,
     )
@@ -95,7 +95,7 @@ def _print(results: Any) -> None:
             str(result.bundle.path / "report.html"),
         )
     if table.rows:
-        Console(soft_wrap=True, highlight=False).print(table)
+        Console(width=max(Console().width, 120), highlight=False).print(table)
     for result in results:
         if result.error is not None:
             click.echo(f"{result.target}: refused\n{result.error}", err=True)

@@ -16,7 +16,8 @@ from diagnostics import EdgewrightError
 from exporter.built import Built
 from exporter.frontends.source import Reference
 from exporter.progress import SILENT, Progress
-from exporter.runtimes import TensorInfo, available, open_session
+from exporter.quantization.plan import Encoding
+from exporter.runtimes import available, open_session
 from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
 from exporter.verification.layers import LayerQuality, watch_layers
@@ -51,7 +52,6 @@ class Evidence:
         layers: every quantized value against the float original's.
         parity: the TFLite artifact's layers against those of the ONNX artifact of the same plan.
         memory: what tflite-micro's recording allocator reports, in bytes.
-        inputs, outputs: the artifact's tensors, as the deciding runtime describes them.
         golden: raw inputs and outputs of a few samples on the deciding runtime, by tensor name.
         warnings: what could not be measured, and why.
     """
@@ -63,8 +63,6 @@ class Evidence:
     parity: Parity | None = None
     latency: tuple[Latency, ...] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
-    inputs: tuple[TensorInfo, ...] = ()
-    outputs: tuple[TensorInfo, ...] = ()
     golden: tuple[tuple[Mapping[str, Array], Mapping[str, Array]], ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -94,6 +92,7 @@ def prove(
             runtimes=built.target.verification.runtimes,
             outputs=[signature.name for signature in built.source.outputs],
             layouts=built.artifact.layouts,
+            encodings=built.artifact.encodings,
             gates=gates,
             metric=metric,
             progress=progress,
@@ -116,27 +115,31 @@ def measure(
     runtimes: Sequence[str],
     outputs: Sequence[str],
     layouts: Mapping[str, str],
+    encodings: Mapping[str, Encoding] | None = None,
     gates: Sequence[Gate] = (),
     metric: str | None = None,
     progress: Progress = SILENT,
 ) -> Evidence:
-    """Run an artifact file beside the original on each of `runtimes`; the first takes all samples and decides the gates."""
+    """Run an artifact file beside the original on each of `runtimes`; the first takes all samples and decides the gates.
+
+    Args:
+        layouts: "channels_last" for every input or output that the artifact holds so.
+        encodings: of integer inputs and outputs that the file itself does not describe (ONNX).
+    """
     comparisons: dict[str, Comparison] = {}
     latency: list[Latency] = []
     memory: Mapping[str, int] = {}
-    tensors: tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]] = ((), ())
     golden: list[tuple[Mapping[str, Array], Mapping[str, Array]]] = []
     warnings: list[str] = []
     first = samples.take(1)
     for position, runtime in enumerate(runtimes):
         try:
             with open_session(runtime, artifact) as session:
-                runner = ArtifactRunner(session, layouts)
+                runner = ArtifactRunner(session, layouts, encodings)
                 chosen = samples if position == 0 else samples.take(_FEW)
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:
                     found = compare(reference, runner, chosen, outputs, progress=advance)
                 if position == 0:
-                    tensors = (session.inputs, session.outputs)
                     golden = [(raw, session.run(raw)) for raw in map(runner.encode, samples.take(_FEW))]
                     if metric is not None:
                         found = replace(found, task=evaluate(metric, reference, runner, samples))
@@ -156,8 +159,6 @@ def measure(
         agreement,
         latency=tuple(latency),
         memory=memory,
-        inputs=tensors[0],
-        outputs=tensors[1],
         golden=tuple(golden),
         warnings=tuple(warnings),
     )
