@@ -1,0 +1,259 @@
+"""The ONNX project's node tests through the public `convert`, run by LiteRT: `python -m tools.conformance` (or `make conformance`).
+
+Each case is written as model.onnx, converted by ``exporter.convert("model.onnx", "model.tflite")`` and run on its test data, in a forked
+process of its own with a time limit. Results:
+
+- pass: every output has the expected shape and values (integers and booleans exactly, floats to rtol 1e-3 and atol 1e-5);
+- refused: `convert` raised an `EdgewrightError`;
+- wrong: the file loads and computes something else, or it does not load;
+- crash: any other exception, a signal, or the time limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tools.conformance_cases import Case, eligible_cases
+
+__all__ = ["ATOL", "RTOL", "STATUSES", "Result", "judge", "main", "run_case", "run_cases", "summary"]
+
+RTOL: Final = 1e-3
+ATOL: Final = 1e-5
+STATUSES: Final = ("pass", "refused", "wrong", "crash")
+TIME_LIMIT_S: Final = 60.0
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one case. `code` is the error's, `reason` says why it did not pass."""
+
+    name: str
+    operator: str
+    multi: bool
+    status: str
+    code: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def run_case(case: Case) -> tuple[str, str, str]:
+    """Convert and run one case in this process: (status, code, reason)."""
+    import onnx
+
+    from diagnostics import EdgewrightError
+    from exporter import convert
+
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        model, artifact = Path(folder) / "model.onnx", Path(folder) / "model.tflite"
+        onnx.save(case.model, model)
+        try:
+            convert(model, artifact)
+        except EdgewrightError as error:
+            return "refused", error.code, "; ".join(part for part in (error.what, error.where, error.why) if part)
+        except Exception as error:
+            return "crash", type(error).__name__, _line(error)
+        try:
+            found = _run_litert(artifact, case)
+        except Exception as error:
+            return "wrong", "load", _line(error)
+    why = judge([value.name for value in case.model.graph.output], case.outputs, found)
+    return ("wrong", "differs", why) if why else ("pass", "", "")
+
+
+def judge(names: Sequence[str], expected: Sequence[Array], found: dict[str, Array]) -> str:
+    """How `found` differs from `expected`; empty where it does not. Dtypes must be the same, except that a boolean may be an integer."""
+    for name, wanted in zip(names, expected, strict=True):
+        if name not in found:
+            return f"there is no output {name}, but {sorted(found)}"
+        array = found[name]
+        if array.shape != wanted.shape:
+            return f"output {name} has shape {array.shape}, not {wanted.shape}"
+        if array.dtype != wanted.dtype:
+            return f"output {name} is {array.dtype}, not {wanted.dtype}"
+        same = np.isclose(array, wanted, RTOL, ATOL, equal_nan=True) if wanted.dtype.kind == "f" else array == wanted
+        if not np.all(same):
+            at = tuple(int(i) for i in np.argwhere(~np.asarray(same))[0])
+            return f"output {name}: {int(np.sum(~same))} of {wanted.size} differ; at {at} {array[at]}, not {wanted[at]}"
+    return ""
+
+
+def _run_litert(artifact: Path, case: Case) -> dict[str, Array]:
+    """Outputs by name of the artifact on the case's data, by LiteRT's signature runner where the names are its own."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_path=str(artifact), num_threads=1, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():
+        interpreter.set_tensor(detail["index"], case.inputs[detail["name"]])
+    interpreter.invoke()
+    return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()}
+
+
+def run_cases(cases: Iterable[Case], jobs: int = 2, time_limit_s: float = TIME_LIMIT_S) -> Iterator[Result]:
+    """Run each case in a forked process of its own, `jobs` at a time; results come as they end."""
+    _warm_up()
+    context = multiprocessing.get_context("fork")
+    waiting = iter(cases)
+    running: dict[multiprocessing.connection.Connection, tuple[Case, Any, float]] = {}
+    while True:
+        for case in waiting:
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(case, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            running[ours] = (case, process, time.monotonic())
+            if len(running) >= jobs:
+                break
+        if not running:
+            return
+        ready = multiprocessing.connection.wait(list(running), timeout=1.0)
+        for pipe in list(running):
+            case, process, start = running[pipe]
+            seconds = time.monotonic() - start
+            if pipe not in ready and seconds < time_limit_s:
+                continue
+            outcome = _outcome(pipe, process) if pipe in ready else ("crash", "time", f"no answer in {time_limit_s:.0f} s")
+            process.kill()
+            process.join()
+            pipe.close()
+            del running[pipe]
+            yield Result(case.name, case.operator, case.multi, *outcome, seconds=round(seconds, 3))
+
+
+def _outcome(pipe: multiprocessing.connection.Connection, process: Any) -> tuple[str, str, str]:
+    try:
+        status, code, reason = pipe.recv()
+        return status, code, reason
+    except EOFError:
+        process.join()
+        return "crash", "signal", f"the process ended with {process.exitcode}"
+
+
+def _child(case: Case, pipe: multiprocessing.connection.Connection) -> None:
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    pipe.send(run_case(case))
+    pipe.close()
+    os._exit(0)  # what the runtimes do at exit is not what is tested
+
+
+def _warm_up() -> None:
+    """Import all that a conversion imports, once for all forks."""
+    import ai_edge_litert.interpreter
+    import onnx.reference
+    import onnxruntime
+    import scipy.sparse.csgraph
+
+    import exporter.converting
+    import exporter.ops
+    import exporter.pipeline
+
+    del ai_edge_litert, exporter, onnx, onnxruntime, scipy
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """One line an operator, single-node first, with the reasons for what did not pass."""
+    groups: dict[tuple[bool, str], list[Result]] = defaultdict(list)
+    for result in results:
+        groups[result.multi, result.operator].append(result)
+    lines = []
+    for (multi, operator), group in sorted(groups.items()):
+        counts = Counter(result.status for result in group)
+        label = f"{operator} (expanded)" if multi and operator[0].isupper() else operator
+        numbers = "  ".join(f"{counts[status]:3d} {status}" if counts[status] else " " * (4 + len(status)) for status in STATUSES)
+        reasons = Counter(f"{result.code}: {result.reason}"[:110] for result in group if result.status != "pass")
+        first = next(iter(reasons), "")
+        lines.append(f"{label:34s} {numbers}  {first}".rstrip())
+    return lines
+
+
+def summary(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """Counts of single-node and multi-node cases, and how many operators pass whole."""
+    found = {}
+    for key, multi in (("single-node", False), ("multi-node", True)):
+        own = [result for result in results if result.multi == multi]
+        counts = Counter(result.status for result in own)
+        operators = {result.operator for result in own}
+        whole = operators - {result.operator for result in own if result.status != "pass"}
+        found[key] = {
+            "cases": len(own),
+            **{status: counts[status] for status in STATUSES},
+            "operators": len(operators),
+            "operators whole": len(whole),
+        }
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; exit status 1 where a case is wrong or crashes."""
+    parser = argparse.ArgumentParser(prog="python -m tools.conformance", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", metavar="REGEX", help="cases whose 'operator/name' matches")
+    parser.add_argument("--cases", metavar="FILE", type=Path, help="cases named in FILE, one a line")
+    parser.add_argument("--list", action="store_true", help="list the cases and run none")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every result to FILE")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="SECONDS")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also print every case that does not pass")
+    options = parser.parse_args(arguments)
+    cases = _chosen(options)
+    if options.list:
+        for case in cases:
+            print(f"{case.operator}/{case.name}")
+        return 0
+    start = time.monotonic()
+    results = sorted(
+        run_cases(cases, options.jobs, options.time_limit), key=lambda result: (result.multi, result.operator, result.name)
+    )
+    print("\n".join(table(results)))
+    for result in results:
+        if result.status in ("wrong", "crash") or (options.verbose and result.status != "pass"):
+            print(f"{result.status}: {result.operator}/{result.name}: {result.code}: {result.reason}")
+    counts = summary(results)
+    for label, row in counts.items():
+        share = 100 * row["pass"] / max(row["cases"], 1)
+        print(f"{label}: {share:.1f} % pass, " + ", ".join(f"{value} {key}" for key, value in row.items()))
+    print(f"{time.monotonic() - start:.0f} s")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"summary": counts, "results": [asdict(result) for result in results]}, indent=1))
+    return 1 if any(result.status in ("wrong", "crash") for result in results) else 0
+
+
+def _chosen(options: argparse.Namespace) -> list[Case]:
+    cases = list(eligible_cases())
+    if options.only:
+        cases = [case for case in cases if re.search(options.only, f"{case.operator}/{case.name}")]
+    if options.cases:
+        named = set(options.cases.read_text(encoding="utf-8").split())
+        cases = [case for case in cases if case.name in named]
+    return cases
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
