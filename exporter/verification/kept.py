@@ -67,7 +67,7 @@ class _Preserved:
 
 class _Exposed:
     def __init__(self, session: Session, layouts: Mapping[str, str], encodings: dict[str, Encoding]) -> None:
-        self._session, self._runner, self._encodings = session, ArtifactRunner(session, layouts), encodings
+        self._session, self._runner, self._encodings = session, ArtifactRunner(session, layouts, encodings), encodings
 
     def run(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         inputs = self._runner.encode(sample)
@@ -78,7 +78,7 @@ class _Exposed:
 
 
 def _expose(artifact: Path) -> tuple[bytes, dict[str, Encoding]]:
-    """The model with every QuantizeLinear output as an output, and their encodings."""
+    """The model with every QuantizeLinear output as an output, and the encodings of these and of integer inputs."""
     import onnx
 
     from exporter.verification.cut import encoding_of
@@ -86,8 +86,12 @@ def _expose(artifact: Path) -> tuple[bytes, dict[str, Encoding]]:
     model = onnx.load(str(artifact))
     constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
     given = {entry.name for entry in model.graph.output}
+    fed = {entry.name for entry in model.graph.input}
     encodings = {}
     for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in fed:
+            outside = encoding_of(node, constants)
+            encodings |= {node.input[0]: outside} if outside is not None else {}
         encoding = encoding_of(node, constants) if node.op_type == "QuantizeLinear" else None
         if encoding is None:
             continue
