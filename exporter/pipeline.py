@@ -16,8 +16,6 @@ from diagnostics import DataError, ModelError, TargetError
 from exporter.built import Built, Written
 from exporter.frontends.source import Source
 from exporter.graph.passes import check, legalize
-from exporter.graph.values import activation_nodes
-from exporter.ops.base import Refused
 from exporter.progress import SILENT, Progress
 from exporter.quantization.plan import Plan
 from exporter.quantization.ranges import Method
@@ -80,31 +78,21 @@ def prune(model: ir.Model, target: Target, options: Options) -> tuple[ir.Model, 
 
 def legal(model: ir.Model, target: Target) -> ir.Model:
     """Rewrite what the target's runtime lacks, then refuse what is left of it, all at once."""
-    from exporter.graph.coverage import unsupported
+    from exporter.graph.summary import placements
     from exporter.quantization.correction import ensure_biases
 
     graph = legalize(model, target.artifact.format)
     graph = ensure_biases(graph) if target.artifact.precision == "int8" else graph
     check(graph, "legalize")
-    refusals = unsupported(graph, "lower", "tflite") if target.artifact.format == "tflite" else []
-    refusals += unplaced(graph, target)
-    if refusals:
+    refused = [placement for placement in placements(graph, target) if not placement.unit]
+    if refused:
         raise TargetError(
             "EW-T004",
-            f"target {target.name} cannot run {len(refusals)} of the {len(graph.graph)} nodes",
-            why="; ".join(f"{refused.node and refused.node.name}: {refused.reason}" for refused in refusals),
+            f"target {target.name} cannot run {len(refused)} of the {len(graph.graph)} nodes",
+            why="; ".join(f"{placement.node} ({placement.op_type}): {', '.join(placement.reasons)}" for placement in refused),
             fix="change these operators in the model, or choose another target",
         )
     return graph
-
-
-def unplaced(graph: ir.Model, target: Target) -> list[Refused]:
-    """Nodes of types that no compute unit of the target runs."""
-    return [
-        Refused(node, f"no unit of {target.name} runs {node.op_type}")
-        for node, _ in activation_nodes(graph.graph)
-        if not any("*" in unit.operators or node.op_type in unit.operators for unit in target.units)
-    ]
 
 
 def calibrate(graph: ir.Model, target: Target, samples: Samples | None, progress: Progress) -> Statistics | None:

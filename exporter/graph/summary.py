@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exporter.graph.coverage import unsupported
-from exporter.graph.legalize import legalize
 from exporter.graph.values import activation_nodes, consumers, fused_activation, is_constant, name_of, source_line, static_shape
 from exporter.ops.base import Refused, operator_of
 from targets.schema import Target
@@ -156,9 +155,8 @@ def live_bytes(graph: ir.Graph, float_bytes: int) -> dict[ir.Node, int]:
     return found
 
 
-def placements(model: ir.Model, target: Target) -> tuple[Placement, ...]:
-    """Where each node of the canonical `model`, legalized for the target's runtime, would run. The first fitting unit takes it."""
-    legal = legalize(model, target.artifact.format)
+def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
+    """Where each node of a graph that is legalized for the target's runtime would run. The first fitting unit takes it."""
     lowering = _reasons(unsupported(legal, "lower", "tflite")) if target.artifact.format == "tflite" else {}
     integers = _reasons(unsupported(legal, "quantize")) if target.artifact.precision == "int8" else {}
     found = []

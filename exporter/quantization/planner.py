@@ -41,7 +41,7 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
     """
     graph = model.graph
     _check_names(graph)
-    rules, reasons = _rules(graph)
+    rules, reasons = _rules(graph, leave_idle=target.quantization.float_fallback)
     if reasons and not target.quantization.float_fallback:
         listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
         raise TargetError(
@@ -76,7 +76,7 @@ def float_plan(model: ir.Model, target: Target) -> Plan:
 
 def refusals(model: ir.Model) -> dict[str, str]:
     """Why nodes cannot run in integers, by node name (for reports): their operator's own sentence."""
-    return _rules(model.graph)[1]
+    return _rules(model.graph, leave_idle=False)[1]
 
 
 def _check_names(graph: ir.Graph) -> None:
@@ -91,8 +91,11 @@ def _check_names(graph: ir.Graph) -> None:
 # --- which nodes run in integers --------------------------------------------------------------------------------------
 
 
-def _rules(graph: ir.Graph) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
-    """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot."""
+def _rules(graph: ir.Graph, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
+    """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot.
+
+    With `leave_idle`, nodes that only move data between float neighbours stay in float; a device without float has no such neighbours.
+    """
     rules: dict[ir.Node, QuantRule] = {}
     reasons: dict[str, str] = {}
     for node, _ in activation_nodes(graph):
@@ -105,7 +108,7 @@ def _rules(graph: ir.Graph) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
             reasons[node_name(node)] = refused.reason
         else:
             rules[node] = rule
-    while idle := [node for node, rule in rules.items() if rule.shared and not _touches_integers(node, rules)]:
+    while leave_idle and (idle := [node for node, rule in rules.items() if rule.shared and not _touches_integers(node, rules)]):
         for node in idle:
             del rules[node]
     return rules, reasons

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.graph.fuse_activations import fuse_activations
-from exporter.graph.passes import canonicalize
+from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.summary import live_bytes, placements, summarize
 from exporter.graph.values import consumers
 from targets.loader import load_target
@@ -98,7 +98,7 @@ def test_an_operator_without_a_cost_is_named_and_not_counted(residual):
 
 
 def test_placement_names_the_unit_of_every_node(residual):
-    placed = placements(residual, load_target("cortex-m7"))
+    placed = placements(legalize(residual, "tflite"), load_target("cortex-m7"))
     assert {entry.op_type for entry in placed} == {"Conv", "Add"}
     assert all((entry.unit, entry.precision, entry.reasons) == ("cpu", "int8", ()) for entry in placed)
 
@@ -107,7 +107,7 @@ def test_placement_gives_the_reasons_where_no_unit_fits(residual):
     target = load_target("cortex-m7").model_copy(
         update={"units": (Unit(name="npu", kind="npu", operators=("Conv",), dtypes=("int8",)),)}
     )
-    placed = {entry.op_type: entry for entry in placements(residual, target)}
+    placed = {entry.op_type: entry for entry in placements(legalize(residual, "tflite"), target)}
     assert placed["Conv"].unit == "npu"
     assert placed["Add"].unit == ""
     assert placed["Add"].reasons == ("no unit of cortex-m7 runs Add in int8",)
@@ -115,5 +115,5 @@ def test_placement_gives_the_reasons_where_no_unit_fits(residual):
 
 def test_placing_leaves_the_model_as_it_was(residual):
     before = ir.serde.serialize_model(residual).SerializeToString(deterministic=True)
-    placements(residual, load_target("android-arm64-cpu"))
+    placements(legalize(residual, "tflite"), load_target("android-arm64-cpu"))
     assert ir.serde.serialize_model(residual).SerializeToString(deterministic=True) == before
