@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs clean
+.PHONY: help install demo test test-all bench lint format docs clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -43,6 +43,9 @@ lint: $(STAMP) ## Check style and types.
 format: $(STAMP) ## Put the sources in the one format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure time and memory as ratios beside a peer.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.bench
 
 docs: $(STAMP) ## Write the generated pages of docs/ again.
 	$(BIN)/python -m tools.make_docs

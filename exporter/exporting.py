@@ -186,7 +186,7 @@ def _data(
 def _records(*specs: Any) -> tuple[FileRecord, ...]:
     """sha256 of the data that lies in files."""
     paths = [Path(spec) for spec in specs if isinstance(spec, str | Path) and Path(spec).exists()]
-    return tuple(digest_path(path) for path in dict.fromkeys(paths))
+    return tuple(digest_path(path, name=path.name) for path in dict.fromkeys(paths))
 
 
 def _weight_bytes(source: Source) -> int:

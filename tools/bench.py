@@ -1,0 +1,185 @@
+"""``make bench``: time and memory as ratios, measured side by side in one run on this machine; the accuracy of a peer beside ours.
+
+Absolute times mean little on a shared machine; every row names what it is compared with. Prints one table; ``--json FILE`` keeps the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from calibration import Samples, open_samples
+from exporter.backends.tflite.writer import write_tflite
+from exporter.frontends import Source, load
+from exporter.pipeline import Options, build
+from exporter.verification.prove import measure
+from targets.loader import load_target
+from tools import zoo
+
+__all__ = ["Row", "main"]
+
+MODEL = "tools.zoo:efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of ours and what it is held against; `ratio` is ours / other."""
+
+    what: str
+    ours: float
+    other: float
+    unit: str
+    against: str
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.other if self.other else float("nan")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--samples", type=int, default=32)
+    chosen = parser.parse_args(arguments)
+    source = load(MODEL)
+    calibration = open_samples(zoo.calibration_photos(), source.inputs, source.preprocess).take(chosen.samples)
+    held_out = open_samples(zoo.held_out_photos(), source.inputs, source.preprocess)
+    rows = [
+        *_writing(source, calibration),
+        *_help(),
+        *_memory(),
+        *_against_ort(source, calibration, held_out),
+    ]
+    table = Table(box=None, pad_edge=False)
+    for column in ("what", "ours", "other", "unit", "ratio", "against"):
+        table.add_column(column, justify="left" if column in ("what", "unit", "against") else "right")
+    for row in rows:
+        table.add_row(row.what, f"{row.ours:.4g}", f"{row.other:.4g}", row.unit, f"{row.ratio:.3f}", row.against)
+    Console(width=140, highlight=False).print(table)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1) + "\n")
+    return 0
+
+
+def _writing(source: Source, calibration: Samples) -> Iterator[Row]:
+    built = build(source, load_target("android-arm64-cpu"), calibration.take(4), Options(refine=False))
+    seconds = _median(lambda: write_tflite(built.graph, built.plan))
+    yield Row("writing TFLite from a planned graph", seconds, 0.5, "s", "the goal of 0.5 s")
+
+
+def _help() -> Iterator[Row]:
+    command = [sys.executable, "-X", "importtime", "-m", "exporter.cli.main", "--help"]
+    seconds = _median(lambda: subprocess.run(command, check=True, capture_output=True))
+    bare = _median(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True, capture_output=True))
+    yield Row("edgewright --help", seconds, bare, "s", "an empty Python process")
+    imported = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    heavy = sum(f" {name}\n" in imported for name in ("torch", "onnxruntime", "numpy", "onnx_ir", "pydantic"))
+    yield Row("heavy modules that --help imports", heavy, 0, "modules", "none")
+
+
+_CALIBRATE = """
+import resource, sys
+import numpy as np
+from calibration import open_samples
+from exporter.frontends import load
+from exporter.pipeline import Options, build
+from targets.loader import load_target
+source = load("{model}")
+def samples():
+    random = np.random.default_rng(0)
+    return (random.normal(size=source.inputs[0].shape).astype(np.float32) for _ in range(int(sys.argv[1])))
+build(source, load_target("x86-64-cpu"), open_samples(samples, source.inputs), Options())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def _memory() -> Iterator[Row]:
+    script = _CALIBRATE.format(model=MODEL)
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", script, str(count)], check=True, capture_output=True, text=True).stdout) / 1024
+        for count in (32, 512)
+    )
+    yield Row("peak memory of calibrating on 512 samples", many, few, "MiB", "32 samples")
+
+
+def _against_ort(source: Source, calibration: Samples, held_out: Samples) -> Iterator[Row]:
+    """Calibrating, planning and writing beside onnxruntime's quantize_static (MinMax, per channel, QDQ) of the same samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = Path(folder) / "ours.onnx", Path(folder) / "theirs.onnx"
+        for refine, label in ((False, "to nearest"), (True, "refined")):
+            start = time.process_time()
+            ours.write_bytes(build(source, load_target("x86-64-cpu"), calibration, Options(refine=refine)).artifact.content)
+            spent = time.process_time() - start
+            start = time.process_time()
+            _ort_minmax(source, calibration, Path(folder), theirs)
+            peer = time.process_time() - start
+            yield Row(f"calibrating and planning, {label}", spent, peer, "CPU s", "onnxruntime quantize_static MinMax")
+        found = [
+            measure(
+                path,
+                source.reference,
+                held_out,
+                runtimes=["onnxruntime"],
+                outputs=[signature.name for signature in source.outputs],
+                layouts={},
+            )
+            for path in (ours, theirs)
+        ]
+        for metric, unit in (("sqnr_db", "dB"), ("top1_agreement", "")):
+            values = [worst[1] for evidence in found if (worst := evidence.deciding.worst(metric))]
+            yield Row(f"held-out photos: {metric}", values[0], values[1], unit, "onnxruntime quantize_static MinMax")
+        latency = [statistics.median(evidence.latency[-1].seconds) * 1e3 for evidence in found]
+        yield Row("latency on onnxruntime, one thread", latency[0], latency[1], "ms", "onnxruntime quantize_static MinMax")
+
+
+def _ort_minmax(source: Source, samples: Samples, folder: Path, out: Path) -> None:
+    import onnx
+    import onnx_ir as ir
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._walk = iter(samples)
+
+        def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
+            return next(self._walk, None)
+
+    model = folder / "float.onnx"
+    onnx.save(ir.to_proto(source.model), model)
+    quantize_static(
+        model,
+        out,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def _median(run: Callable[[], Any], repeats: int = 7) -> float:
+    """Median wall seconds of a call, the first one not counted."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
