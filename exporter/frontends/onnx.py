@@ -1,4 +1,4 @@
-"""ONNX files: opset 9 and up, weights as initializers, Constant nodes or external data inside of the model's folder."""
+"""ONNX files of any opset: weights as initializers, Constant nodes or external data inside of the model's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Array, Source, refuse_bad_weights, signatures
 from exporter.graph.fix_shapes import fix_shapes
 from exporter.graph.infer_shapes import infer_shapes
-from exporter.graph.opset import OLDEST_OPSET
 
 __all__ = ["OnnxReference", "load_onnx"]
 
@@ -56,7 +55,7 @@ class OnnxReference:
 def load_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, preprocess: Preprocess | None = None) -> Source:
     """Read an ONNX file.
 
-    Raises ModelError EW-M002 (not a readable ONNX model), EW-M003 (opset too old), EW-M005 (NaN in a weight),
+    Raises ModelError EW-M002 (not a readable ONNX model), EW-M005 (NaN in a weight),
     EW-M006 (a dimension needs a value), EW-M008 (external data outside of the folder or missing).
     """
     try:
@@ -74,11 +73,6 @@ def _load(path: Path, shapes: Mapping[str, Sequence[int]] | None, preprocess: Pr
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     ir.external_data.load_to_model(model)
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OLDEST_OPSET))
-    if opset < OLDEST_OPSET:
-        raise ModelError(
-            "EW-M003", f"{path} is of opset {opset}", why=f"opsets from {OLDEST_OPSET} up are read", fix="export it again"
-        )
     common.RemoveInitializersFromInputsPass()(model)
     refuse_bad_weights(model)
     fix_shapes(model, shapes)

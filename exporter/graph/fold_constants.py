@@ -4,24 +4,86 @@
 
     x -> Shape -> Gather(0) -> Concat(-1) -> Reshape(x, .)          x -> Reshape(x, [1, -1])
 
-Requires: static shapes. Ensures: no node has constants as its only inputs, up to the size limits.
+Requires: static shapes. Ensures: no node has constants as its only inputs, up to the size limits and to operators that draw random numbers;
+a graph output that is a constant is an initializer.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Final
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+
+from exporter.graph.values import constant, name_of, static_shape
 
 __all__ = ["fold_constants"]
 
 _LIMIT: Final = 1 << 24  # elements of a folded tensor: a whole embedding may be folded, a ConstantOfShape cannot fill the memory
+_RANDOM: Final = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Fold in place with onnxscript's optimizer, which also simplifies what shapes alone decide (Expand, Split, Concat of one, ...)."""
+    """Fold in place: onnxscript's optimizer, which also simplifies what shapes alone decide, then what it leaves (its users see to that)."""
     from onnxscript import optimizer
 
     optimizer.optimize_ir(model, num_iterations=2, input_size_limit=_LIMIT, output_size_limit=_LIMIT, inline=True)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for node in list(model.graph):
+        if _foldable(node):
+            _fold(model, node)
+
+
+def _foldable(node: ir.Node) -> bool:
+    """A node of the standard whose inputs are all known and that gives tensors of a known and moderate size."""
+    if node.domain or node.op_type in _RANDOM or any(constant(value) is None for value in node.inputs if value is not None):
+        return False
+    if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
+        return False
+    try:
+        return all(prod(static_shape(value)) <= _LIMIT for value in node.outputs if value.name)
+    except ValueError:
+        return False
+
+
+def _fold(model: ir.Model, node: ir.Node) -> None:
+    """Let the node's outputs be initializers of the same names; a node that the reference implementation cannot compute stays."""
+    outputs = [value for value in node.outputs if value.name]
+    arrays = _computed(node, model.opset_imports.get("", 0))
+    if arrays is None:
+        return
+    graph = model.graph
+    for old, array in zip(outputs, arrays, strict=True):
+        name = name_of(old)
+        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        new = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name = None
+        graph.register_initializer(new)
+    graph.remove(node, safe=True)
+
+
+def _computed(node: ir.Node, opset: int) -> Sequence[np.ndarray[Any, Any]] | None:
+    from onnx.reference import ReferenceEvaluator
+
+    proto = ir.serde.serialize_node(node)
+    feed = {name_of(value): constant(value) for value in node.inputs if value is not None}
+    inputs = [ir.serde.serialize_value(value) for value in dict.fromkeys(node.inputs) if value is not None]
+    outputs = [ir.serde.serialize_value(value) for value in node.outputs if value.name]
+    single = onnx.helper.make_model(
+        onnx.helper.make_graph([proto], "one", inputs, outputs), opset_imports=[onnx.helper.make_opsetid("", opset)]
+    )
+    try:
+        found = ReferenceEvaluator(single).run(None, feed)
+    except Exception:  # whatever an implementation in Python raises for a form that it lacks
+        return None
+    arrays = [np.asarray(array) for array in found]
+    fits = all(
+        value.dtype is not None and array.dtype == value.dtype.numpy()
+        for value, array in zip([value for value in node.outputs if value.name], arrays, strict=True)
+    )
+    return arrays if fits else None

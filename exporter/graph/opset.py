@@ -1,60 +1,60 @@
-"""Bring a model of any opset from 9 up to the canonical one.
+"""Bring a model of any opset to the canonical one.
 
 ::
 
-    Upsample-9(x, scales)  ->  Resize-21(x, , scales)
+    Upsample-9(x, scales)  ->  Resize-21(x, , scales)          RMSNormalization-23(x, s)  ->  Mul, ReduceMean, Sqrt, ...
 
-Requires: nothing. Ensures: the default domain is at `OPSET`, functions are inlined, Constant nodes are initializers,
-and no initializer is a graph input.
+Requires: nothing. Ensures: the default domain is at `OPSET`, or at the model's own newer one where an operator (or a dtype of it) is younger
+than `OPSET` and has no definition by older ones; functions are inlined, Constant nodes are initializers, and no initializer is a graph input.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from diagnostics import ModelError
+from exporter.graph.expand_functions import expand_functions
+from exporter.ops.base import all_operators
 
-__all__ = ["OLDEST_OPSET", "OPSET", "canonical_opset"]
+__all__ = ["OPSET", "canonical_opset"]
 
 OPSET: Final = 21
-OLDEST_OPSET: Final = 9
 _IR_VERSION: Final = 10  # the first that has opset 21
 
 
 def canonical_opset(model: ir.Model) -> ir.Model:
-    """The model at `OPSET`: edited in place where it already is, a new one where it had to be converted.
+    """The model at `OPSET`, or at its own opset where that is newer and cannot be said in `OPSET`.
 
-    Raises ModelError EW-M003 for an opset below `OLDEST_OPSET`, or one that cannot be converted.
+    Edited in place, or a new model where it had to be converted. Raises ModelError EW-M003 for an older one that cannot be converted.
     """
     if model.functions:
         common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    if opset < OLDEST_OPSET:
-        raise ModelError(
-            "EW-M003",
-            f"the model is of opset {opset}",
-            why=f"opsets from {OLDEST_OPSET} up are read",
-            fix="export the model again with a newer opset",
-        )
+    if not opset:
+        raise ModelError("EW-M003", "the model imports no opset of the standard domain", fix="export the model again")
     model.ir_version = max(model.ir_version, _IR_VERSION)  # before 4, the converter wants initializers among the inputs
-    if opset != OPSET:
-        model = _convert(model, opset)
-    return model
+    return model if opset == OPSET else _convert(model, opset)
 
 
 def _convert(model: ir.Model, opset: int) -> ir.Model:
     from onnx import version_converter
 
+    if opset > OPSET:
+        known = {op_type for domain, op_type in all_operators() if not domain}
+        expand_functions(model, keep=lambda op_type: op_type in known or onnx.defs.has(op_type, OPSET))
     metadata = {node.name: dict(node.metadata_props) for node in model.graph if node.name and node.metadata_props}
     try:
         proto = ir.to_proto(model)
         converted: ir.Model = ir.from_proto(version_converter.convert_version(proto, OPSET))
     except Exception as error:  # the converter raises RuntimeError, ConvertError or whatever an adapter asserts
+        if opset > OPSET:  # nothing that OPSET could say: the operators' own rules decide what can be done with them
+            return model
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             "EW-M003",

@@ -9,15 +9,17 @@ import onnx_ir as ir
 from exporter.graph.check import check
 from exporter.graph.dead_code import remove_dead_code
 from exporter.graph.eliminate_noops import eliminate_noops
+from exporter.graph.expand_functions import expand_functions
 from exporter.graph.explicit_windows import explicit_windows, fold_padding
 from exporter.graph.fix_shapes import fix_shapes
 from exporter.graph.fold_affine import fold_affine
 from exporter.graph.fold_constants import fold_constants
 from exporter.graph.infer_shapes import infer_shapes, require_static
-from exporter.graph.legalize import legalize
+from exporter.graph.legalize import legalize as rewrite
 from exporter.graph.lower_batchnorm import lower_batchnorm
 from exporter.graph.name_everything import name_everything
 from exporter.graph.opset import canonical_opset
+from exporter.ops.base import all_operators
 
 __all__ = ["canonicalize", "check", "legalize"]
 
@@ -46,3 +48,17 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     name_everything(model)
     check(model, "canonicalize")
     return model
+
+
+def legalize(model: ir.Model, runtime: str) -> ir.Model:
+    """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
+
+    For TFLite, standard operators without rules of their own become their definition by others first. Raises what `canonicalize` and the
+    rewriting raise.
+    """
+    if runtime == "tflite":
+        known = {op_type for domain, op_type in all_operators() if not domain}
+        expanded = model.clone()
+        if expand_functions(expanded, keep=known.__contains__):
+            model = canonicalize(expanded)
+    return rewrite(model, runtime)

@@ -137,11 +137,31 @@ def test_an_old_opset_is_brought_up():
     np.testing.assert_array_equal(run(after, {"x": x})["y"], x.repeat(2, 2).repeat(2, 3))
 
 
-def test_an_opset_that_is_too_old_is_refused():
-    model = graph("y = Relu(x)", inputs="float[2] x", outputs="float[2] y", opset=8, infer=False)
-    with pytest.raises(ModelError, match="opset 8") as error:
-        canonicalize(model)
-    assert error.value.code == "EW-M003"
+def test_old_opsets_are_brought_up():
+    model = graph("y = Add<broadcast=1>(x, c)", inputs="float[2,3,4] x", outputs="float[2,3,4] y", opset=6, infer=False, c=(4,))
+    x = np.random.default_rng(3).normal(size=(2, 3, 4)).astype(np.float32)
+    bias = model.graph.initializers["c"].const_value.numpy()
+    np.testing.assert_allclose(run(canonicalize(model), {"x": x})["y"], x + bias, rtol=1e-6)
+
+
+def test_an_operator_younger_than_the_canonical_opset_becomes_its_definition():
+    model = graph(
+        "y = RMSNormalization<axis=-1>(x, s)", inputs="float[2,3,4] x", outputs="float[2,3,4] y", opset=23, infer=False, s=(4,)
+    )
+    after = canonicalize(model)
+    assert after.opset_imports[""] == 21
+    assert "RMSNormalization" not in kinds(after)
+    x = np.random.default_rng(3).normal(size=(2, 3, 4)).astype(np.float32)
+    scale = model.graph.initializers["s"].const_value.numpy()
+    expected = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-5) * scale
+    np.testing.assert_allclose(run(after, {"x": x})["y"], expected, rtol=1e-5)
+
+
+def test_a_dtype_younger_than_the_canonical_opset_keeps_its_own():
+    model = graph('y = BitShift<direction="LEFT">(x, x)', inputs="int32[2] x", outputs="int32[2] y", opset=28, infer=False)
+    after = canonicalize(model)
+    assert after.opset_imports[""] == 28
+    assert kinds(after) == ["BitShift"]
 
 
 def test_an_output_whose_size_depends_on_data_is_named():

@@ -18,7 +18,7 @@ from exporter.backends.tflite.container import Container, Tensor
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
 from exporter.backends.tflite.releases import first_release
-from exporter.graph.values import activation_nodes, fused_activation, name_of, rank, static_shape
+from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, rank, static_shape
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
@@ -101,7 +101,7 @@ class Writer:
     def finish(self, metadata: Mapping[str, bytes]) -> TFLiteArtifact:
         outputs: dict[str, int] = {}
         for value in self._graph.outputs:
-            handle = self.form(value, self._boundary_form(value))
+            handle = self._constant_output(value) if is_constant(value) else self.form(value, self._boundary_form(value))
             if handle in self._inputs.values() or handle in outputs.values() or self.container.tensors[handle].constant:
                 handle = self._copy(handle, name_of(value))
             self.container.rename(handle, name_of(value))
@@ -114,6 +114,11 @@ class Writer:
             if (name := name_of(value))
         }
         return TFLiteArtifact(content, operators, first_release(operators), dict(self._transposed), layouts)
+
+    def _constant_output(self, value: ir.Value) -> int:
+        array = constant(value)
+        assert array is not None
+        return self.container.tensor(f"{name_of(value)}_constant", array.shape, array.dtype.name, None, array)
 
     # --- forms of values ----------------------------------------------------------------------------------------------
 
