@@ -43,7 +43,9 @@ def test_constant_data_is_aligned_to_16_bytes() -> None:
     for index in range(model.BuffersLength()):
         data = model.Buffers(index).DataAsNumpy()
         if isinstance(data, np.ndarray):
-            offset = data.__array_interface__["data"][0] - np.frombuffer(model._tab.Bytes, np.uint8).__array_interface__["data"][0]
+            offset = (
+                data.__array_interface__["data"][0] - np.frombuffer(model._tab.Bytes, np.uint8).__array_interface__["data"][0]
+            )
             assert offset % 16 == 0
 
 
