@@ -11,22 +11,22 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from diagnostics import RuntimeFailure, UsageError
+from diagnostics import ModelError, RuntimeFailure, UsageError
 from exporter.bundle.staging import write_file
-from exporter.frontends import Source, load
+from exporter.frontends import Signature, Source, load
 from exporter.pipeline import build
 from exporter.runtimes import open_session
-from exporter.verification.compare import compare
-from exporter.verification.metrics import json_number
+from exporter.verification.metrics import decibels, json_number
 from exporter.verification.runner import ArtifactRunner
 from targets.schema import Artifact, Target, Unit, Verification
 
-__all__ = ["Converted", "convert", "random_sample"]
+__all__ = ["Converted", "agreement", "convert", "random_sample"]
 
 # An artifact whose outputs are further from the original than this is not the same model; errors below the absolute tolerance of the
 # ONNX project's own node tests do not count (a saturated sigmoid has outputs of 1e-7 and a runtime's own error of 1e-10).
 _FLOOR_DB: Final = {"float32": 60.0, "float16": 30.0}
 _TOLERANCE: Final = 1e-5
+_INTEGERS: Final = ((1, 9), (0, 1), (0, 0), (1, 1))  # magnitudes of random integers, the most telling first
 _RUNTIME: Final[Mapping[str, tuple[Literal["litert", "onnxruntime"], str]]] = {
     "tflite": ("litert", "litert-builtin"),
     "onnx": ("onnxruntime", "onnxruntime"),
@@ -72,8 +72,11 @@ def convert(
     shapes: Mapping[str, Sequence[int]] | None = None,
     allow_pickle: bool = False,
     overwrite: bool = False,
+    isolate: bool = True,
 ) -> Converted:
     """Write `model` (see `load`) to `out`, a .tflite or .onnx path.
+
+    `isolate`: run what was written in a worker process, which may crash; False is for callers that are such a process themselves.
 
     Raises:
         UsageError: EW-U001, another suffix or precision; EW-U004, `out` exists and `overwrite` is not set.
@@ -92,42 +95,91 @@ def convert(
         raise UsageError("EW-U004", f"{path} exists", fix="give --force to replace it, or another destination")
     source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     written = build(source, _any_device(suffix, precision, io_layout), None).artifact
-    agreement = _check_once(source, written.content, suffix, written.layouts, _FLOOR_DB[precision])
+    agreement = _check_once(source, written.content, suffix, written.layouts, _FLOOR_DB[precision], isolate)
     write_file(path, written.content, overwrite=overwrite)
     return Converted(path, agreement, written.layouts, written.operators, written.release)
 
 
-def random_sample(source: Source, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    """One sample of the model's inputs: standard normal floats, small integers, both from a fixed seed."""
+def random_sample(source: Source, seed: int = 0, integers: tuple[int, int] = (0, 1)) -> dict[str, np.ndarray[Any, Any]]:
+    """One sample of the model's inputs from a fixed seed: standard normal floats, integers of magnitude `integers` (least, greatest).
+
+    Integers of a signed dtype have either sign.
+    """
     random = np.random.default_rng(seed)
-    return {
-        signature.name: random.normal(size=signature.shape).astype(signature.dtype)
-        if np.dtype(signature.dtype).kind == "f"
-        else random.integers(0, 2, signature.shape).astype(signature.dtype)
-        for signature in source.inputs
-    }
+    sample = {}
+    for signature in source.inputs:
+        dtype, shape = np.dtype(signature.dtype), signature.shape
+        if dtype.kind == "f":
+            sample[signature.name] = random.normal(size=shape).astype(dtype)
+        else:
+            low, high = (0, 1) if dtype.kind == "b" else integers
+            signs = random.choice([-1, 1], shape) if dtype.kind == "i" else np.ones(shape, np.int64)
+            sample[signature.name] = np.asarray(random.integers(low, high, shape, endpoint=True) * signs).astype(dtype)
+    return sample
 
 
-def _check_once(source: Source, content: bytes, suffix: str, layouts: Mapping[str, str], floor_db: float) -> float | None:
+def _check_once(
+    source: Source, content: bytes, suffix: str, layouts: Mapping[str, str], floor_db: float, isolate: bool
+) -> float | None:
     """SQNR of the worst output on one random sample, in decibels; None where all are equal."""
+    sample, wanted = _reference_run(source)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model.{suffix}"
         artifact.write_bytes(content)
-        with open_session(_RUNTIME[suffix][1], artifact) as session:
-            outputs = [signature.name for signature in source.outputs]
-            found = compare(source.reference, ArtifactRunner(session, layouts), [random_sample(source)], outputs)
-    worst = found.worst("sqnr_db")
-    if worst is None or worst[1] == math.inf:
+        with open_session(_RUNTIME[suffix][1], artifact, isolate=isolate) as session:
+            found = ArtifactRunner(session, layouts)(sample)
+    found_db = [agreement(signature, wanted[signature.name], found, floor_db) for signature in source.outputs]
+    return min((value for value in found_db if value is not None), default=None)
+
+
+def _reference_run(source: Source) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
+    """A sample that the original runs on, and its outputs: integers far from 0 where it takes them, else such as fit for indices."""
+    for integers in _INTEGERS:
+        sample = random_sample(source, integers=integers)
+        try:
+            return sample, source.reference(sample)
+        except ModelError as error:
+            refusal = error
+    raise refusal
+
+
+def agreement(
+    signature: Signature, wanted: np.ndarray[Any, Any], found: Mapping[str, np.ndarray[Any, Any]], floor_db: float
+) -> float | None:
+    """SQNR of an output in decibels, None where it is equal; integers and booleans must be, and NaN and infinities lie at the same places.
+
+    Raises RuntimeFailure EW-R005 where it is no such output: absent, of another shape or dtype, or further off than `floor_db`.
+    """
+    name = signature.name
+    if name not in found:
+        raise _differs(f"output {name} is missing from what was written", f"it has {sorted(found)}")
+    array = found[name]
+    if array.shape != wanted.shape:
+        raise _differs(f"output {name} of what was written has shape {array.shape}", f"the original gives {wanted.shape}")
+    if wanted.dtype.kind != "f":
+        if array.dtype.kind == "f" or not np.array_equal(array, wanted):
+            raise _differs(
+                f"output {name} of what was written differs from the original", "integers and booleans are compared exactly"
+            )
         return None
-    name, decibels = worst
-    if math.isnan(decibels) or (decibels < floor_db and found.outputs[name].max_abs > _TOLERANCE):
-        raise RuntimeFailure(
-            "EW-R005",
-            f"output {name} of what was written has {decibels:.1f} dB SQNR against the original",
-            why=f"at least {floor_db:.0f} dB are expected on random inputs",
-            fix="nothing was kept; please report the model's operators (edgewright inspect)",
+    reference, candidate = wanted.astype(np.float64), array.astype(np.float64)
+    finite = np.isfinite(reference)
+    if not np.array_equal(reference[~finite], candidate[~finite], equal_nan=True) or not np.isfinite(candidate[finite]).all():
+        raise _differs(f"output {name} of what was written has NaN or infinity where the original has not, or the reverse", "")
+    error = np.abs(reference - candidate, where=finite, out=np.zeros(reference.shape))
+    value = decibels(float(np.square(reference[finite]).sum()), float(np.square(error).sum()))
+    if value < floor_db and not np.all(error <= _TOLERANCE):
+        raise _differs(
+            f"output {name} of what was written has {value:.1f} dB SQNR against the original",
+            f"at least {floor_db:.0f} dB are expected on random inputs",
         )
-    return decibels
+    return None if value == math.inf else value
+
+
+def _differs(what: str, why: str) -> RuntimeFailure:
+    return RuntimeFailure(
+        "EW-R005", what, why=why, fix="nothing was kept; please report the model's operators (edgewright inspect)"
+    )
 
 
 def _any_device(suffix: str, precision: str, io_layout: str) -> Target:

@@ -12,10 +12,12 @@ process of its own with a time limit. Results:
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import pkgutil
 import re
 import sys
 import tempfile
@@ -53,8 +55,8 @@ class Result:
     seconds: float = 0.0
 
 
-def run_case(case: Case) -> tuple[str, str, str]:
-    """Convert and run one case in this process: (status, code, reason)."""
+def run_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
+    """Convert and run one case in this process: (status, code, reason). `isolate` as `convert` has it."""
     import onnx
 
     from diagnostics import EdgewrightError
@@ -64,7 +66,7 @@ def run_case(case: Case) -> tuple[str, str, str]:
         model, artifact = Path(folder) / "model.onnx", Path(folder) / "model.tflite"
         onnx.save(case.model, model)
         try:
-            convert(model, artifact)
+            convert(model, artifact, isolate=isolate)
         except EdgewrightError as error:
             return "refused", error.code, "; ".join(part for part in (error.what, error.where, error.why) if part)
         except Exception as error:
@@ -109,25 +111,28 @@ def _run_litert(artifact: Path, case: Case) -> dict[str, Array]:
 
 
 def run_cases(cases: Iterable[Case], jobs: int = 2, time_limit_s: float = TIME_LIMIT_S) -> Iterator[Result]:
-    """Run each case in a forked process of its own, `jobs` at a time; results come as they end."""
+    """Run each case in a forked process of its own, `jobs` at a time; results come as they end.
+
+    `convert` checks what it wrote in that process. Where this ends the process, the case runs again with the check in a worker of its own,
+    as a user's call has it.
+    """
     _warm_up()
     context = multiprocessing.get_context("fork")
-    waiting = iter(cases)
-    running: dict[multiprocessing.connection.Connection, tuple[Case, Any, float]] = {}
+    waiting = ((case, False) for case in cases)
+    again: list[tuple[Case, bool]] = []
+    running: dict[multiprocessing.connection.Connection, tuple[Case, bool, Any, float]] = {}
     while True:
-        for case in waiting:
+        while len(running) < jobs and (turn := again.pop() if again else next(waiting, None)):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(case, theirs), daemon=True)
+            process = context.Process(target=_child, args=(*turn, theirs), daemon=False)
             process.start()
             theirs.close()
-            running[ours] = (case, process, time.monotonic())
-            if len(running) >= jobs:
-                break
+            running[ours] = (*turn, process, time.monotonic())
         if not running:
             return
         ready = multiprocessing.connection.wait(list(running), timeout=1.0)
         for pipe in list(running):
-            case, process, start = running[pipe]
+            case, isolated, process, start = running[pipe]
             seconds = time.monotonic() - start
             if pipe not in ready and seconds < time_limit_s:
                 continue
@@ -136,7 +141,10 @@ def run_cases(cases: Iterable[Case], jobs: int = 2, time_limit_s: float = TIME_L
             process.join()
             pipe.close()
             del running[pipe]
-            yield Result(case.name, case.operator, case.multi, *outcome, seconds=round(seconds, 3))
+            if outcome[1] == "signal" and not isolated:
+                again.append((case, True))
+            else:
+                yield Result(case.name, case.operator, case.multi, *outcome, seconds=round(seconds, 3))
 
 
 def _outcome(pipe: multiprocessing.connection.Connection, process: Any) -> tuple[str, str, str]:
@@ -148,27 +156,27 @@ def _outcome(pipe: multiprocessing.connection.Connection, process: Any) -> tuple
         return "crash", "signal", f"the process ended with {process.exitcode}"
 
 
-def _child(case: Case, pipe: multiprocessing.connection.Connection) -> None:
+def _child(case: Case, isolate: bool, pipe: multiprocessing.connection.Connection) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    pipe.send(run_case(case))
+    pipe.send(run_case(case, isolate))
     pipe.close()
     os._exit(0)  # what the runtimes do at exit is not what is tested
 
 
 def _warm_up() -> None:
     """Import all that a conversion imports, once for all forks."""
-    import ai_edge_litert.interpreter
-    import onnx.reference
-    import onnxruntime
-    import scipy.sparse.csgraph
-
-    import exporter.converting
+    for name in ("ai_edge_litert.interpreter", "onnx.reference", "onnxruntime", "onnxscript.optimizer", "scipy.sparse.csgraph"):
+        importlib.import_module(name)
     import exporter.ops
-    import exporter.pipeline
 
-    del ai_edge_litert, exporter, onnx, onnxruntime, scipy
+    for module in pkgutil.walk_packages(exporter.__path__, "exporter."):
+        if not module.name.startswith(
+            ("exporter.cli", "exporter.compilers", "exporter.bundle.plots", "exporter.frontends.torch")
+        ):
+            importlib.import_module(module.name)
+    exporter.ops.all_operators()
 
 
 def _line(error: BaseException) -> str:

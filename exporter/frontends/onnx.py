@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -25,31 +25,48 @@ _EXTERNAL_LIMIT: Final = 16 << 30  # bytes of external data
 
 
 class OnnxReference:
-    """Runs an untouched ONNX file on onnxruntime, one thread, dynamic dimensions as they are."""
+    """Runs an untouched ONNX file, dynamic dimensions as they are: on onnxruntime, one thread, or, where it cannot load the file (an opset or
+    dtype that it lacks), on the ONNX project's reference implementation.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __call__(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
         """Outputs by name. Raises ModelError EW-M002 where onnxruntime cannot load the file, EW-M011 where inputs do not fit."""
-        names = [output.name for output in self._session.get_outputs()]
         try:
-            outputs = self._session.run(names, {name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            outputs = self._run({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in inputs.items()})
+        except EdgewrightError:
+            raise
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError("EW-M011", f"the original model {self._path.name} does not run", why=first_line(error)) from error
-        return dict(zip(names, outputs, strict=True))
+        return outputs
 
     @cached_property
-    def _session(self) -> Any:
+    def _run(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         try:
-            return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # as above
-            raise ModelError("EW-M002", f"onnxruntime cannot load {self._path}", why=first_line(error)) from error
+            slow = self._reference()
+            if slow is None:
+                raise ModelError("EW-M002", f"onnxruntime cannot load {self._path}", why=first_line(error)) from error
+            return lambda inputs: dict(zip(slow.output_names, map(np.asarray, slow.run(None, dict(inputs))), strict=True))
+        names = [output.name for output in session.get_outputs()]
+        return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+
+    def _reference(self) -> Any:
+        """The reference implementation's runner, or None where it lacks an operator as well."""
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            return ReferenceEvaluator(str(self._path))
+        except Exception:  # NotImplementedError, RuntimeContextError and others
+            return None
 
 
 def load_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, preprocess: Preprocess | None = None) -> Source:

@@ -13,6 +13,7 @@ import numpy as np
 
 from diagnostics import DataError, ModelError, RuntimeFailure
 from exporter.quantization.plan import Encoding
+from exporter.runtimes.inprocess import InProcess
 from exporter.runtimes.process import Worker, worker_command
 from exporter.runtimes.registry import Runtime, available, runtime_of
 
@@ -43,7 +44,7 @@ class Session:
     time limit (the process is then gone).
     """
 
-    def __init__(self, runtime: Runtime, worker: Worker, hello: Mapping[str, Any], timeout_s: float) -> None:
+    def __init__(self, runtime: Runtime, worker: Worker | InProcess, hello: Mapping[str, Any], timeout_s: float) -> None:
         self.runtime = runtime.name
         self.inputs = tuple(_tensor_info(entry) for entry in hello["inputs"])
         self.outputs = tuple(_tensor_info(entry) for entry in hello["outputs"])
@@ -123,6 +124,7 @@ def open_session(
     memory_bytes: int | None = None,
     options: Mapping[str, Any] | None = None,
     worker_script: Path = WORKER,
+    isolate: bool = True,
 ) -> Session:
     """Load an artifact on a runtime in a worker process.
 
@@ -136,6 +138,7 @@ def open_session(
         memory_bytes: limit of the worker's address space.
         options: adapter options beside those of the runtime (onnxruntime: optimize; tflite-micro: arena_bytes).
         worker_script: the program that speaks the worker's protocol.
+        isolate: False loads the runtime into this very process: faster, without time limits, and a crash takes the caller along.
 
     Raises:
         UsageError: EW-U001, there is no such runtime.
@@ -148,8 +151,17 @@ def open_session(
         raise ModelError("EW-M001", f"the artifact {artifact} does not exist")
     if python is None and worker_script == WORKER and not available(runtime).present:
         raise _missing(entry, f"the package {entry.package} is not installed here")
-    settings = {"threads": threads, "keep_tensors": keep_tensors, "memory_bytes": memory_bytes}
-    text = json.dumps({**settings, **entry.options, **(options or {})})
+    settings = {
+        "threads": threads,
+        "keep_tensors": keep_tensors,
+        "memory_bytes": memory_bytes,
+        **entry.options,
+        **(options or {}),
+    }
+    if not isolate:
+        here = InProcess(entry.adapter, path, settings)
+        return Session(entry, here, here.hello, timeout_s)
+    text = json.dumps(settings)
     worker = Worker(worker_command(python, worker_script, entry.adapter, path, text), label=entry.name, threads=threads)
     try:
         hello, _ = worker.wait(timeout_s)

@@ -30,7 +30,7 @@ if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpat
 
 import numpy as np
 
-__all__ = ["ADAPTERS", "main", "receive", "send"]
+__all__ = ["ADAPTERS", "Adapter", "answer", "main", "receive", "send"]
 
 Arrays = dict[str, Any]
 Info = dict[str, Any]
@@ -371,7 +371,8 @@ ADAPTERS: dict[str, Callable[[str, Info], Adapter]] = {
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(adapter: Adapter, meta: Info, arrays: Arrays) -> tuple[Info, Arrays]:
+def answer(adapter: Adapter, meta: Info, arrays: Arrays) -> tuple[Info, Arrays]:
+    """What a loaded artifact answers to one request: (meta, arrays)."""
     request = meta["request"]
     if request == "describe":
         return {"inputs": adapter.inputs, "outputs": adapter.outputs}, {}
@@ -413,7 +414,7 @@ def main(argv: Sequence[str]) -> int:
         if message is None:
             return 0
         try:
-            meta, arrays = _answer(adapter, *message)
+            meta, arrays = answer(adapter, *message)
         except Exception as error:
             meta, arrays = {"error": f"{type(error).__name__}: {error}", "kind": "refused"}, {}
         send(answers, meta, arrays)
