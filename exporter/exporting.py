@@ -18,7 +18,7 @@ from exporter.frontends import Source, load
 from exporter.pipeline import Options, build
 from exporter.progress import SILENT, Progress
 from exporter.pruning import parse_goal
-from exporter.quantization.plan import Plan
+from exporter.quantization.plan import Effort, Plan
 from exporter.verification.gates import Gate, GateResult
 from exporter.verification.prove import Evidence, prove
 from targets.loader import load_target
@@ -90,6 +90,7 @@ def export(
     plan: Plan | str | Path | None = None,
     method: Any = None,
     refine: bool = True,
+    effort: Effort = "balanced",
     io_dtype: Any = None,
     io_layout: Any = None,
     allow_pickle: bool = False,
@@ -108,7 +109,7 @@ def export(
         prune: share of the MACs to keep, or ``"macs=0.8"``.
         gates: conditions such as ``"top1_agreement>=0.98"``; a bundle whose gates fail is written all the same, and says so.
         plan: replay an earlier plan instead of deciding.
-        method, refine: see `Options`.
+        method, refine, effort: see `Options`.
         io_dtype, io_layout: instead of what the target says.
         force: replace bundles that exist.
     Returns:
@@ -122,7 +123,7 @@ def export(
         require_free(Path(out) / profile.name, overwrite=force)
     replayed = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
     goal = parse_goal(prune).macs if isinstance(prune, str) else prune
-    options = Options(goal, method, refine, replayed)
+    options = Options(goal, method, refine, replayed, effort)
     with progress.stage("load"):
         source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     recipe = _recipe(preprocess) or source.preprocess

@@ -17,7 +17,7 @@ from exporter.built import Built, Written
 from exporter.frontends.source import Source
 from exporter.graph.passes import check, legalize
 from exporter.progress import SILENT, Progress
-from exporter.quantization.plan import Plan
+from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.ranges import Method
 from targets.schema import Target
 
@@ -31,14 +31,16 @@ class Options:
     Attributes:
         prune: share of the MACs to keep, 0 < prune <= 1; None keeps all.
         method: how ranges of activations are chosen; None: the planner's default.
-        refine: whether weight scales and biases are chosen by the error they cause on calibration samples.
+        refine: whether weights are rounded, and biases corrected, by the error they cause on calibration samples.
         plan: an earlier plan to replay; then nothing is decided and no data is read.
+        effort: how closely refining looks at the samples, see `quantization.sequential`.
     """
 
     prune: float | None = None
     method: Method | None = None
     refine: bool = True
     plan: Plan | None = None
+    effort: Effort = "balanced"
 
 
 def build(
@@ -131,7 +133,9 @@ def decide(
         plan = make_plan(graph, statistics, target, method=options.method or DEFAULT_METHOD)
         if options.refine and samples is not None:
             with progress.stage("refine weights and biases") as advance:
-                plan = refine(graph, plan, target, samples, progress=lambda done, total: advance(done)).plan
+                plan = refine(
+                    graph, plan, target, samples, effort=options.effort, progress=lambda done, total: advance(done)
+                ).plan
     return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 
 

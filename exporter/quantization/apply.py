@@ -13,6 +13,7 @@ import onnx_ir as ir
 from diagnostics import ModelError
 from exporter.graph.values import constant, name_of
 from exporter.quantization.plan import Encoding, Plan
+from exporter.quantization.rounding import unpack_offsets
 
 __all__ = ["apply_corrections", "encode_constant", "node_name", "quantized_parameters", "read_encoding", "runs_in_integers"]
 
@@ -61,7 +62,9 @@ def encode_constant(node: ir.Node, index: int, plan: Plan) -> tuple[np.ndarray[A
     if value is None or array is None or encoding is None:
         what = f"input {index} of node {node_name(node)} has no encoding in the plan or is no constant"
         raise ModelError("EW-Q002", what, where=node_name(node), fix="make the plan again for this graph")
-    return encoding.quantize(apply_corrections(array, plan, name_of(value))), encoding
+    nearest = encoding.quantize(apply_corrections(array, plan, name_of(value)))
+    rounding = plan.roundings.get(name_of(value))
+    return nearest if rounding is None else unpack_offsets(rounding, nearest), encoding
 
 
 def quantized_parameters(model: ir.Model, plan: Plan) -> dict[str, tuple[np.ndarray[Any, Any], Encoding]]:

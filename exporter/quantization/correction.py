@@ -8,7 +8,7 @@ an early layer's shift again in every layer behind it, and diverges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -24,7 +24,7 @@ from exporter.quantization.plan import Plan
 from exporter.quantization.segments import Runner, output_means, outputs_of
 from targets.schema import Target
 
-__all__ = ["SAMPLES", "Correction", "correct_biases", "ensure_biases"]
+__all__ = ["SAMPLES", "Correction", "bias_index", "correct_biases", "ensure_biases", "planned_sqnr"]
 
 SAMPLES: Final = 32  # samples used at most: means settle early, and the activations of all samples are held between two layers
 
@@ -88,7 +88,7 @@ def correct_biases(
         progress: called with (layers done, layers) after each layer.
     """
     held = [dict(sample) for sample in islice(samples, SAMPLES)]
-    layers = [(node, index) for node in model.graph if (index := _correctable(node, plan)) is not None]
+    layers = [(node, index) for node in model.graph if (index := bias_index(node, plan)) is not None]
     if not held or not layers:
         return Correction(plan, float("nan"), float("nan"))
     wanted = output_means(model, [name_of(node.outputs[0]) for node, _ in layers], held)
@@ -106,20 +106,33 @@ def correct_biases(
         runner.replace(f"{name_of(bias)}_quantized", encode_constant(node, index, inside)[0])
         if progress is not None:
             progress(done, len(layers))
-    reference = outputs_of(model, held)
-    before = _sqnr(reference, _planned_outputs(model, replace(inside, corrections={}), target, held))
-    after = _sqnr(reference, _planned_outputs(model, inside, target, held))
+    before, after = planned_sqnr(model, [plan, inside], target, held)
     return (
         Correction(replace(plan, corrections=corrections), before, after) if after > before else Correction(plan, before, before)
     )
 
 
-def _planned_outputs(
-    model: ir.Model, plan: Plan, target: Target, samples: list[dict[str, np.ndarray[Any, Any]]]
-) -> list[dict[str, np.ndarray[Any, Any]]]:
-    quantized = model.clone()
-    insert_qdq(quantized, plan, target.quantization.activations)
-    return outputs_of(quantized, samples)
+def bias_index(node: ir.Node, plan: Plan) -> int | None:
+    """Index of the node's bias where it runs in integers and no other node uses that bias, else None."""
+    if not runs_in_integers(node, plan):
+        return None
+    for index, rule in enumerate(operator_of(node).quantize(node).inputs[: len(node.inputs)]):
+        value = node.inputs[index]
+        if rule.role is Role.BIAS and value is not None and constant(value) is not None and len(consumers(value)) == 1:
+            return index
+    return None
+
+
+def planned_sqnr(
+    model: ir.Model, plans: Sequence[Plan], target: Target, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]]
+) -> list[float]:
+    """The SQNR (dB, mean over the float outputs) of the graph under each of the plans beside the graph in float."""
+    reference, found = outputs_of(model, samples), []
+    for plan in plans:
+        quantized = model.clone()
+        insert_qdq(quantized, replace(plan, io_dtype="float32"), target.quantization.activations)
+        found.append(_sqnr(reference, outputs_of(quantized, samples)))
+    return found
 
 
 def _sqnr(reference: list[dict[str, np.ndarray[Any, Any]]], given: list[dict[str, np.ndarray[Any, Any]]]) -> float:
@@ -143,14 +156,3 @@ def _bias_slot(node: ir.Node) -> tuple[int, int] | None:
     if node.domain not in ("", "ai.onnx") or node.op_type not in slots or weight is None or output is None:
         return None
     return slots[node.op_type], int(output[1])  # type: ignore[arg-type]
-
-
-def _correctable(node: ir.Node, plan: Plan) -> int | None:
-    """Index of the node's bias where it runs in integers and no other node uses that bias."""
-    if not runs_in_integers(node, plan):
-        return None
-    for index, rule in enumerate(operator_of(node).quantize(node).inputs[: len(node.inputs)]):
-        value = node.inputs[index]
-        if rule.role is Role.BIAS and value is not None and constant(value) is not None and len(consumers(value)) == 1:
-            return index
-    return None

@@ -10,15 +10,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from diagnostics import ModelError
 
-__all__ = ["SCHEMA_VERSION", "Encoding", "Plan", "integer_range"]
+__all__ = ["SCHEMA_VERSION", "Effort", "Encoding", "Plan", "integer_range"]
 
 SCHEMA_VERSION: Final = 1
+
+Effort = Literal["fast", "balanced"]  # how much time deciding may take
 
 _RANGES: Final[Mapping[str, tuple[int, int]]] = {
     "int4": (-8, 7),
@@ -86,6 +88,7 @@ class Plan:
         requantize: where a node reads an input in another encoding than the one its value is stored in, that encoding, by
             "node:input_index" (a writer requantizes there; a constant is encoded so for this node alone).
         corrections: float amounts added to a bias initializer, one a channel (bias correction).
+        roundings: how the weights of an initializer were rounded where not to nearest (`rounding.pack_offsets`).
         kept: indices that structured pruning kept, by "initializer:axis".
         layout: "channels_last" for every value that the TFLite artifact holds channels-last where it is produced.
         node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
@@ -99,6 +102,7 @@ class Plan:
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     requantize: Mapping[str, Encoding] = field(default_factory=dict)
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    roundings: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
     node_layout: Mapping[str, str] = field(default_factory=dict)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.quantization.correction import SAMPLES, Correction, correct_biases
-from exporter.quantization.plan import Plan
-from exporter.quantization.scales import choose_weight_scales
+from exporter.graph.values import name_of
+from exporter.quantization.correction import Correction, bias_index, correct_biases
+from exporter.quantization.plan import Effort, Plan
+from exporter.quantization.sequential import SAMPLES, round_weights
 from targets.schema import Target
 
 __all__ = ["refine"]
@@ -24,17 +25,24 @@ def refine(
     target: Target,
     samples: Iterable[Mapping[str, np.ndarray[Any, Any]]],
     *,
+    effort: Effort = "balanced",
     progress: Callable[[int, int], None] | None = None,
 ) -> Correction:
-    """Weight scales by measured output error, then biases behind them (`scales.choose_weight_scales`, `correction.correct_biases`).
+    """Weights rounded together, each layer's bias with them (`sequential.round_weights`), then the biases that this leaves out
+    (`correction.correct_biases`): those of transposed convolutions, of shared weights, or all where rounding did not pay.
 
-    Where the biases alone do better on the samples, the scales stay as they came. `before` is the SQNR (dB) of the plan as it came.
-    `progress` is called with (layers done, layers), each layer counted once for either way.
+    Each step is kept only where it raises the SQNR on the samples. `before` is the SQNR (dB) of the plan as it came.
+    `progress` is called with (layers done, layers) of the step in progress.
     """
-    held = list(islice(samples, SAMPLES))
-    first = None if progress is None else lambda done, layers: progress(done, 2 * layers)
-    second = None if progress is None else lambda done, layers: progress(layers + done, 2 * layers)
-    plain = correct_biases(model, plan, target, held, progress=first)
-    scaled = correct_biases(model, choose_weight_scales(model, plan, held), target, held, progress=second)
-    best = scaled if scaled.after > plain.after else plain
-    return replace(best, before=plain.before)
+    held = list(islice(samples, SAMPLES[effort]))
+    rounded = round_weights(model, plan, target, held, effort=effort, progress=progress)
+    if all(name in rounded.plan.corrections for name in _biases(model, plan)):
+        return rounded
+    corrected = correct_biases(model, rounded.plan, target, held, progress=progress)
+    return corrected if np.isnan(rounded.before) else replace(corrected, before=rounded.before)
+
+
+def _biases(model: ir.Model, plan: Plan) -> list[str]:
+    """Names of the biases that can be corrected."""
+    found = [(node, bias_index(node, plan)) for node in model.graph]
+    return [name_of(node.inputs[index]) for node, index in found if index is not None]  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ once to be measured, once, corrected, in front of the next one. Between two laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,31 @@ class Runner:
         """
         measured = self._nodes[node]
         segment = self._segment(measured)
-        final = [n for n in segment if n is not measured]
-        self._done.update(n for n in final if n.op_type != "DequantizeLinear")
-        keep = [value for n in final for value in n.outputs if n in self._done and self._pending(value)]
-        result = self._run(segment, measured.outputs[0], keep)
-        for name in [name for name in self._held if not self._pending(self._values[name])]:
-            del self._held[name]
-        return result
+        raw = measured.outputs[0]
+        graph = onnx.GraphProto()
+        mean = _append_mean(graph, name_of(raw), len(raw.shape or ()))
+        total: list[np.ndarray[Any, Any]] = [np.zeros(())]
+
+        def add(_: int, array: np.ndarray[Any, Any]) -> None:
+            total[0] = total[0] + array.astype(np.float64)
+
+        self._run(segment, [n for n in segment if n is not measured], graph, mean, add)
+        return np.asarray(total[0] / self._count)
+
+    def inputs_of(self, node: str, see: Callable[[int, np.ndarray[Any, Any]], None]) -> None:
+        """Call `see` with the number of each sample and the node's first input in it, dequantized.
+
+        Everything in front of the node is run for the last time: it must not change any more.
+        """
+        value = self._nodes[node].inputs[0]
+        producer = value.producer() if value is not None else None
+        assert value is not None
+        if producer is None or name_of(value) in self._held:
+            for index, array in enumerate(self._held[name_of(value)]):
+                see(index, array)
+        else:
+            segment = self._segment(producer)
+            self._run(segment, segment, onnx.GraphProto(), ir.serde.serialize_value(value), see)
 
     def _segment(self, last: ir.Node) -> list[ir.Node]:
         """The nodes that compute `last` from held values, in graph order."""
@@ -88,29 +106,43 @@ class Runner:
                 return True
         return False
 
-    def _run(self, segment: list[ir.Node], raw: ir.Value, keep: list[ir.Value]) -> np.ndarray[Any, Any]:
+    def _run(
+        self,
+        segment: list[ir.Node],
+        final: list[ir.Node],
+        graph: onnx.GraphProto,
+        output: onnx.ValueInfoProto,
+        see: Callable[[int, np.ndarray[Any, Any]], None],
+    ) -> None:
+        """Run the nodes of `segment`, then those of `graph`, once a sample; hand `output` on and hold what later layers read."""
+        self._done.update(node for node in final if node.op_type != "DequantizeLinear")
+        keep = [value for node in final for value in node.outputs if node in self._done and self._pending(value)]
         computed = {value for node in segment for value in node.outputs}
         inputs = [value for node in segment for value in node.inputs if value is not None and value not in computed]
         read = list(dict.fromkeys(inputs))
         feeds = [value for value in read if not is_constant(value)]
-        graph = onnx.GraphProto(name="segment")
-        graph.node.extend(self._protos[node] for node in segment)
-        graph.initializer.extend(self._constants[name_of(value)] for value in read if is_constant(value))
-        graph.input.extend(ir.serde.serialize_value(value) for value in feeds)
-        mean = _append_mean(graph, name_of(raw), len(raw.shape or ()))
-        graph.output.extend([mean, *(ir.serde.serialize_value(value) for value in keep)])
+        whole = onnx.GraphProto(name="segment")
+        whole.node.extend([*(self._protos[node] for node in segment), *graph.node])
+        whole.initializer.extend([*(self._constants[name_of(value)] for value in read if is_constant(value)), *graph.initializer])
+        whole.input.extend(ir.serde.serialize_value(value) for value in feeds)
+        others = [value for value in keep if name_of(value) != output.name]
+        whole.output.extend([output, *(ir.serde.serialize_value(value) for value in others)])
         session = _session(
-            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)], ir_version=10)
+            onnx.helper.make_model(whole, opset_imports=[onnx.helper.make_opsetid("", self._opset)], ir_version=10)
         )
-        total: Any = 0.0
-        for value in keep:
-            self._held[name_of(value)] = []
+        self._held.update({name_of(value): [] for value in keep})
         for index in range(self._count):
-            first, *rest = session.run(None, {name_of(value): self._held[name_of(value)][index] for value in feeds})
-            total = total + first.astype(np.float64)
-            for value, array in zip(keep, rest, strict=True):
-                self._held[name_of(value)].append(array)
-        return np.asarray(total / self._count)
+            names = [output.name, *(name_of(value) for value in others)]
+            results = dict(
+                zip(
+                    names, session.run(names, {name_of(value): self._held[name_of(value)][index] for value in feeds}), strict=True
+                )
+            )
+            see(index, results[output.name])
+            for value in keep:
+                self._held[name_of(value)].append(results[name_of(value)])
+        for name in [name for name in self._held if not self._pending(self._values[name])]:
+            del self._held[name]
 
 
 def output_means(model: ir.Model, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, np.ndarray[Any, Any]]:
@@ -131,20 +163,6 @@ def outputs_of(model: ir.Model, samples: Sequence[Sample]) -> list[dict[str, np.
     session = _session(ir.serde.serialize_model(model))
     names = [output.name for output in session.get_outputs()]
     return [dict(zip(names, session.run(names, dict(sample)), strict=True)) for sample in samples]
-
-
-def output_arrays(model: ir.Model, names: Sequence[str], samples: Sequence[Sample]) -> Iterator[list[np.ndarray[Any, Any]]]:
-    """The values of that name (graph inputs and computed values), for one sample after the other."""
-    proto = ir.serde.serialize_model(model)
-    inputs = {name_of(value) for value in model.graph.inputs}
-    values = {name_of(value): value for node in model.graph for value in node.outputs}
-    computed = sorted({name for name in names if name not in inputs})
-    del proto.graph.output[:]
-    proto.graph.output.extend(ir.serde.serialize_value(values[name]) for name in computed)
-    session = _session(proto) if computed else None
-    for sample in samples:
-        found = dict(zip(computed, session.run(None, dict(sample)), strict=True)) if session is not None else {}
-        yield [sample[name] if name in inputs else found[name] for name in names]
 
 
 def _append_mean(graph: onnx.GraphProto, name: str, rank: int) -> onnx.ValueInfoProto:

@@ -1,4 +1,4 @@
-"""Bias correction and the choice of weight scales: what they remove, what they leave alone, what they do for a real network."""
+"""Bias correction: what it removes, what it leaves alone, what it does with rounding before it."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,8 @@ from exporter.backends.onnx.writer import write_onnx
 from exporter.frontends.source import Signature
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant
-from exporter.quantization.apply import encode_constant
 from exporter.quantization.correction import correct_biases, ensure_biases
 from exporter.quantization.refine import refine
-from exporter.quantization.scales import choose_weight_scales
 from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr, target
 
 
@@ -67,22 +65,7 @@ def test_without_samples_or_integer_layers_the_plan_stays():
     model = residual_net()
     plan = planned(model)
     assert correct_biases(model, plan, target(), []).plan is plan
-    assert choose_weight_scales(model, plan, []) is plan
-
-
-def test_chosen_scales_lower_the_error_and_clip_nothing():
-    model = coarse_net()
-    data = samples(model, 8)
-    plan = planned(model)
-    chosen = choose_weight_scales(model, plan, data)
-    for conv in [node for node in model.graph if node.op_type == "Conv"]:
-        weight = conv.inputs[1].name
-        assert (np.asarray(chosen.encodings[weight].scale) >= np.asarray(plan.encodings[weight].scale)).all()
-        integers, encoding = encode_constant(conv, 1, chosen)
-        steps = np.asarray(encoding.scale).reshape(-1, 1, 1, 1)
-        assert (np.abs(encoding.dequantize(integers) - constant(conv.inputs[1])) <= steps * 0.5001).all()
-        bias, inputs = chosen.encodings[conv.inputs[2].name], chosen.encodings[conv.inputs[0].name]
-        np.testing.assert_array_equal(np.float32(bias.scale), np.float32(encoding.scale) * np.float32(inputs.scale[0]))
+    assert refine(model, plan, target(), []).plan is plan
 
 
 @pytest.mark.parametrize("net", [residual_net, coarse_net])

@@ -28,6 +28,6 @@ def test_int8_agrees_with_float_on_held_out_photos(efficientnet_lite0):
         wanted.append(next(iter(source.reference(sample).values())))
         found.append(next(iter(run(content, sample).values())))
     agreement = np.mean([a.argmax() == b.argmax() for a, b in zip(wanted, found, strict=True)])
-    assert sqnr(np.asarray(wanted), np.asarray(found)) >= 22
+    assert sqnr(np.asarray(wanted), np.asarray(found)) >= 24
     assert agreement >= 0.95
     assert refined.after - refined.before > 8

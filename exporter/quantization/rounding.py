@@ -1,0 +1,112 @@
+"""Round the rows of a weight together: what rounding one weight costs, the weights rounded after it make up for.
+
+The error that a layer's output gets from rounded weights is ``(q - w) H (q - w)^T`` a row, `H` the second moment of the layer's inputs.
+Columns are rounded one after the other; the error of each is spread over those still to come by the inverse of `H` (Frantar and
+Alistarh 2022, "Optimal Brain Compression", and Frantar et al. 2022, "GPTQ": the columns in one order for all rows, by a Cholesky factor of
+the inverse). Then each weight is looked at again with all others in place, and moved where that lowers the error (coordinate descent).
+
+Everything is a numpy array with the groups of a grouped convolution in front: rows [groups, outputs, inputs], moments
+[groups, inputs, inputs], scales [groups, outputs, 1], all float64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from typing import Any, Final
+
+import numpy as np
+
+from diagnostics import ModelError
+
+__all__ = ["Array", "pack_offsets", "round_rows", "rounding_error", "unpack_offsets"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_BLOCK: Final = 64  # columns whose error is spread at once over all behind them: a product of matrices instead of 64 of vectors
+
+
+def rounding_error(rows: Array, integers: Array, moment: Array, scale: Array) -> Array:
+    """``(q - w) H (q - w)^T`` of every row: [groups, outputs, 1]."""
+    difference = integers * scale - rows
+    return np.asarray(np.sum(np.matmul(difference, moment) * difference, axis=-1, keepdims=True))
+
+
+def round_rows(rows: Array, moment: Array, scale: Array, limit: Array | int, *, sweeps: int = 2) -> Array:
+    """Integers in [-limit, limit] for `rows` in steps of `scale`, with the least ``rounding_error`` that is found.
+
+    No row is worse than rounded to nearest. `moment` must be positive definite.
+    """
+    nearest = np.clip(np.rint(rows / scale), -limit, limit)
+    found = _descend(rows, _with_feedback(rows, moment, scale, limit), moment, scale, limit, sweeps)
+    worse = rounding_error(rows, found, moment, scale) > rounding_error(rows, nearest, moment, scale)
+    return np.where(worse, nearest, found)
+
+
+def _with_feedback(rows: Array, moment: Array, scale: Array, limit: Array | int) -> Array:
+    """Column by column, those of the strongest inputs first."""
+    order = np.argsort(-np.diagonal(moment, axis1=1, axis2=2), axis=-1, kind="stable")
+    back = np.argsort(order, axis=-1, kind="stable")
+    left = np.take_along_axis(rows, order[:, None, :], axis=2)
+    ordered = np.take_along_axis(np.take_along_axis(moment, order[:, :, None], axis=1), order[:, None, :], axis=2)
+    # inverse(H) = U^T U with U upper triangular; row i of U, over its diagonal, says where the error of column i goes.
+    upper = np.linalg.cholesky(np.linalg.inv(ordered)).swapaxes(1, 2)
+    spread = upper / np.diagonal(upper, axis1=1, axis2=2)[:, :, None]
+    integers = np.empty_like(left)
+    size = left.shape[2]
+    for start in range(0, size, _BLOCK):
+        end = min(start + _BLOCK, size)
+        errors = np.empty((*left.shape[:2], end - start))
+        for i in range(start, end):
+            column = left[:, :, i : i + 1]
+            rounded = np.clip(np.rint(column / scale), -limit, limit)
+            error = column - rounded * scale
+            integers[:, :, i : i + 1], errors[:, :, i - start : i - start + 1] = rounded, error
+            left[:, :, i + 1 : end] -= error * spread[:, i : i + 1, i + 1 : end]
+        left[:, :, end:] -= np.matmul(errors, spread[:, start:end, end:])
+    return np.take_along_axis(integers, back[:, None, :], axis=2)
+
+
+def _descend(rows: Array, integers: Array, moment: Array, scale: Array, limit: Array | int, sweeps: int) -> Array:
+    """Each weight to the best integer with all others as they are, `sweeps` times over all columns."""
+    found, size = integers.copy(), rows.shape[2]
+    diagonal = np.diagonal(moment, axis1=1, axis2=2)[:, None, :]
+    gradient = np.matmul(found * scale - rows, moment)
+    for _ in range(sweeps):
+        for start in range(0, size, _BLOCK):
+            end = min(start + _BLOCK, size)
+            block = gradient[:, :, start:end].copy()
+            moves = np.empty_like(block)
+            for i in range(start, end):
+                at = slice(i - start, i - start + 1)
+                given = found[:, :, i : i + 1]
+                best = np.clip(np.rint(given - block[:, :, at] / (diagonal[:, :, i : i + 1] * scale)), -limit, limit)
+                moves[:, :, at] = (best - given) * scale
+                found[:, :, i : i + 1] = best
+                block += moves[:, :, at] * moment[:, i : i + 1, start:end]
+            gradient += np.matmul(moves, moment[:, start:end, :])
+    return found
+
+
+def pack_offsets(integers: Array, nearest: Array) -> str:
+    """int8 integers as text: their offsets from those rounded to nearest (modulo 256), deflated, in base 85."""
+    offsets = (integers.astype(np.int64) - nearest).astype(np.int8)
+    # Offsets have no repetitions to find, only frequent values: Huffman codes alone are as short, and made in a tenth of the time.
+    packer = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+    return base64.b85encode(packer.compress(offsets.tobytes()) + packer.flush()).decode("ascii")
+
+
+def unpack_offsets(text: str, nearest: Array) -> Array:
+    """The integers that `pack_offsets` was given, with the shape and the dtype (int8) of `nearest`.
+
+    Raises:
+        ModelError: EW-Q002, the text is damaged or belongs to another number of weights.
+    """
+    try:
+        offsets = np.frombuffer(zlib.decompress(base64.b85decode(text)), np.int8)
+    except (ValueError, binascii.Error, zlib.error) as error:
+        raise ModelError("EW-Q002", "a rounding of the plan cannot be read", why=str(error), fix="make the plan again") from error
+    if offsets.size != nearest.size:
+        raise ModelError("EW-Q002", f"the plan rounds {offsets.size} weights where the graph has {nearest.size}")
+    return np.asarray((nearest.astype(np.int64) + offsets.reshape(nearest.shape)).astype(np.int8))

@@ -1,0 +1,171 @@
+"""Layers fitted and rounded one after the other: better outputs, a plan that replays, the same bits on any number of threads."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration import open_samples
+from exporter.backends.onnx.writer import write_onnx
+from exporter.frontends.source import Signature
+from exporter.graph.run import FloatRunner
+from exporter.graph.values import constant
+from exporter.quantization.apply import encode_constant
+from exporter.quantization.correction import correct_biases
+from exporter.quantization.plan import Plan
+from exporter.quantization.refine import refine
+from exporter.quantization.sequential import round_weights
+from exporter.quantization.vectors import layer_of
+from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr, target
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def wide_net():
+    """Convolutions with strides, paddings, dilations and groups, wide enough that rounding errors can make up for one another."""
+    return network(
+        """
+        a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w1, b1)
+        b = Relu (a)
+        c = Conv <pads = [2, 2, 2, 2], dilations = [2, 2], group = 4> (b, w2, b2)
+        d = Relu (c)
+        e = Conv (d, w3, b3)
+        f = Relu (e)
+        y = Conv (f, w4, b4)
+        """,
+        inputs="float[1,8,16,16] x",
+        outputs="float[1,10,8,8] y",
+        w1=(32, 8, 3, 3),
+        b1=(32,),
+        w2=(32, 8, 3, 3),
+        b2=(32,),
+        w3=(64, 32, 1, 1),
+        b3=(64,),
+        w4=(10, 64, 1, 1),
+        b4=(10,),
+    )
+
+
+def outputs(model, plan, data, for_target=None):
+    content = write_onnx(model, plan, for_target or target())
+    return np.concatenate([run(content, sample)["y"] for sample in data])
+
+
+def reference(model, data):
+    return np.concatenate([FloatRunner(model)(sample)["y"] for sample in data])
+
+
+# Few steps a weight, as weights of real networks have beside a large one: rounding them is then what costs most.
+COARSE = 8
+
+
+def coarse(plan, model):
+    """The plan with scales `COARSE` times as large for the weights, and for the biases that go with them."""
+    names = {value.name for node in model.graph if node.op_type in ("Conv", "Gemm") for value in node.inputs[1:]}
+    wider = {
+        name: replace(encoding, scale=tuple(float(np.float32(COARSE * s)) for s in encoding.scale)) if name in names else encoding
+        for name, encoding in plan.encodings.items()
+    }
+    return replace(plan, encodings=wider)
+
+
+def mixtures(model, count, seed=0):
+    """Positive inputs whose channels are mixtures of two patterns, as neighbouring channels of real networks are correlated."""
+    random, mix = np.random.default_rng(seed), np.random.default_rng(99).normal(size=(1, 8, 2))
+    patterns = random.normal(size=(count, 1, 2, 256))
+    arrays = np.abs(mix @ patterns + 0.2 * random.normal(size=(count, 1, 8, 256))).reshape(count, 1, 8, 16, 16).astype(np.float32)
+    return open_samples([{"x": array} for array in arrays], [Signature("x", (1, 8, 16, 16), "float32")])
+
+
+@pytest.mark.parametrize("effort", ["fast", "balanced"])
+def test_outputs_are_closer_on_samples_not_seen(effort):
+    model = wide_net()
+    data, fresh = mixtures(model, 32), mixtures(model, 32, seed=7)
+    plan = coarse(planned(model, data=data), model)
+    rounded = round_weights(model, plan, target(), data, effort=effort)
+    assert rounded.after > rounded.before
+    wanted = reference(model, fresh)
+    mean = wanted.mean(axis=0)
+    corrected = correct_biases(model, plan, target(), data).plan
+    before, after = (sqnr(wanted - mean, outputs(model, p, fresh) - mean) for p in (corrected, rounded.plan))
+    assert after > before + 1.5
+
+
+def test_only_roundings_and_corrections_change_and_the_plan_replays():
+    model = residual_net()
+    plan = planned(model)
+    first = round_weights(model, plan, target(), samples(model)).plan
+    assert first == round_weights(model, plan, target(), samples(model)).plan
+    layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm")]
+    assert set(first.roundings) == {node.inputs[1].name for node in layers}
+    assert set(first.corrections) == {node.inputs[2].name for node in layers}
+    assert replace(first, roundings={}, corrections={}) == plan
+    again = Plan.from_json(first.to_json())
+    assert again == first
+    assert write_onnx(model, again, target()) == write_onnx(model, first, target())
+
+
+@pytest.mark.parametrize("scheme", [{"per_channel": False}, {"weights_range": "reduced"}, {"activations": "uint8"}])
+def test_the_target_s_scheme_is_kept(scheme):
+    model, device = wide_net(), target(**scheme)
+    plan = planned(model, device)
+    rounded = round_weights(model, plan, device, samples(model), effort="fast")
+    assert rounded.plan.roundings
+    limit = 63 if "weights_range" in scheme else 127
+    for node in model.graph:
+        if node.op_type in ("Conv", "Gemm"):
+            integers, encoding = encode_constant(node, 1, rounded.plan)
+            assert np.abs(integers.astype(int)).max() <= limit
+            assert encoding == plan.encodings[node.inputs[1].name]
+    fresh = samples(model, 16, seed=3)
+    wanted = reference(model, fresh)
+    assert sqnr(wanted, outputs(model, rounded.plan, fresh, device)) > sqnr(wanted, outputs(model, plan, fresh, device)) - 0.5
+
+
+def test_refining_corrects_the_biases_that_rounding_leaves_out():
+    body = "a = Conv (x, v, d)  c = Relu (a)  y = ConvTranspose <strides = [2, 2]> (c, w, b)"
+    model = network(body, inputs="float[1,4,6,6] x", outputs="float[1,3,12,12] y", v=(6, 4, 1, 1), d=(6,), w=(6, 3, 2, 2), b=(3,))
+    plan = coarse(planned(model), model)
+    data = [{"x": np.abs(sample["x"])} for sample in samples(model, 16)]
+    refined = refine(model, plan, target(), data)
+    assert set(refined.plan.roundings) == {"v"}
+    assert set(refined.plan.corrections) == {"b", "d"}
+    assert refined.after > refined.before
+
+
+@pytest.mark.parametrize(("net", "index"), [(net, index) for net in (wide_net, residual_net) for index in range(4)])
+def test_rows_times_vectors_are_the_layer_s_outputs(net, index):
+    model = net()
+    node = [node for node in model.graph if node.op_type in ("Conv", "Gemm")][index]
+    layer = layer_of(node)
+    sample = next(iter(samples(model)))
+    names = (node.inputs[0].name, node.outputs[0].name)
+    found = FloatRunner(model, names)(sample)
+    for count in (5, 10_000):
+        positions = layer.positions(3, count)
+        assert positions.size == min(count, layer.places)
+        product = layer.rows @ layer.vectors(found[names[0]], positions)
+        bias = constant(node.inputs[2]).reshape(layer.rows.shape[0], -1, 1)
+        np.testing.assert_allclose(product + bias, layer.outputs(found[names[1]], positions), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(layer.weight(layer.rows), constant(node.inputs[1]))
+
+
+def digest() -> str:
+    model = wide_net()
+    plan = round_weights(model, planned(model), target(), samples(model, 16)).plan
+    return hashlib.sha256(plan.to_json().encode()).hexdigest()
+
+
+def test_the_number_of_threads_changes_no_bit():
+    code = "from tests.quantization.test_sequential import digest; print(digest())"
+    found = set()
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+        found.add(done.stdout.strip())
+    assert found == {digest()}
