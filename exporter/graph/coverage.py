@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from exporter.graph.values import REFUSED
 from exporter.ops.base import FACETS, Operator, Refused, operator_of
 
 __all__ = ["unsupported"]
@@ -36,7 +37,7 @@ def unsupported(model: ir.Model, facet: str, runtime: str = "") -> list[Refused]
             operator = operator_of(node)
             if not operator.has(facet):
                 reason = operator.refuses.get(facet, f"{node.op_type} has no {facet} rule")
-                found.append(Refused(node, reason))
+                found.append(Refused(node, node.metadata_props.get(REFUSED, reason) if facet == "lower" else reason))
                 continue
             if facet in _ASKED:
                 _ASKED[facet](operator, node)

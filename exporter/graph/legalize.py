@@ -12,6 +12,7 @@ from exporter.graph.coverage import unsupported
 from exporter.graph.fuse_activations import fuse_activations
 from exporter.graph.rewriter import GraphRewriter, Names
 from exporter.graph.simplify import RULES
+from exporter.graph.values import REFUSED
 from exporter.ops.base import Refused, Role, operator_of
 
 __all__ = ["legalize", "unshare", "unsupported"]
@@ -55,10 +56,11 @@ def _round(graph: ir.Graph, runtime: str, names: Names) -> bool:
 def _rewrite(graph: ir.Graph, node: ir.Node, runtime: str, names: Names) -> bool:
     rewriter = GraphRewriter(graph, node, runtime, names)
     values: Sequence[ir.Value] | None = None
+    node.metadata_props.pop(REFUSED, None)
     try:
         values = operator_of(node).legalize(node, rewriter)
-    except Refused:
-        values = None
+    except Refused as refused:
+        node.metadata_props[REFUSED] = refused.reason
     for rule in RULES:
         values = rule(node, rewriter) if values is None else values
     if values is None:

@@ -84,6 +84,8 @@ class GraphRewriter:
             graph.register_initializer(value)
         graph.insert_before(origin, self._nodes)
         for old, new in zip(origin.outputs, values, strict=True):
+            if not old.name and not old.uses():
+                continue  # an optional output that is absent
             title, named = old.name, new in made or old.is_graph_output()
             old.replace_all_uses_with(new, replace_graph_outputs=True)
             if named:

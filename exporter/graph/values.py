@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 __all__ = [
     "FUSED",
+    "REFUSED",
     "activation_nodes",
     "attribute",
     "constant",
@@ -25,6 +26,8 @@ __all__ = [
 
 # Metadata key on an activation node that a producer's kernel applies for free; its value is the TFLite name ("RELU6").
 FUSED: Final = "edgewright.fused"
+# Metadata key on a node that could not be legalized; its value is the reason.
+REFUSED: Final = "edgewright.refused"
 
 
 def is_constant(value: ir.Value | None) -> bool:
