@@ -107,7 +107,12 @@ def _run_litert(artifact: Path, case: Case) -> dict[str, Array]:
     for detail in interpreter.get_input_details():
         interpreter.set_tensor(detail["index"], case.inputs[detail["name"]])
     interpreter.invoke()
-    return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()}
+    return {
+        detail["name"]: np.zeros(detail["shape"], detail["dtype"])
+        if 0 in detail["shape"]  # LiteRT gives out no tensor without elements
+        else interpreter.get_tensor(detail["index"])
+        for detail in interpreter.get_output_details()
+    }
 
 
 def run_cases(cases: Iterable[Case], jobs: int = 2, time_limit_s: float = TIME_LIMIT_S) -> Iterator[Result]:

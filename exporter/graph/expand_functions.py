@@ -104,6 +104,12 @@ def _function(body: onnx.FunctionProto, node: ir.Node, name: str, opset: int) ->
     for entry in body.opset_import:
         if not entry.domain:
             entry.version = opset
+    outputs = [name or f"absent_{index}" for index, name in enumerate([*body.output][: len(node.outputs)])]
+    made = {name for inner in body.node for name in inner.output}
+    for missing in [name for name in outputs if name not in made]:  # an optional output that the node lacks: nothing reads it
+        body.node.append(onnx.helper.make_node("Identity", [body.input[0]], [missing]))
+    del body.output[:]
+    body.output.extend(outputs)
     function = ir.serde.deserialize_function(body)
     for inner in function:
         inner.metadata_props.update(node.metadata_props)

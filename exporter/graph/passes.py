@@ -18,6 +18,7 @@ from exporter.graph.infer_shapes import infer_shapes, require_static
 from exporter.graph.legalize import legalize as rewrite
 from exporter.graph.lower_batchnorm import lower_batchnorm
 from exporter.graph.name_everything import name_everything
+from exporter.graph.one_float import one_float
 from exporter.graph.opset import canonical_opset
 from exporter.ops.base import all_operators
 
@@ -53,12 +54,13 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
 def legalize(model: ir.Model, runtime: str) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
 
-    For TFLite, standard operators without rules of their own become their definition by others first. Raises what `canonicalize` and the
+    For TFLite, standard operators without rules of their own become their definition by others first, and all floats float32. Raises what `canonicalize` and the
     rewriting raise.
     """
     if runtime == "tflite":
         known = {op_type for domain, op_type in all_operators() if not domain}
         expanded = model.clone()
-        if expand_functions(expanded, keep=known.__contains__):
+        changed = expand_functions(expanded, keep=known.__contains__)
+        if one_float(expanded) or changed:
             model = canonicalize(expanded)
     return rewrite(model, runtime)

@@ -238,9 +238,8 @@ _DTYPES: Final[Mapping[str, str]] = {"FLOAT": "float32", "FLOAT16": "float16", "
 
 
 def _cast_known(node: ir.Node) -> bool:
-    """Cast goes between float32, int8, uint8, int16, int32, int64 and bool."""
-    known = {"FLOAT", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL"}
-    return {_dtype(input_of(node, 0)), _dtype(node.outputs[0])} <= known
+    """Cast goes between booleans, integers of 8 to 64 bits (but uint64) and floats of 16 to 64 bits."""
+    return {_dtype(input_of(node, 0)), _dtype(node.outputs[0])} <= _CASTS.keys()
 
 
 @register
@@ -256,7 +255,7 @@ class Cast(Elementwise):
         if source == wanted:
             to.alias(0, to.input(0))
             return
-        at = 3 if "INT8" in (source, wanted) else 1
+        at = max(_CASTS[source], _CASTS[wanted])
         names = {"in_data_type": _TFLITE.get(source, source), "out_data_type": _TFLITE.get(wanted, wanted)}
         to.emit("CAST", [to.input(0)], [to.output()], version=at, **names)
 
@@ -267,7 +266,12 @@ class Cast(Elementwise):
         return [inputs[0].to(getattr(torch, _DTYPES.get(name, name.lower())))]
 
 
-_TFLITE: Final[Mapping[str, str]] = {"FLOAT": "FLOAT32"}
+_TFLITE: Final[Mapping[str, str]] = {"FLOAT": "FLOAT32", "DOUBLE": "FLOAT64"}
+# The version of CAST that each dtype needs on either side (TensorFlow's op_version.cc; float16 came without one, shortly before version 7).
+_CASTS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("FLOAT", "UINT8", "INT16", "INT32", "INT64", "BOOL"), 1),
+    **{"UINT32": 2, "INT8": 3, "UINT16": 4, "DOUBLE": 5, "FLOAT16": 7},
+}
 
 
 def _dtype(value: ir.Value) -> str:

@@ -199,7 +199,12 @@ class LiteRt(Adapter):
         self._interpreter.invoke()
 
     def fetch(self) -> Arrays:
-        return {info["name"]: self._interpreter.get_tensor(detail["index"]) for info, detail in zip(self.outputs, self._outputs)}
+        return {info["name"]: self._fetch(detail) for info, detail in zip(self.outputs, self._outputs)}
+
+    def _fetch(self, detail: Mapping[str, Any]) -> Any:
+        if 0 in detail["shape"]:  # LiteRT gives out no tensor without elements
+            return np.zeros(detail["shape"], detail["dtype"])
+        return self._interpreter.get_tensor(detail["index"])
 
     def tensors(self) -> tuple[Arrays, dict[str, Info]]:
         if not self._keep:
