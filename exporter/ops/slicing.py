@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import constant, is_constant, rank
+from exporter.graph.values import is_constant, rank
 from exporter.ops.base import (
     Channels,
     Constraint,
@@ -18,7 +19,6 @@ from exporter.ops.base import (
     LayoutRule,
     Lowering,
     Operator,
-    Port,
     QuantRule,
     Rewriter,
     register,
@@ -34,11 +34,10 @@ from exporter.ops.common import (
     output_shape,
     replace_ints,
     same_layout,
-    uniform_layout,
-    version,
 )
+from exporter.ops.kernels import MOVED, builtin_version, dtype_of, in_wider_dtype, most_axes, stored_dtype, takes
 
-__all__ = ["Concat", "Gather", "Slice", "Split"]
+__all__ = ["Concat", "Slice", "Split", "slice_ranges"]
 
 
 @register
@@ -46,6 +45,7 @@ class Concat(Operator):
     """Tensors one behind the other along an axis."""
 
     op_type = "Concat"
+    constraints = (takes("Concat", (*MOVED, "uint32")), most_axes("Concat", 6))
 
     def couple(self, node: ir.Node) -> Coupling:
         axis, offset = axis_of(node, 0), 0
@@ -63,12 +63,15 @@ class Concat(Operator):
         return same_layout(node)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        return [input_of(node, 0)] if len(node.inputs) == 1 else None
+        """One tensor alone is itself."""
+        return [input_of(node, 0)] if len(node.inputs) == 1 else in_wider_dtype(node, rewriter, {"uint16": "int32"})
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         inputs = [to.input(index) for index in range(len(node.inputs))]
         axis = to.axis(axis_of(node, 0), rank(node.outputs[0]))
-        to.emit("CONCATENATION", inputs, [to.output()], version=version(1, 2, to.quantized), axis=axis)
+        to.emit(
+            "CONCATENATION", inputs, [to.output()], version=builtin_version("CONCATENATION", stored_dtype(node, to)), axis=axis
+        )
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         import torch
@@ -79,11 +82,15 @@ class Concat(Operator):
         return Cost()
 
 
+_SPLIT_DTYPES: Final = ("float32", "int8", "uint8", "int16", "int32", "int64")
+
+
 @register
 class Split(Operator):
     """A tensor in parts along an axis."""
 
     op_type = "Split"
+    constraints = (takes("Split", _SPLIT_DTYPES), most_axes("Split", 6))
 
     def couple(self, node: ir.Node) -> Coupling:
         axis = axis_of(node, 0)
@@ -100,15 +107,24 @@ class Split(Operator):
     def layout(self, node: ir.Node) -> LayoutRule:
         return same_layout(node)
 
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """One part is all of it; where TFLite has no kernel for the dtype, each part is a Slice."""
+        if len(node.outputs) == 1:
+            return [input_of(node, 0)]
+        if rewriter.runtime != "tflite" or dtype_of(input_of(node, 0)) in _SPLIT_DTYPES:
+            return None
+        ends = np.cumsum(_split_sizes(node))
+        axis = rewriter.const(np.asarray([axis_of(node, 0)], np.int64), "axis")
+        bounds = [rewriter.const(np.asarray([end], np.int64), "bound") for end in (0, *ends)]
+        return [rewriter.op("Slice", input_of(node, 0), start, end, axis) for start, end in pairwise(bounds)]
+
     def lower(self, node: ir.Node, to: Lowering) -> None:
         sizes = _split_sizes(node)
         source, outputs = to.input(0), [to.output(index) for index in range(len(node.outputs))]
         axis = to.ints(np.asarray(to.axis(axis_of(node, 0), rank(input_of(node, 0))), np.int32))
-        at = version(1, 2, to.quantized)
-        if len(set(sizes)) == 1:
-            to.emit("SPLIT", [axis, source], outputs, version=at, num_splits=len(sizes))
-        else:
-            to.emit("SPLIT_V", [source, to.ints(sizes), axis], outputs, version=at, num_splits=len(sizes))
+        equal = len(set(sizes)) == 1
+        name, inputs = ("SPLIT", [axis, source]) if equal else ("SPLIT_V", [source, to.ints(sizes), axis])
+        to.emit(name, inputs, outputs, version=builtin_version(name, stored_dtype(node, to)), num_splits=len(sizes))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return list(inputs[0].split(list(_split_sizes(node)), axis_of(node, 0)))
@@ -155,11 +171,6 @@ def slice_ranges(node: ir.Node) -> tuple[tuple[int, int, int], ...]:
     return tuple(ranges)
 
 
-def _slice_rank(node: ir.Node) -> bool:
-    """Slice has at most 5 axes."""
-    return rank(input_of(node, 0)) <= 5
-
-
 def _slice_constant(node: ir.Node) -> bool:
     """The starts, ends, axes and steps of Slice are constant."""
     return all(value is None or is_constant(value) for value in node.inputs[1:])
@@ -170,7 +181,11 @@ class Slice(Operator):
     """A range of places, with a step, along some axes."""
 
     op_type = "Slice"
-    constraints = (Constraint("tflite", _slice_rank), Constraint("tflite", _slice_constant))
+    constraints = (
+        Constraint("tflite", _slice_constant),
+        most_axes("Slice", 8),
+        takes("Slice", (*MOVED, "uint16", "uint32")),
+    )
 
     def couple(self, node: ir.Node) -> Coupling:
         """A cut of whole channels is three runs: before, in and behind it. With steps, channels stay whole."""
@@ -206,13 +221,13 @@ class Slice(Operator):
         begin, sizes, steps = (list(column) for column in zip(*stored, strict=True))
         source, out = to.input(0), to.output()
         if all(step == 1 for step in steps):
-            at = 5 if count > 4 else version(1, 2, to.quantized)
+            at = builtin_version("SLICE", stored_dtype(node, to), count)
             to.emit("SLICE", [source, to.ints(begin), to.ints(sizes)], [out], version=at)
             return
         end = [start + size * step for start, size, step in stored]
         # Behind index 0 there is no index to name: -1 would count from the end.
         open_ends = sum(1 << axis for axis, (stop, step) in enumerate(zip(end, steps, strict=True)) if step < 0 and stop < 0)
-        at = 4 if count > 4 else version(1, 2, to.quantized)
+        at = builtin_version("STRIDED_SLICE", stored_dtype(node, to), count)
         inputs = [source, to.ints(begin), to.ints(end), to.ints(steps)]
         to.emit("STRIDED_SLICE", inputs, [out], version=at, begin_mask=0, end_mask=open_ends)
 
@@ -256,67 +271,3 @@ _BEFORE_ALL = -(2**31)  # an end that a backward slice never reaches
 
 def _lies_before(run: Channels, other: Channels) -> bool:
     return run.axis == other.axis and run.offset < other.offset
-
-
-# --- Gather -----------------------------------------------------------------------------------------------------------
-
-
-def _gather_constant(node: ir.Node) -> bool:
-    """The indices of Gather are a constant with at most 1 axis."""
-    return is_constant(node.inputs[1]) and rank(input_of(node, 1)) <= 1
-
-
-@register
-class Gather(Operator):
-    """The places that constant indices name along one axis."""
-
-    op_type = "Gather"
-    constraints = (Constraint("tflite", _gather_constant),)
-
-    def couple(self, node: ir.Node) -> Coupling:
-        """The gathered axis stays whole; those behind it move by as many places as the indices have axes more than one."""
-        shape, axis = input_shape(node), axis_of(node, 0)
-        moved = rank(input_of(node, 1)) - 1
-        ties = tuple(
-            (Channels("in", 0, other, length), Channels("out", 0, other + (moved if other > axis else 0), length))
-            for other, length in enumerate(shape)
-            if other not in (0, axis)
-        )
-        return Coupling(ties, blocked=(Channels("in", 0, axis, shape[axis]),))
-
-    def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node, SHARED, parameters=(1,))
-
-    def layout(self, node: ir.Node) -> LayoutRule:
-        return same_layout(node) if rank(input_of(node, 1)) == 1 else uniform_layout(node, Port.FIRST)
-
-    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """One index, or a run of them, is a Slice: every runtime has it, in integers too."""
-        indices, axis = constant(node.inputs[1]), axis_of(node, 0)
-        if indices is None or indices.ndim > 1 or indices.size == 0:
-            return None
-        places = indices.astype(np.int64).reshape(-1)
-        places = np.where(places < 0, places + input_shape(node)[axis], places)
-        if (np.diff(places) != 1).any():
-            return None
-        bounds = [rewriter.const(np.asarray([number], np.int64)) for number in (places[0], places[-1] + 1, axis)]
-        cut = rewriter.op("Slice", input_of(node, 0), *bounds)
-        return [cut if indices.ndim == 1 else rewriter.op("Squeeze", cut, rewriter.const(np.asarray([axis], np.int64)))]
-
-    def lower(self, node: ir.Node, to: Lowering) -> None:
-        indices = ints_of(node, 1) or ()
-        axis = axis_of(node, 0)
-        places = [index + input_shape(node)[axis] if index < 0 else index for index in indices]
-        at = version(1, 2, to.quantized)
-        stored = to.axis(axis, rank(input_of(node, 0)))
-        to.emit("GATHER", [to.input(0), to.ints(places)], [to.output()], version=at, axis=stored, batch_dims=0)
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        data, indices = inputs
-        axis = axis_of(node, 0)
-        indices = indices.long() % data.shape[axis]
-        shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
-        return [data.index_select(axis, indices.reshape(-1)).reshape(shape)]
-
-    def cost(self, node: ir.Node) -> Cost:
-        return Cost()
