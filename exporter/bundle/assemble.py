@@ -13,19 +13,10 @@ import onnx_ir as ir
 from calibration import Preprocess
 from exporter.built import Built
 from exporter.bundle.bundle import Bundle, write_bundle
+from exporter.bundle.facts import ArenaRow, LatencyRow, LayerRow, OutputRow, ParityRow, ReportData, SizeRow
 from exporter.bundle.firmware import GoldenSample, firmware_kit
 from exporter.bundle.manifest import FileRecord, GateRecord, Manifest
-from exporter.bundle.report import (
-    ArenaRow,
-    LatencyRow,
-    LayerRow,
-    OutputRow,
-    ParityRow,
-    ReportData,
-    SizeRow,
-    report_html,
-    report_json,
-)
+from exporter.bundle.report import report_html, report_json
 from exporter.bundle.signature import signature
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, summarize

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from exporter.bundle.report import LayerRow
+    from exporter.bundle.facts import LayerRow
 
 __all__ = ["activation_ranges", "layer_sizes", "layer_sqnr"]
 

@@ -8,19 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from exporter.bundle.facts import ApproximationRow, ArenaRow, LatencyRow, LayerRow, OutputRow, ParityRow, ReportData, SizeRow
 from exporter.bundle.manifest import FileRecord, GateRecord, Manifest, TensorRecord
-from exporter.bundle.report import (
-    ApproximationRow,
-    ArenaRow,
-    LatencyRow,
-    LayerRow,
-    OutputRow,
-    ParityRow,
-    ReportData,
-    SizeRow,
-    report_html,
-    report_json,
-)
+from exporter.bundle.report import report_html, report_json
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>$\\frac{'
 VOID = {"meta", "br", "img", "link", "input", "hr"}

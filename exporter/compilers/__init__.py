@@ -1,1 +1,0 @@
-"""edgewright: see the modules of this package."""
