@@ -1,0 +1,145 @@
+"""The facts of a report as plain data: one row class a table. A stage fills what it has; absent sections are left out of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from exporter.bundle.manifest import Manifest
+
+__all__ = [
+    "ApproximationRow",
+    "ArenaRow",
+    "LatencyRow",
+    "LayerRow",
+    "OutputRow",
+    "ParityRow",
+    "ReportData",
+    "SizeRow",
+]
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One quantity of the original and of the artifact. `unit`: "bytes" or "count"; `limit`: what the target allows."""
+
+    label: str
+    before: int | None
+    after: int | None
+    unit: str = "bytes"
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """Agreement of one output of the artifact on one runtime with the original, over `samples` samples.
+
+    `metrics`: name (with its unit) -> value.
+    """
+
+    output: str
+    runtime: str
+    metrics: Mapping[str, float]
+    shape: tuple[int, ...] = ()
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One node of the artifact.
+
+    Attributes:
+        node, op_type: of the legalized graph.
+        sqnr_db: signal to quantization noise of its output against the float original.
+        low, high: range of its output seen in calibration; encoded_low, encoded_high: range that its encoding can hold.
+        macs: multiply-accumulates an inference; weight_bytes: of its constants as stored.
+        precision: "int8", "float32", ...; unit: the compute unit that runs it; reason: why it is not an integer node there.
+    """
+
+    node: str
+    op_type: str
+    sqnr_db: float | None = None
+    low: float | None = None
+    high: float | None = None
+    encoded_low: float | None = None
+    encoded_high: float | None = None
+    macs: int = 0
+    weight_bytes: int = 0
+    precision: str = ""
+    unit: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Seconds of single inferences on this host: median and the quartiles around it."""
+
+    label: str
+    runtime: str
+    median_s: float
+    low_s: float
+    high_s: float
+    repeats: int
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class ArenaRow:
+    """One figure of the memory that tflite-micro asked for, in bytes, with the target's limit where it has one."""
+
+    label: str
+    bytes: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """Difference of one value between the TFLite and the ONNX artifact of one plan, both fed the same integers.
+
+    `max_lsb`: greatest difference in steps of the encoding; `share`: fraction of elements that differ; `reason`: where over 1.
+    """
+
+    node: str
+    op_type: str
+    max_lsb: int
+    share: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ApproximationRow:
+    """A lowering that is not exact: "approximate" with its bound, or "conditional" with its condition."""
+
+    node: str
+    op_type: str
+    kind: str
+    bound: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All facts of a report. `created` is an ISO 8601 time; `samples` the number of samples that verification used."""
+
+    manifest: Manifest
+    created: str = ""
+    samples: int | None = None
+    calibration_samples: int | None = None
+    sizes: tuple[SizeRow, ...] = ()
+    outputs: tuple[OutputRow, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    latency: tuple[LatencyRow, ...] = ()
+    arena: tuple[ArenaRow, ...] = ()
+    parity: tuple[ParityRow, ...] = ()
+    approximations: tuple[ApproximationRow, ...] = ()
+    warnings: tuple[str, ...] = ()
+    host: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> bool | None:
+        """Whether all gates hold; None where there was none."""
+        return all(gate.holds for gate in self.manifest.gates) if self.manifest.gates else None
+
+    @property
+    def float_layers(self) -> tuple[LayerRow, ...]:
+        """Layers that are not integer ones although the target's artifact is, with the reason."""
+        return tuple(layer for layer in self.layers if layer.reason)
