@@ -32,7 +32,7 @@ import numpy as np
 
 from tools.conformance_cases import Case, eligible_cases
 
-__all__ = ["ATOL", "RTOL", "STATUSES", "Result", "judge", "main", "run_case", "run_cases", "summary"]
+__all__ = ["ATOL", "RTOL", "STATUSES", "Result", "judge", "main", "passing", "run_case", "run_cases", "summary"]
 
 RTOL: Final = 1e-3
 ATOL: Final = 1e-5
@@ -224,6 +224,15 @@ def summary(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def passing(results: Sequence[Result]) -> dict[str, list[str]]:
+    """Names of the cases that pass, sorted, by operator (or suite): what tests/conformance/expected.json holds."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for result in results:
+        if result.status == "pass":
+            found[result.operator].append(result.name)
+    return {operator: sorted(names) for operator, names in sorted(found.items())}
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command line; exit status 1 where a case is wrong or crashes."""
     parser = argparse.ArgumentParser(prog="python -m tools.conformance", description=__doc__.partition("\n")[0])
@@ -231,6 +240,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cases", metavar="FILE", type=Path, help="cases named in FILE, one a line")
     parser.add_argument("--list", action="store_true", help="list the cases and run none")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every result to FILE")
+    parser.add_argument("--expect", metavar="FILE", type=Path, help="write the names of the cases that pass to FILE, by operator")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="SECONDS")
     parser.add_argument("-v", "--verbose", action="store_true", help="also print every case that does not pass")
@@ -255,6 +265,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{time.monotonic() - start:.0f} s")
     if options.json is not None:
         options.json.write_text(json.dumps({"summary": counts, "results": [asdict(result) for result in results]}, indent=1))
+    if options.expect is not None:
+        options.expect.write_text(json.dumps(passing(results), indent=1) + "\n")
     return 1 if any(result.status in ("wrong", "crash") for result in results) else 0
 
 

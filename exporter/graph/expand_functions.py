@@ -60,6 +60,7 @@ def _round(model: ir.Model, keep: Callable[[str], bool]) -> bool:
         model.opset_imports[_DOMAIN] = 1
         common.InlinePass()(model)
         del model.opset_imports[_DOMAIN]
+        common.RemoveUnusedNodesPass()(model)  # bodies compute outputs that the node may lack
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return found
 

@@ -54,8 +54,8 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
 def legalize(model: ir.Model, runtime: str) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
 
-    For TFLite, standard operators without rules of their own become their definition by others first, and all floats float32. Raises what `canonicalize` and the
-    rewriting raise.
+    For TFLite, standard operators without rules of their own become their definition by others first, and all floats float32.
+    Raises what `canonicalize` and the rewriting raise.
     """
     if runtime == "tflite":
         known = {op_type for domain, op_type in all_operators() if not domain}

@@ -270,7 +270,11 @@ _TFLITE: Final[Mapping[str, str]] = {"FLOAT": "FLOAT32", "DOUBLE": "FLOAT64"}
 # The version of CAST that each dtype needs on either side (TensorFlow's op_version.cc; float16 came without one, shortly before version 7).
 _CASTS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("FLOAT", "UINT8", "INT16", "INT32", "INT64", "BOOL"), 1),
-    **{"UINT32": 2, "INT8": 3, "UINT16": 4, "DOUBLE": 5, "FLOAT16": 7},
+    "UINT32": 2,
+    "INT8": 3,
+    "UINT16": 4,
+    "DOUBLE": 5,
+    "FLOAT16": 7,
 }
 
 
