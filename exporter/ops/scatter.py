@@ -24,8 +24,8 @@ from exporter.ops.common import (
     input_shape,
     output_shape,
 )
-from exporter.ops.indexing import Rigid, flat_places, from_front, is_counted, reshaped
-from exporter.ops.kernels import dtype_of, in_wider_dtype
+from exporter.ops.indexing import WIDER, Rigid, flat_places, from_front, is_counted, reshaped
+from exporter.ops.kernels import MOVED, dtype_of, in_wider_dtype
 
 __all__ = ["MaxUnpool", "ScatterElements", "ScatterND"]
 
@@ -35,8 +35,10 @@ _WIDER: Final = {"int8": "int32", "uint8": "int32", "int16": "int32", "uint16": 
 
 
 def _known_dtype(node: ir.Node) -> bool:
-    """ScatterND is written in float32 and int32, and in int64 with the reductions none and add."""
-    allowed = ("float32", "int32") if attribute(node, "reduction", "none") in _SEGMENTS else ("float32", "int32", "int64")
+    """ScatterND combines float32 and int32, and adds int64; without a reduction it takes what Gather takes."""
+    allowed = {"none": MOVED, "add": ("float32", "int32", "int64")}.get(
+        attribute(node, "reduction", "none"), ("float32", "int32")
+    )
     return dtype_of(input_of(node, 0)) in allowed
 
 
@@ -44,7 +46,7 @@ def _known_dtype(node: ir.Node) -> bool:
 class ScatterND(Rigid):
     """The data, with the updates written at tuples of indices (the last axis of input 1): instead of what is there, or combined with it.
 
-    Without a reduction, ONNX leaves open what stays where two updates meet at one place.
+    Where two updates meet at one place without a reduction, ONNX leaves open which stays: here the last.
     """
 
     op_type = "ScatterND"
@@ -58,7 +60,7 @@ class ScatterND(Rigid):
         shape = input_shape(node)
         if rewriter.runtime != "tflite" or 0 in (*shape, *input_shape(node, 2)) or _is_flat(node):
             return None
-        widened = in_wider_dtype(node, rewriter, _WIDER)
+        widened = in_wider_dtype(node, rewriter, WIDER if attribute(node, "reduction", "none") == "none" else _WIDER)
         if widened is not None or not _known_dtype(node):
             return widened
         depth = input_shape(node, 1)[-1]
@@ -128,17 +130,16 @@ class ScatterElements(Rigid):
         return [_combined(data, axis, indices.long() % data.shape[axis], updates, attribute(node, "reduction", "none"))]
 
 
-def _apart(node: ir.Node) -> bool:
-    """The windows of MaxUnpool do not overlap, and its output has the shape that they cover."""
+def _covered(node: ir.Node) -> bool:
+    """The output of MaxUnpool has the shape that its windows cover."""
     kernel = attribute(node, "kernel_shape")
     strides = attribute(node, "strides", (1,) * len(kernel))
     pads = attribute(node, "pads", (0,) * 2 * len(kernel))
-    shape = input_shape(node)[2:]
     covered = tuple(
-        (length - 1) * stride + size - pads[axis] - pads[axis + len(kernel)]
-        for axis, (length, stride, size) in enumerate(zip(shape, strides, kernel, strict=True))
+        (length - 1) * strides[axis] + kernel[axis] - pads[axis] - pads[axis + len(kernel)]
+        for axis, length in enumerate(input_shape(node)[2:])
     )
-    return all(size <= stride for size, stride in zip(kernel, strides, strict=True)) and output_shape(node)[2:] == covered
+    return output_shape(node)[2:] == covered
 
 
 @register
@@ -146,7 +147,7 @@ class MaxUnpool(Rigid):
     """Each element back at the flat place in the output that a MaxPool took it from; zeros elsewhere."""
 
     op_type = "MaxUnpool"
-    constraints = (Constraint("tflite", _apart),)
+    constraints = (Constraint("tflite", _covered),)
     refuses: ClassVar = {
         "quantize": "MaxUnpool writes at computed places, which has no int8 kernel",
         "lower": "MaxUnpool is written as a ScatterND onto zeros, which the legalize stage makes",
@@ -154,7 +155,7 @@ class MaxUnpool(Rigid):
     }
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        if rewriter.runtime != "tflite" or not _apart(node):
+        if rewriter.runtime != "tflite" or not _covered(node):
             return None
         shape, x = output_shape(node), input_of(node, 0)
         zeros = rewriter.const(np.zeros(prod(shape), np.dtype(dtype_of(x))), "zeros")
@@ -198,7 +199,11 @@ def _row_places(rewriter: Rewriter, indices: ir.Value, lengths: Sequence[int]) -
 
 
 def _scattered(rewriter: Rewriter, data: ir.Value, places: ir.Value, updates: ir.Value, reduction: str) -> ir.Value:
-    """The flat form, combined with the data. At constant places, what replaces is a Gather (the last of the updates that meet stays)."""
+    """The flat form, combined with the data.
+
+    Without a reduction, each row of the result is gathered from the data and the updates behind it, so that of the updates that meet at
+    one place the last stays, as in onnxruntime. Its number is the greatest of theirs.
+    """
     given, old, dtype = constant(places), constant(data), np.dtype(dtype_of(data))
     shape = static_shape(data)
     if given is not None and reduction == "none":
@@ -207,22 +212,32 @@ def _scattered(rewriter: Rewriter, data: ir.Value, places: ir.Value, updates: ir
             order[place] = shape[0] + update
         both = rewriter.op("Concat", data, updates, axis=0)
         return rewriter.op("Gather", both, rewriter.const(order.astype(np.int64), "order"), axis=0)
-    kind = "add" if reduction == "none" else reduction
-    neutral = _identity(kind, dtype)
-    part = rewriter.op("ScatterND", rewriter.const(np.full(shape, neutral, dtype), "neutral"), places, updates, reduction=kind)
+    if reduction == "none":
+        last = _onto_constant(rewriter, (shape[0], 1), places, rewriter.const(_column(static_shape(places)[0])), "max")
+        behind = rewriter.op("Add", last, rewriter.const(np.full((1, 1), shape[0], np.int32), "rows"))
+        source = rewriter.op("Max", behind, rewriter.const(_column(shape[0]), "own"))
+        both = rewriter.op("Concat", data, updates, axis=0)
+        return rewriter.op("Gather", both, reshaped(rewriter, source, (shape[0],)), axis=0)
+    neutral = _identity(reduction, dtype)
+    part = _onto_constant(rewriter, shape, places, updates, reduction)
     if old is not None and (old == neutral).all():
         return part
-    if reduction == "none":
-        ones = rewriter.const(np.ones(static_shape(places), np.int32), "ones")
-        zeros = rewriter.const(np.zeros((shape[0], 1), np.int32), "zeros")
-        hits = rewriter.op("ScatterND", zeros, places, ones, reduction="add")
-        return rewriter.op("Where", rewriter.op("Equal", hits, rewriter.const(np.zeros((1, 1), np.int32), "none")), data, part)
     both = rewriter.op(_COMBINE[reduction], data, part)
     if reduction in ("max", "min") and dtype.kind == "f":
         # A row of infinities that no update reaches stays infinite, though the part is finite there.
         idle = rewriter.op("Equal", part, rewriter.const(np.full((1, 1), neutral, dtype), "idle"))
         return rewriter.op("Where", idle, data, both)
     return both
+
+
+def _onto_constant(rewriter: Rewriter, shape: tuple[int, ...], places: ir.Value, updates: ir.Value, reduction: str) -> ir.Value:
+    dtype = np.dtype(dtype_of(updates))
+    rows = rewriter.const(np.full(shape, _identity(reduction, dtype), dtype), "rows")
+    return rewriter.op("ScatterND", rows, places, updates, reduction=reduction)
+
+
+def _column(count: int) -> np.ndarray[Any, Any]:
+    return np.arange(count, dtype=np.int32).reshape(-1, 1)
 
 
 def _combined(data: Any, axis: int, places: Any, updates: Any, reduction: str) -> Any:
