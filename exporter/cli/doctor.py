@@ -138,6 +138,6 @@ def _lines(entries: Iterable[dict[str, Any]]) -> list[str]:
     lines = []
     for entry in entries:
         run = f"  [{entry['run']}]" if "run" in entry else ""
-        lines.append(f"{'yes' if entry['present'] else 'no ':<4}{entry['name']:<19}{entry['version'] or '-'}{run}")
+        lines.append(f"{'yes' if entry['present'] else 'no ':<4}{entry['name']:<24}{entry['version'] or '-'}{run}")
         lines.append(f"    {entry['purpose']}" + ("" if entry["present"] else f"; get it: {entry['how_to_get']}"))
     return lines

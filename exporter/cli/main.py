@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "convert": ("exporter.cli.convert:command", "Write a model as float TFLite or ONNX, without calibration."),
     "inspect": ("exporter.cli.inspect:command", "Show operators, shapes, parameters, MACs and memory of a model or artifact."),
     "targets": ("exporter.cli.targets:command", "List, show and check target profiles."),
+    "runtimes": ("exporter.cli.runtimes:command", "List, add and remove releases of runtimes in environments of their own."),
     "doctor": ("exporter.cli.doctor:command", "Show which runtimes are installed and how to get the rest."),
 }
 

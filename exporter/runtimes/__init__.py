@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from exporter.runtimes.environments import Environment, list_environments
 from exporter.runtimes.registry import Availability, all_runtimes, available
 from exporter.runtimes.session import Session, TensorInfo, open_session
 
-__all__ = ["Availability", "Session", "TensorInfo", "all_runtimes", "available", "open_session"]
+__all__ = [
+    "Availability",
+    "Environment",
+    "Session",
+    "TensorInfo",
+    "all_runtimes",
+    "available",
+    "list_environments",
+    "open_session",
+]

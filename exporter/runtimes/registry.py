@@ -1,15 +1,19 @@
-"""The runtimes by name: which worker adapter runs them, with which options, from which package. Adding one is adding an entry."""
+"""The runtimes by name: which worker adapter runs them, with which options, from which package. Adding one is adding an entry.
+
+A name may carry a version, ``"onnxruntime==1.17.3"``: then that release runs, in an environment of its own (see `environments`).
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from diagnostics import UsageError
+from exporter.runtimes.environments import Environment, find_environment, list_environments, parse_pin
 
-__all__ = ["RUNTIMES", "Availability", "Runtime", "all_runtimes", "available", "runtime_of"]
+__all__ = ["RUNTIMES", "Availability", "Runtime", "all_runtimes", "available", "environment_of", "runtime_of"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Runtime:
         purpose: what it is for, one phrase.
         how_to_get: the command that installs it.
         options: passed to the adapter.
+        version: the one release that is meant; None: the one installed here, else the newest that has an environment of its own.
     """
 
     name: str
@@ -33,6 +38,7 @@ class Runtime:
     purpose: str
     how_to_get: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ RUNTIMES: Final[tuple[Runtime, ...]] = (
         "tflite-runtime",
         ".tflite",
         "runs TFLite artifacts on the last release under the old name",
-        "pip install 'tflite-runtime==2.14.0' 'numpy<2' in an environment of its own (Python 3.11), named by `python=`",
+        "edgewright runtimes add tflite-runtime==2.14.0",
     ),
 )
 
@@ -86,26 +92,47 @@ _BY_NAME: Final[Mapping[str, Runtime]] = {runtime.name: runtime for runtime in R
 
 
 def runtime_of(name: str) -> Runtime:
-    """The runtime of that name. Raises UsageError EW-U001 where there is none."""
-    found = _BY_NAME.get(name)
+    """The runtime of that name, with or without ``==VERSION``. Raises UsageError EW-U001 where there is none."""
+    base, _, version = name.partition("==")
+    found = _BY_NAME.get(base)
     if found is None:
-        raise UsageError("EW-U001", f"there is no runtime {name!r}", fix=f"name one of {', '.join(_BY_NAME)}")
-    return found
+        raise UsageError("EW-U001", f"there is no runtime {base!r}", fix=f"name one of {', '.join(_BY_NAME)}")
+    if base == name:
+        return found
+    pin = parse_pin(f"{found.package}=={version}")
+    return replace(found, name=name, version=pin.version, how_to_get=f"edgewright runtimes add {pin}")
+
+
+def environment_of(runtime: Runtime) -> Environment | None:
+    """The environment of its own in which a runtime runs; None where it runs in this one, or is nowhere."""
+    here = _installed(runtime.package)
+    if here is not None and runtime.version in (None, here):
+        return None
+    return find_environment(runtime.package, runtime.version)
 
 
 def available(name: str) -> Availability:
-    """Whether a runtime is installed in this environment; nothing of it is imported.
+    """Whether a runtime is installed, here or in an environment of its own; nothing of it is imported.
 
     Raises UsageError EW-U001 where there is no runtime of that name.
     """
     runtime = runtime_of(name)
-    try:
-        version: str | None = importlib.metadata.version(runtime.package)
-    except importlib.metadata.PackageNotFoundError:
-        version = None
+    environment = environment_of(runtime)
+    here = _installed(runtime.package)
+    version = environment.pin.version if environment is not None else (here if runtime.version in (None, here) else None)
     return Availability(runtime.name, version, runtime.how_to_get, runtime.purpose)
 
 
 def all_runtimes() -> tuple[Availability, ...]:
-    """Every runtime that edgewright knows, installed or not, in the order of the table."""
-    return tuple(available(runtime.name) for runtime in RUNTIMES)
+    """Every runtime that edgewright knows, installed or not, in the order of the table; then the releases with environments of their own."""
+    pins = [environment.pin for environment in list_environments()]
+    qualified = [f"{runtime.name}=={pin.version}" for pin in pins for runtime in RUNTIMES if runtime.package == pin.package]
+    return tuple(available(name) for name in (*_BY_NAME, *qualified))
+
+
+def _installed(package: str) -> str | None:
+    """The version of a package in this environment."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -15,7 +15,7 @@ from diagnostics import DataError, ModelError, RuntimeFailure
 from exporter.quantization.plan import Encoding
 from exporter.runtimes.inprocess import InProcess
 from exporter.runtimes.process import Worker, worker_command
-from exporter.runtimes.registry import Runtime, available, runtime_of
+from exporter.runtimes.registry import Runtime, available, environment_of, runtime_of
 
 __all__ = ["Session", "TensorInfo", "open_session"]
 
@@ -129,16 +129,17 @@ def open_session(
     """Load an artifact on a runtime in a worker process.
 
     Args:
-        runtime: a name of `all_runtimes()`.
+        runtime: a name of `all_runtimes()`, or one with a version such as ``"onnxruntime==1.17.3"``.
         artifact: the model file.
         threads: number of threads the runtime may use.
         timeout_s: wall seconds that loading, and then every call, may take.
         keep_tensors: keep all intermediate tensors for `Session.tensors`.
-        python: interpreter of another environment that has numpy and the runtime; None: this one.
+        python: interpreter of another environment that has numpy and the runtime; None: this one, or the runtime's own environment.
         memory_bytes: limit of the worker's address space.
         options: adapter options beside those of the runtime (onnxruntime: optimize; tflite-micro: arena_bytes).
         worker_script: the program that speaks the worker's protocol.
-        isolate: False loads the runtime into this very process: faster, without time limits, and a crash takes the caller along.
+        isolate: False loads the runtime into this very process: faster, without time limits, and a crash takes the caller along. A
+            runtime of another interpreter has a process of its own all the same.
 
     Raises:
         UsageError: EW-U001, there is no such runtime.
@@ -149,8 +150,12 @@ def open_session(
     path = Path(artifact).resolve()
     if not path.is_file():
         raise ModelError("EW-M001", f"the artifact {artifact} does not exist")
-    if python is None and worker_script == WORKER and not available(runtime).present:
-        raise _missing(entry, f"the package {entry.package} is not installed here")
+    if python is None and worker_script == WORKER:
+        if not available(runtime).present:
+            wanted = f" {entry.version}" if entry.version is not None else ""
+            raise _missing(entry, f"the package {entry.package}{wanted} is not installed here")
+        environment = environment_of(entry)
+        python = environment.python if environment is not None else None
     settings = {
         "threads": threads,
         "keep_tensors": keep_tensors,
@@ -158,7 +163,7 @@ def open_session(
         **entry.options,
         **(options or {}),
     }
-    if not isolate:
+    if not isolate and python is None:
         here = InProcess(entry.adapter, path, settings)
         return Session(entry, here, here.hello, timeout_s)
     text = json.dumps(settings)

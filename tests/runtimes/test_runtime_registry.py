@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +19,15 @@ def test_every_entry_has_an_adapter_and_every_adapter_an_entry() -> None:
     assert len({runtime.name for runtime in RUNTIMES}) == len(RUNTIMES)
 
 
-def test_availability_tells_version_or_how_to_get_it() -> None:
+def test_availability_tells_version_or_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_CACHE", str(tmp_path))  # no environments of their own
     found = {entry.name: entry for entry in all_runtimes()}
     assert found["onnxruntime"].present
     assert found["onnxruntime"].version
     assert not found["tflite-runtime"].present
-    assert all("pip install" in entry.how_to_get and entry.purpose for entry in found.values())
+    assert all(
+        entry.how_to_get.startswith(("pip install ", "edgewright runtimes add ")) and entry.purpose for entry in found.values()
+    )
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
@@ -41,8 +45,6 @@ def test_asking_imports_no_runtime() -> None:
 
 
 def test_the_worker_imports_nothing_of_the_package() -> None:
-    from pathlib import Path
-
     import exporter.runtimes.worker as worker
 
     text = Path(worker.__file__).read_text(encoding="utf-8")

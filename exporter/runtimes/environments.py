@@ -1,0 +1,165 @@
+"""Virtual environments of their own for runtimes that cannot share this one: older releases, and what wants an older numpy.
+
+Each is a folder ``NAME-VERSION`` under ``$EDGEWRIGHT_CACHE/runtimes`` (default ``~/.cache/edgewright/runtimes``), made by `install` and
+described by the file `RECORD` in it. A folder appears whole or not at all, and works without a network from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from diagnostics import UsageError
+
+__all__ = [
+    "RECIPES",
+    "RECORD",
+    "Environment",
+    "Pin",
+    "Recipe",
+    "environments_root",
+    "find_environment",
+    "list_environments",
+    "parse_pin",
+    "release_key",
+    "remove_environment",
+]
+
+RECORD: Final = "environment.json"
+_VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)*((a|b|rc|\.post|\.dev)[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a package needs beside itself: the requirement on numpy from each release on, the newest first."""
+
+    numpy: tuple[tuple[tuple[int, ...], str], ...]
+
+    def numpy_for(self, version: str) -> str:
+        """The requirement on numpy of a version."""
+        return next(requirement for since, requirement in self.numpy if release_key(version) >= since)
+
+
+# Wheels built against numpy 1 fail under numpy 2 while they load; 1.26.4 is the last release of numpy 1.
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "ai-edge-litert": Recipe((((1, 2), "numpy>=2"), ((0,), "numpy==1.26.4"))),
+    "onnxruntime": Recipe((((1, 19), "numpy>=2"), ((0,), "numpy==1.26.4"))),
+    "tflite-runtime": Recipe((((0,), "numpy==1.26.4"),)),
+}
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A package at one version: ``tflite-runtime==2.14.0``."""
+
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.package}=={self.version}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its environment lies, or would."""
+        return environments_root() / f"{self.package}-{self.version}"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment that is there.
+
+    Attributes:
+        pin: the runtime's package.
+        python_version: of its interpreter, for example "3.11.4".
+        wheels: file name of everything installed in it -> sha256.
+    """
+
+    pin: Pin
+    python_version: str
+    wheels: Mapping[str, str]
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter. Scripts beside it hold the path of the folder they were made in: run modules with ``-m`` instead."""
+        return python_in(self.pin.folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``--json`` and the record; the place is not part of it."""
+        return {
+            "package": self.pin.package,
+            "version": self.pin.version,
+            "python": self.python_version,
+            "wheels": dict(self.wheels),
+        }
+
+
+def python_in(folder: Path) -> Path:
+    """The interpreter of the virtual environment in a folder."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def environments_root() -> Path:
+    """The folder of all environments."""
+    configured = os.environ.get("EDGEWRIGHT_CACHE")
+    return (Path(configured) if configured else Path.home() / ".cache" / "edgewright") / "runtimes"
+
+
+def parse_pin(text: str) -> Pin:
+    """``"tflite-runtime==2.14.0"`` as a pin. Raises UsageError EW-U001 for another package, or without an exact version."""
+    package, _, version = (part.strip() for part in text.partition("=="))
+    package = package.lower().replace("_", "-")
+    if package not in RECIPES or not _VERSION.fullmatch(version):
+        raise UsageError(
+            "EW-U001",
+            f"{text!r} is not a runtime and its version",
+            why=f"wanted: PACKAGE==VERSION, where PACKAGE is one of {', '.join(RECIPES)}",
+            fix="for example edgewright runtimes add tflite-runtime==2.14.0",
+        )
+    return Pin(package, version)
+
+
+def find_environment(package: str, version: str | None = None) -> Environment | None:
+    """The environment of a package at a version (None: at its newest one that is there), or None."""
+    found = [entry for entry in list_environments() if entry.pin.package == package and version in (None, entry.pin.version)]
+    return max(found, key=lambda entry: release_key(entry.pin.version), default=None)
+
+
+def list_environments() -> tuple[Environment, ...]:
+    """Every environment that is there, by package and release."""
+    found = [entry for record in environments_root().glob(f"[!.]*/{RECORD}") if (entry := _read(record)) is not None]
+    return tuple(sorted(found, key=lambda entry: (entry.pin.package, release_key(entry.pin.version))))
+
+
+def remove_environment(pin: Pin) -> None:
+    """Delete an environment: out of sight first, so that none is ever seen half deleted. Raises UsageError EW-U001 where there is none."""
+    if not pin.folder.is_dir():
+        there = ", ".join(str(entry.pin) for entry in list_environments()) or "none"
+        raise UsageError(
+            "EW-U001", f"there is no environment of {pin}", why=f"there are: {there}", fix="edgewright runtimes list"
+        )
+    aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=environments_root()))
+    pin.folder.rename(aside / "environment")
+    shutil.rmtree(aside)
+
+
+def release_key(version: str) -> tuple[int, ...]:
+    """The numbers of a version as a sortable tuple; a pre-release sorts as its release: "1.19.0rc1" -> (1, 19, 0)."""
+    numbers = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    return tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
+
+
+def _read(record: Path) -> Environment | None:
+    """An environment by its record; None where that cannot be read, or the folder was moved or lost its interpreter."""
+    try:
+        data = json.loads(record.read_text(encoding="utf-8"))
+        found = Environment(Pin(data["package"], data["version"]), data["python"], dict(data["wheels"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found.pin.folder == record.parent and found.python.exists() else None
