@@ -12,6 +12,7 @@ process of its own with a time limit. Results:
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import json
 import multiprocessing
@@ -162,6 +163,7 @@ def _outcome(pipe: multiprocessing.connection.Connection, process: Any) -> tuple
 
 
 def _child(case: Case, isolate: bool, pipe: multiprocessing.connection.Connection) -> None:
+    faulthandler.disable()  # an abort is a result here, not a matter for the log
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)

@@ -66,7 +66,7 @@ def _fixed(value: ir.Value, symbols: Mapping[str, int]) -> list[int]:
     assert value.shape is not None
     sizes: list[int] = []
     for axis, dim in enumerate(value.shape):
-        size = _size(dim)
+        size = 0 if dim == 0 and axis else _size(dim)  # an empty tensor, other than at the batch, is one that the model means
         if size is None and isinstance(dim, ir.SymbolicDim) and dim.value is not None:
             size = symbols.get(dim.value)
         if size is None and axis == 0:

@@ -44,7 +44,7 @@ def error_of(path, **options) -> EdgewrightError:
 SHAPES = {"x": (1, 3, 8, 8)}
 
 
-@pytest.mark.parametrize("opset", [9, 11, 13, 17, 21])
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])
 @pytest.mark.parametrize("as_constant", [False, True])
 def test_opsets_and_weights_in_either_place(save, opset, as_constant):
     source = load(save(proto(opset=opset, as_constant=as_constant)), shapes=SHAPES)
@@ -159,9 +159,3 @@ def test_a_damaged_file_gives_one_clear_error_or_a_model(tmp_path_factory, kept,
         (folder / name).write_bytes(content)
         with contextlib.suppress(EdgewrightError):
             load(folder / name)
-
-
-def test_an_opset_before_nine_is_refused(save):
-    error = error_of(save(proto("1,3,8,8", opset=8)))
-    assert error.code == "EW-M003"
-    assert "opset 8" in error.what

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from diagnostics import TargetError
 from exporter.backends.tflite.container import Container, Tensor
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
 from exporter.backends.tflite.releases import first_release
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, rank, static_shape
-from exporter.ops.base import operator_of
+from exporter.ops.base import Refused, operator_of
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
 
@@ -56,13 +57,17 @@ def write_tflite(
         description: the file's description field.
         metadata: further named metadata entries.
     Raises:
-        Refused: a node cannot be lowered.
+        TargetError: EW-T004, a node cannot be lowered, or an output of it.
         ModelError: EW-Q002, the plan does not fit the graph.
     """
     writer = Writer(model, plan, description)
-    for node, _ in activation_nodes(model.graph):
-        writer.lower(node)
-    return writer.finish(metadata or {})
+    try:
+        for node, _ in activation_nodes(model.graph):
+            writer.lower(node)
+        return writer.finish(metadata or {})
+    except Refused as refused:
+        where = "" if refused.node is None else f"node {refused.node.name} ({refused.node.op_type})"
+        raise TargetError("EW-T004", "TFLite has no form of this node", where=where, why=refused.reason) from refused
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,13 @@ class Writer:
     def finish(self, metadata: Mapping[str, bytes]) -> TFLiteArtifact:
         outputs: dict[str, int] = {}
         for value in self._graph.outputs:
-            handle = self._constant_output(value) if is_constant(value) else self.form(value, self._boundary_form(value))
+            if is_constant(value):
+                handle = self._constant_output(value)
+            elif name_of(value) in self._home:
+                handle = self.form(value, self._boundary_form(value))
+            else:
+                node = value.producer()
+                raise Refused(node, f"{node.op_type if node else 'nothing'} is not written with its output {name_of(value)}")
             if handle in self._inputs.values() or handle in outputs.values() or self.container.tensors[handle].constant:
                 handle = self._copy(handle, name_of(value))
             self.container.rename(handle, name_of(value))
