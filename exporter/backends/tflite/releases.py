@@ -144,6 +144,7 @@ _RELEASES: Final[dict[str, tuple[str, ...]]] = {
         "SQUARE": "1.12.0",
         "SQUARED_DIFFERENCE": "1.13.1 2.5.0",
         "SQUEEZE": "1.6.0 2.5.0",
+        "STABLEHLO_AND": "2.17.0",
         "STRIDED_SLICE": "1.6.0 1.14.0 2.1.0 2.2.0 2.5.0 2.6.0 2.14.0 2.14.0",
         "SUB": "1.6.0 1.14.0 2.3.0 2.4.0 2.4.0",
         "SUM": "1.10.0 1.15.0",
