@@ -166,7 +166,7 @@ def agreement(
     finite = np.isfinite(reference)
     if not np.array_equal(reference[~finite], candidate[~finite], equal_nan=True) or not np.isfinite(candidate[finite]).all():
         raise _differs(f"output {name} of what was written has NaN or infinity where the original has not, or the reverse", "")
-    error = np.abs(reference - candidate, where=finite, out=np.zeros(reference.shape))
+    error = np.abs(reference[finite] - candidate[finite])
     value = decibels(float(np.square(reference[finite]).sum()), float(np.square(error).sum()))
     if value < floor_db and not np.all(error <= _TOLERANCE):
         raise _differs(
