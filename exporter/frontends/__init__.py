@@ -24,8 +24,6 @@ _LATER: Final[Mapping[str, str]] = {
     ".h5": "Keras",
     ".hdf5": "Keras",
     ".keras": "Keras",
-    ".tflite": "TFLite",
-    ".lite": "TFLite",
     ".pb": "TensorFlow",
 }
 _KEYS: Final = frozenset({"model", "inputs", "shapes", "preprocess"})
@@ -41,7 +39,7 @@ def load(
     """Read a model.
 
     Args:
-        model: an ``nn.Module`` or ``ExportedProgram``; a path of an .onnx, .pt2 (or, with `allow_pickle`, .pt/.pth) file;
+        model: an ``nn.Module`` or ``ExportedProgram``; a path of an .onnx, .tflite, .pt2 (or, with `allow_pickle`, .pt/.pth) file;
             ``"package.module:callable"``, looked up with the current directory on the path; or what such a callable may return:
             a module or path, a pair (module, example inputs), or a mapping with the key "model" and, at will, "inputs", "shapes"
             and "preprocess" (a `calibration.Preprocess` or its fields).
@@ -89,7 +87,7 @@ def _read(model: Any, inputs: Any, shapes: Mapping[str, Sequence[int]] | None, a
     raise ModelError(
         "EW-M003",
         f"a model cannot be read from a {type(model).__name__}",
-        fix="give an nn.Module with example inputs, an .onnx or .pt2 file, or module:callable",
+        fix="give an nn.Module with example inputs, an .onnx, .tflite or .pt2 file, or module:callable",
     )
 
 
@@ -126,7 +124,9 @@ def _load_path(path: Path, inputs: Any, shapes: Mapping[str, Sequence[int]] | No
     if path.is_dir() or suffix in _LATER:
         framework = "TensorFlow SavedModel" if (path / "saved_model.pb").exists() else _LATER.get(suffix, "")
         if not framework:
-            raise ModelError("EW-M003", f"{path} is a folder, not a model", fix="give an .onnx or .pt2 file, or module:callable")
+            raise ModelError(
+                "EW-M003", f"{path} is a folder, not a model", fix="give an .onnx, .tflite or .pt2 file, or module:callable"
+            )
         raise ModelError(
             "EW-M003",
             f"{path} is a {framework} model",
@@ -137,6 +137,10 @@ def _load_path(path: Path, inputs: Any, shapes: Mapping[str, Sequence[int]] | No
         from exporter.frontends.onnx import load_onnx
 
         return load_onnx(path, shapes)
+    if suffix in (".tflite", ".lite"):
+        from exporter.frontends.tflite import load_tflite
+
+        return load_tflite(path, shapes)
     if suffix in (".pt2", ".pt", ".pth"):
         _need_torch(path)
         from exporter.frontends.torch import load_exported, load_pickle
@@ -144,7 +148,9 @@ def _load_path(path: Path, inputs: Any, shapes: Mapping[str, Sequence[int]] | No
         if suffix == ".pt2":
             return load_exported(path, allow_pickle=allow_pickle)
         return load_pickle(path, inputs, allow_pickle=allow_pickle, shapes=shapes)
-    raise ModelError("EW-M003", f"the format of {path} is not known", fix="give an .onnx or .pt2 file, or module:callable")
+    raise ModelError(
+        "EW-M003", f"the format of {path} is not known", fix="give an .onnx, .tflite or .pt2 file, or module:callable"
+    )
 
 
 def _need_torch(path: Path) -> None:

@@ -1,0 +1,127 @@
+"""`load_tflite`: a .tflite file as a `Source`, the file itself on LiteRT as its reference."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+
+from diagnostics import DataError, EdgewrightError, ModelError
+from exporter.frontends.quiet import first_line
+from exporter.frontends.source import Array, Source, refuse_bad_weights, signatures
+from exporter.frontends.tflite.builder import GraphBuilder
+from exporter.frontends.tflite.file import TFLiteFile, parse
+from exporter.frontends.tflite.reading import Reading
+from exporter.frontends.tflite.registry import readers
+from exporter.runtimes import Session, open_session
+
+__all__ = ["TFLiteReference", "build", "load_tflite"]
+
+_STATE: Final = frozenset(
+    ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT")
+)
+
+
+class TFLiteReference:
+    """Runs an untouched TFLite file on LiteRT's own kernels, one thread, in a worker process that lives as long as this object."""
+
+    def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self._path, self._inputs, self._outputs = path, tuple(inputs), tuple(outputs)
+
+    def __call__(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
+        """Outputs by name. Raises ModelError EW-M011 where the inputs do not fit, RuntimeFailure where LiteRT fails on the file."""
+        session = self._session
+        if set(inputs) != set(self._inputs):
+            raise ModelError("EW-M011", f"the original model takes {list(self._inputs)}, not {sorted(inputs)}")
+        feed = {info.name: inputs[name] for info, name in zip(session.inputs, self._inputs, strict=True)}
+        try:
+            found = session.run(feed)
+        except DataError as error:
+            raise ModelError("EW-M011", f"the original model {self._path.name} does not run", why=error.what) from error
+        return {name: found[info.name] for info, name in zip(session.outputs, self._outputs, strict=True)}
+
+    @cached_property
+    def _session(self) -> Session:
+        session = open_session("litert-builtin", self._path)
+        weakref.finalize(self, session.close)
+        return session
+
+
+def load_tflite(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
+    """Read a TFLite file.
+
+    Raises ModelError EW-M002 (not a whole TFLite model), EW-M005 (NaN in a weight), EW-M009 (operators that cannot be read, each named),
+    EW-M011 (`shapes` differs from the file's own).
+    """
+    content = path.read_bytes()
+    file = parse(content, str(path))
+    try:
+        model = build(file, path.stem)
+    except EdgewrightError:
+        raise
+    except Exception as error:  # operators whose shapes and options contradict each other fail in as many ways
+        raise ModelError("EW-M002", f"the operators of {path} contradict its tensors", why=first_line(error)) from error
+    _refuse_other_shapes(file, shapes or {})
+    refuse_bad_weights(model)
+    inputs, outputs = signatures(model.graph.inputs), signatures(model.graph.outputs)
+    return Source(
+        name=path.stem,
+        kind="tflite",
+        model=model,
+        reference=TFLiteReference(path, [entry.name for entry in inputs], [entry.name for entry in outputs]),
+        sha256=hashlib.sha256(content).hexdigest(),
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def build(file: TFLiteFile, name: str) -> ir.Model:
+    """The ONNX graph of a file: its inputs and outputs keep names, shapes and order of axes.
+
+    Raises ModelError EW-M009 that names every operator without a reader, or the first whose form has none.
+    """
+    _refuse_unread(file)
+    graph = GraphBuilder(file)
+    for index, operator in enumerate(file.operators):
+        readers()[operator.kind](Reading(graph, operator, f"{operator.kind.lower()}_{index}"))
+    return graph.finish(name)
+
+
+def _refuse_unread(file: TFLiteFile) -> None:
+    reasons: dict[str, str] = {}
+    for operator in file.operators:
+        if operator.kind.startswith("CUSTOM:"):
+            reasons[operator.kind] = f"{operator.kind.removeprefix('CUSTOM:')} is a custom operator"
+        elif operator.kind in _STATE:
+            reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next"
+        elif operator.kind not in readers():
+            reasons[operator.kind] = f"{operator.kind} has no reader"
+        elif any(index >= 0 and file.tensors[index].variable for index in operator.inputs):
+            reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next (a variable tensor)"
+    if reasons:
+        listed = sorted(reasons)
+        raise ModelError(
+            "EW-M009",
+            f"the TFLite model has operators that cannot be read: {', '.join(listed)}",
+            why="; ".join(reasons[kind] for kind in listed),
+            fix="give the model's source (ONNX or PyTorch), or a version without these operators",
+        )
+
+
+def _refuse_other_shapes(file: TFLiteFile, shapes: Mapping[str, Sequence[int]]) -> None:
+    known = {file.tensors[index].name: file.tensors[index].shape for index in file.inputs}
+    for name, wanted in shapes.items():
+        if name not in known:
+            raise ModelError("EW-M011", f"the model has no input {name!r}", why=f"its inputs are {', '.join(map(repr, known))}")
+        if tuple(wanted) != known[name]:
+            raise ModelError(
+                "EW-M011",
+                f"shape {tuple(wanted)} does not fit the input {name!r}",
+                why=f"a TFLite file is read at the shapes it was written with, {known[name]}",
+                fix="convert the model to TFLite again at that shape, or give its source",
+            )
