@@ -10,7 +10,7 @@ a graph output that is a constant is an initializer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
@@ -21,9 +21,10 @@ import onnx_ir.passes.common as common
 
 from exporter.graph.values import constant, name_of, static_shape
 
-__all__ = ["fold_constants"]
+__all__ = ["evaluate", "fold_constants"]
 
 _LIMIT: Final = 1 << 24  # elements of a folded tensor: a whole embedding may be folded, a ConstantOfShape cannot fill the memory
+_SMALL: Final = 1 << 12  # elements of what is computed to decide a condition
 _RANDOM: Final = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
@@ -38,11 +39,55 @@ def fold_constants(model: ir.Model) -> None:
             _fold(model, node)
 
 
+def evaluate(
+    value: ir.Value, opset: int, known: dict[ir.Value, np.ndarray[Any, Any] | None] | None = None
+) -> np.ndarray[Any, Any] | None:
+    """What a value is where it follows from constants alone, before the graph is folded; None where it does not.
+
+    `known` remembers answers between calls.
+    """
+    known = {} if known is None else known
+    if value not in known:
+        known[value] = constant(value)
+        node = value.producer()
+        if node is not None and known[value] is None and not _is_opaque(node) and node.outputs.index(value) == 0:
+            feed = {used: evaluate(used, opset, known) for used in dict.fromkeys(node.inputs) if used is not None}
+            if all(array is not None and array.size <= _SMALL for array in feed.values()):
+                known[value] = _first_output(node, opset, feed)
+    return known[value]
+
+
+def _first_output(node: ir.Node, opset: int, feed: Mapping[ir.Value, np.ndarray[Any, Any] | None]) -> np.ndarray[Any, Any] | None:
+    from onnx.reference import ReferenceEvaluator
+
+    names = {value: f"v{index}" for index, value in enumerate(feed)}
+    proto = ir.serde.serialize_node(node)
+    del proto.input[:], proto.output[:]
+    proto.input.extend("" if value is None else names[value] for value in node.inputs)
+    proto.output.append("result")
+    inputs = [
+        onnx.helper.make_tensor_value_info(names[value], onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for value, array in feed.items()
+        if array is not None
+    ]
+    graph = onnx.helper.make_graph([proto], "one", inputs, [onnx.helper.make_empty_tensor_value_info("result")])
+    single = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        (found,) = ReferenceEvaluator(single).run(None, {names[value]: array for value, array in feed.items()})
+    except Exception:  # whatever an implementation in Python raises for a form that it lacks
+        return None
+    return found if isinstance(found, np.ndarray) else None
+
+
+def _is_opaque(node: ir.Node) -> bool:
+    """Whether a node's result does not follow from its inputs' values by itself: it draws random numbers, or runs other graphs."""
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return bool(node.domain) or node.op_type in _RANDOM or any(attribute.type in graphs for attribute in node.attributes.values())
+
+
 def _foldable(node: ir.Node) -> bool:
     """A node of the standard whose inputs are all known and that gives tensors of a known and moderate size."""
-    if node.domain or node.op_type in _RANDOM or any(constant(value) is None for value in node.inputs if value is not None):
-        return False
-    if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
+    if _is_opaque(node) or any(constant(value) is None for value in node.inputs if value is not None):
         return False
     try:
         return all(prod(static_shape(value)) <= _LIMIT for value in node.outputs if value.name)

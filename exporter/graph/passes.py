@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from exporter.graph.check import check
+from exporter.graph.control_flow import inline_control_flow
 from exporter.graph.dead_code import remove_dead_code
 from exporter.graph.eliminate_noops import eliminate_noops
 from exporter.graph.expand_functions import expand_functions
@@ -21,6 +22,7 @@ from exporter.graph.name_everything import name_everything
 from exporter.graph.one_float import one_float
 from exporter.graph.opset import canonical_opset
 from exporter.ops.base import all_operators
+from targets.floor import Floor
 
 __all__ = ["canonicalize", "check", "legalize"]
 
@@ -38,6 +40,7 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     infer_shapes(model)
     fold_constants(model)
     infer_shapes(model)
+    inline_control_flow(model)
     require_static(model)
     eliminate_noops(model)
     explicit_windows(model)
@@ -51,7 +54,7 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     return model
 
 
-def legalize(model: ir.Model, runtime: str) -> ir.Model:
+def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
 
     For TFLite, standard operators without rules of their own become their definition by others first, and all floats float32.
@@ -63,4 +66,4 @@ def legalize(model: ir.Model, runtime: str) -> ir.Model:
         changed = expand_functions(expanded, keep=known.__contains__)
         if one_float(expanded) or changed:
             model = canonicalize(expanded)
-    return rewrite(model, runtime)
+    return rewrite(model, runtime, floor)
