@@ -11,9 +11,13 @@ import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant
 from exporter.ops.base import Channels, Cost, Coupling, LayoutRule, Lowering, Operator, Port, QuantRule, Rewriter, register
-from exporter.ops.common import SHARED, activation_rule, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.common import SHARED, activation_rule, input_of, input_shape, output_shape, uniform_layout
+from exporter.ops.kernels import builtin_version, in_wider_dtype, stored_dtype, takes
 
 __all__ = ["DepthToSpace", "SpaceToDepth"]
+
+_DTYPES = ("float32", "int8", "uint8", "int32", "int64")
+_WIDER = {"int16": "int32", "uint16": "int32", "uint32": "int64", "bool": "uint8", "float16": "float32"}
 
 
 @register
@@ -21,6 +25,7 @@ class DepthToSpace(Operator):
     """[N, C * b * b, H, W] -> [N, C, H * b, W * b]; DCR: the block index is the outer one of the channels, CRD: the inner one."""
 
     op_type = "DepthToSpace"
+    constraints = (takes("DepthToSpace", _DTYPES),)
 
     def couple(self, node: ir.Node) -> Coupling:
         block = attribute(node, "blocksize") ** 2
@@ -38,7 +43,7 @@ class DepthToSpace(Operator):
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """TFLite has DCR. CRD is DCR of reordered channels: of the filters of the Conv in front, else by a Transpose."""
         if rewriter.runtime != "tflite" or attribute(node, "mode", "DCR") == "DCR":
-            return None
+            return in_wider_dtype(node, rewriter, _WIDER)
         x, block = input_of(node, 0), attribute(node, "blocksize")
         batch, channels, height, width = input_shape(node)
         order = np.arange(channels).reshape(-1, block * block).T.reshape(-1)
@@ -73,13 +78,16 @@ class DepthToSpace(Operator):
 
 @register
 class SpaceToDepth(Operator):
-    """[N, C, H * b, W * b] -> [N, b * b * C, H, W]."""
+    """[N, C, H * b, W * b] -> [N, b * b * C, H, W]; channels by block first (DCR) or by channel first (CRD, of opset 28)."""
 
     op_type = "SpaceToDepth"
+    constraints = (takes("SpaceToDepth", _DTYPES),)
 
     def couple(self, node: ir.Node) -> Coupling:
         block, count = attribute(node, "blocksize") ** 2, input_shape(node)[1]
-        return Coupling(((Channels("in", 0, 1, count), Channels("out", 0, 1, count, outer=block)),))
+        crd = attribute(node, "mode", "DCR") == "CRD"
+        made = Channels("out", 0, 1, count, repeat=block if crd else 1, outer=1 if crd else block)
+        return Coupling(((Channels("in", 0, 1, count), made),))
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node, SHARED)
@@ -87,14 +95,24 @@ class SpaceToDepth(Operator):
     def layout(self, node: ir.Node) -> LayoutRule:
         return uniform_layout(node, Port.LAST)
 
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """TFLite has DCR. CRD is DCR before a change of places among the channels."""
+        if rewriter.runtime != "tflite" or attribute(node, "mode", "DCR") == "DCR":
+            return in_wider_dtype(node, rewriter, _WIDER)
+        block, channels = attribute(node, "blocksize"), input_shape(node)[1]
+        order = np.arange(channels * block * block).reshape(block * block, channels).T.reshape(-1)
+        plain = rewriter.op("SpaceToDepth", input_of(node, 0), blocksize=block)
+        return [rewriter.op("Gather", plain, rewriter.const(order.astype(np.int64), "order"), axis=1)]
+
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        block = attribute(node, "blocksize")
-        to.emit("SPACE_TO_DEPTH", [to.input(0)], [to.output()], version(1, 2, to.quantized), block_size=block)
+        at = builtin_version("SPACE_TO_DEPTH", stored_dtype(node, to))
+        to.emit("SPACE_TO_DEPTH", [to.input(0)], [to.output()], version=at, block_size=attribute(node, "blocksize"))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         x, block = inputs[0], attribute(node, "blocksize")
         n, c, h, w = x.shape
-        y = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+        crd = attribute(node, "mode", "DCR") == "CRD"
+        y = x.reshape(n, c, h // block, block, w // block, block).permute((0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4))
         return (y.reshape(n, c * block**2, h // block, w // block),)
 
     def cost(self, node: ir.Node) -> Cost:

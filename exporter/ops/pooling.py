@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any, ClassVar
 
@@ -21,11 +22,15 @@ from exporter.ops.base import (
     Operator,
     Port,
     QuantRule,
+    Refused,
     Rewriter,
     Role,
     register,
 )
 from exporter.ops.common import SHARED, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.kernels import takes
+from exporter.ops.tape import Tape
+from exporter.ops.window_sums import by_planes, window_counts, window_maximum, window_sum, window_taps
 from exporter.ops.windows import Window, lifted, spatial_pads, unlifted, window_of
 
 __all__ = ["AveragePool", "MaxPool", "is_nonnegative"]
@@ -33,7 +38,14 @@ __all__ = ["AveragePool", "MaxPool", "is_nonnegative"]
 
 def _values_alone(node: ir.Node) -> bool:
     """Only the values are used, not the indices that the pool can also give."""
-    return len(node.outputs) == 1 or not node.outputs[1].uses()
+    return len(node.outputs) == 1 or not (node.outputs[1].uses() or node.outputs[1].is_graph_output())
+
+
+def _windows_hold_elements(node: ir.Node) -> bool:
+    """Every window covers an element of the input."""
+    window = _window(node)
+    taps = [window.positions(axis) for axis in range(len(window.kernel))]
+    return all(bool(((places >= 0) & (places < size)).any(axis=1).all()) for places, size in zip(taps, window.size, strict=True))
 
 
 def _not_dilated(node: ir.Node) -> bool:
@@ -82,27 +94,37 @@ class _Pool(Operator):
 
 @register
 class MaxPool(_Pool):
-    """Greatest element of each window; padding never wins."""
+    """Greatest element of each window; padding never wins. Its second output says which element of the input that is."""
 
     op_type = "MaxPool"
     tflite = "MAX_POOL_2D"
     constraints = (
         Constraint("tflite", _values_alone),
+        Constraint("tflite", _windows_hold_elements),
         Constraint("tflite", _not_dilated),
         Constraint("tflite", _two_spatial_axes),
+        takes("MaxPool", ("float32", "int8", "uint8")),
     )
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """Padding that TFLite cannot name becomes a Pad that never changes a maximum, nor the range of the values.
-
-        Zeros where nothing is negative; else a reflection, as long as the window that covers a reflected element covers its original
+        """For TFLite. Padding that it cannot name becomes a Pad that never changes a maximum, nor the range of the values:
+        zeros where nothing is negative; else a reflection, as long as the window that covers a reflected element covers its original
         too (kernel > 2 * padding); else copies of the edge, which every window that reaches the padding covers.
+
+        More than two axes are pooled two at a time, dilated windows tap by tap, and indices are an ArgMax over all taps.
         """
-        if rewriter.runtime != "tflite" or not all(rule.holds(node) for rule in self.constraints):
+        if rewriter.runtime != "tflite" or not _windows_hold_elements(node):
             return None
-        x, window = input_of(node, 0), _window(node)
+        x, window, to = input_of(node, 0), _window(node), Tape(rewriter)
+        if not _values_alone(node):
+            plain = {name: attribute(node, name) for name in node.attributes if name != "storage_order"}
+            return [rewriter.op("MaxPool", x, **plain), _indices(node, window, to)]
+        if not _not_dilated(node):
+            return self._with_indices(node, window_maximum(x, window, to))
         if rank(x) == 3:
-            return [_lifted_pool(node, rewriter)]
+            return self._with_indices(node, _lifted_pool(node, rewriter))
+        if rank(x) > 4:
+            return self._with_indices(node, by_planes(x, window, to, partial(_plane, "MaxPool", to)))
         if window.tflite_padding is not None:
             return None
         before, behind = window.touched
@@ -114,13 +136,20 @@ class MaxPool(_Pool):
         else:
             mode = "edge"
         padded = rewriter.op("Pad", x, rewriter.const(spatial_pads(before, behind), "pads"), mode=mode)
-        return [rewriter.op("MaxPool", padded, kernel_shape=window.kernel, strides=window.strides)]
+        return self._with_indices(node, rewriter.op("MaxPool", padded, kernel_shape=window.kernel, strides=window.strides))
+
+    @staticmethod
+    def _with_indices(node: ir.Node, value: ir.Value) -> Sequence[ir.Value]:
+        """The replacements of all outputs where nobody reads the indices."""
+        return [value, *node.outputs[1:]][: len(node.outputs)]
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        if not _values_alone(node):
+            raise Refused(node, "the indices of MaxPool are not simulated")
         x, window = inputs[0], _window(node)
         for axis in range(len(window.kernel)):
-            taps = window.positions(axis)
-            x = _gather(x, axis + 2, taps, window.size[axis], float("-inf")).amax(dim=axis + 3)
+            taps = window_taps(window, axis)
+            x = _gather(x, axis + 2, taps).amax(dim=axis + 3)
         return (x,)
 
 
@@ -130,37 +159,46 @@ class AveragePool(_Pool):
 
     op_type = "AveragePool"
     tflite = "AVERAGE_POOL_2D"
-    constraints = (Constraint("tflite", _not_dilated), Constraint("tflite", _two_spatial_axes))
+    constraints = (
+        Constraint("tflite", _windows_hold_elements),
+        Constraint("tflite", _not_dilated),
+        Constraint("tflite", _two_spatial_axes),
+        takes("AveragePool", ("float32",)),
+    )
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """TFLite never counts padding. Where the window's form differs: zeros by a Pad, a mean of whole windows, and, where some
-        window counts fewer elements than it spans, a factor of span / count by position."""
-        if rewriter.runtime != "tflite" or not all(rule.holds(node) for rule in self.constraints):
+        window counts fewer elements than it spans, a factor of span / count by position.
+
+        More than two axes are pooled two at a time; dilated windows are summed by a convolution with ones.
+        """
+        if rewriter.runtime != "tflite" or input_of(node, 0).dtype != ir.DataType.FLOAT or not _windows_hold_elements(node):
             return None
-        x, window = input_of(node, 0), _window(node)
-        counted = bool(attribute(node, "count_include_pad", 0))
+        x, window, to = input_of(node, 0), _window(node), Tape(rewriter)
+        counts = _all_counts(node, window)
+        if not _not_dilated(node):
+            return [to.op("Mul", window_sum(x, window, to), 1 / counts)]
+        padding = window.tflite_padding if rank(x) == 4 else None
+        if padding == "VALID" or (padding == "SAME" and not attribute(node, "count_include_pad", 0)):
+            return None
         if rank(x) == 3:
             return [_lifted_pool(node, rewriter)]
-        padding = window.tflite_padding
-        if padding == "VALID" or (padding == "SAME" and not counted):
-            return None
-        before, behind = window.touched
-        padded = rewriter.op("Pad", x, rewriter.const(spatial_pads(before, behind), "pads"), mode="constant")
-        y = rewriter.op("AveragePool", padded, kernel_shape=window.kernel, strides=window.strides)
-        counts = np.outer(*(_counts(window, axis, counted) for axis in range(2)))
-        if (counts == prod(window.kernel)).all():
-            return [y]
-        factor = (prod(window.kernel) / counts).astype(np.float32)[None, None]
-        return [rewriter.op("Mul", y, rewriter.const(factor, "factor"))]
+        if rank(x) > 4:
+            y = by_planes(x, window, to, partial(_plane, "AveragePool", to))
+        else:
+            padded = rewriter.op("Pad", x, rewriter.const(spatial_pads(*window.touched), "pads"), mode="constant")
+            y = rewriter.op("AveragePool", padded, kernel_shape=window.kernel, strides=window.strides)
+        factor = prod(window.kernel) / counts
+        return [y if (factor == 1).all() else to.op("Mul", y, factor)]
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         x, window = inputs[0], _window(node)
-        counted = bool(attribute(node, "count_include_pad", 0))
+        counts = x.new_tensor(_all_counts(node, window))
         for axis in range(len(window.kernel)):
-            total = _gather(x, axis + 2, window.positions(axis), window.size[axis], 0.0).sum(dim=axis + 3)
-            counts = total.new_tensor(_counts(window, axis, counted))
-            x = total / counts.reshape(-1, *(1,) * (total.dim() - axis - 3))
-        return (x,)
+            taps, size = window.positions(axis), window.size[axis]
+            inside = x.new_tensor((taps >= 0) & (taps < size)).reshape(*taps.shape, *(1,) * (x.dim() - axis - 3))
+            x = (_gather(x, axis + 2, np.clip(taps, 0, size - 1)) * inside).sum(dim=axis + 3)
+        return (x / counts,)
 
 
 _NONNEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs", "Sqrt"))
@@ -206,20 +244,53 @@ def _lifted_pool(node: ir.Node, rewriter: Rewriter) -> ir.Value:
     return unlifted(y, rewriter)
 
 
-def _counts(window: Window, axis: int, with_padding: bool) -> np.ndarray[Any, Any]:
-    """Elements that each window counts along `axis`; those beyond the declared padding (`ceil_mode`) never count."""
-    taps, size = window.positions(axis), window.size[axis]
-    low, high = (-window.before[axis], size + window.after[axis]) if with_padding else (0, size)
-    return np.asarray(((taps >= low) & (taps < high)).sum(axis=1), np.float32)
+def _plane(op_type: str, to: Tape, x: ir.Value, window: Window) -> ir.Value:
+    """A pool over two axes whose windows all lie in the padded input; padding counts."""
+    pads = [side for sides in window.touched for side in sides]
+    counted = 1 if op_type == "AveragePool" else None
+    return to.op(op_type, x, kernel_shape=window.kernel, strides=window.strides, pads=tuple(pads), count_include_pad=counted)
 
 
-def _gather(x: Any, axis: int, taps: np.ndarray[Any, Any], size: int, padding: float) -> Any:
-    """`x` [.., size, ..] as [.., count, kernel, ..]: every tap of every window along `axis`, `padding` outside of the input."""
+def _all_counts(node: ir.Node, window: Window) -> np.ndarray[Any, Any]:
+    """Elements that each window counts, [1, 1, count...]."""
+    counted = bool(attribute(node, "count_include_pad", 0))
+    counts = np.ones((1, 1, *(1,) * len(window.kernel)))
+    for axis in range(len(window.kernel)):
+        along = window_counts(window, axis, counted)
+        counts = counts * along.reshape([-1 if place == axis + 2 else 1 for place in range(counts.ndim)])
+    return counts
+
+
+def _indices(node: ir.Node, window: Window, to: Tape) -> ir.Value:
+    """Places of the greatest elements in the whole input, counted through [N, C, spatial...]: an ArgMax over the taps of every window.
+
+    Taps are in the order of their places, so that the first of equal elements is taken. `storage_order` 1 counts columns first.
+    """
+    x, axes = input_of(node, 0), len(window.kernel)
+    images = prod(input_shape(node)[:2])
+    places = np.zeros((1,) * 2 * axes, np.int64)
+    order = range(axes) if attribute(node, "storage_order", 0) else reversed(range(axes))
+    taken, stride = x, 1
+    for axis in order:
+        taps = window_taps(window, axis)
+        shape = [1] * 2 * axes
+        shape[axis], shape[axes + axis] = taps.shape
+        places, stride = places + taps.reshape(shape) * stride, stride * window.size[axis]
+        taken = to.op("Gather", taken, taps.reshape(-1), axis=axis + 2)
+    split = [length for axis in range(axes) for length in (window.count[axis], window.kernel[axis])]
+    apart = to.reshape(taken, (images, *split))
+    gathered = to.transpose(apart, (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2)))
+    windows, taps_each = prod(window.count), prod(window.kernel)
+    first = to.op("ArgMax", to.reshape(gathered, (images, windows, taps_each)), axis=2, keepdims=0)
+    row = to.op("Add", first, np.arange(windows, dtype=np.int64)[None] * taps_each)
+    inside = to.op("Gather", places.reshape(-1), row, axis=0)
+    everywhere = to.op("Add", inside, np.arange(images, dtype=np.int64)[:, None] * prod(window.size))
+    return to.reshape(everywhere, output_shape(node, 1))
+
+
+def _gather(x: Any, axis: int, taps: np.ndarray[Any, Any]) -> Any:
+    """`x` [.., size, ..] as [.., count, kernel, ..]: every tap of every window along `axis`."""
     import torch
 
-    index = torch.as_tensor(np.clip(taps, 0, size - 1), device=x.device)
-    inside = torch.as_tensor((taps >= 0) & (taps < size), device=x.device)
-    shape = (*x.shape[:axis], *taps.shape, *x.shape[axis + 1 :])
-    picked = x.index_select(axis, index.reshape(-1)).reshape(shape)
-    mask = inside.reshape(*taps.shape, *(1,) * (len(shape) - axis - 2))
-    return torch.where(mask, picked, picked.new_tensor(padding))
+    index = torch.as_tensor(np.ascontiguousarray(taps), device=x.device)
+    return x.index_select(axis, index.reshape(-1)).reshape(*x.shape[:axis], *taps.shape, *x.shape[axis + 1 :])
