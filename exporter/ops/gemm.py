@@ -1,4 +1,4 @@
-"""Gemm and MatMul: products of matrices, with a constant (fully connected layers) or between two computed values."""
+"""Gemm: fully connected layers; with a computed matrix B it is a MatMul."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import attribute, constant, is_constant, rank, static_shape
+from exporter.graph.values import attribute, constant, is_constant, static_shape
 from exporter.ops.base import (
     Channels,
     Constraint,
@@ -26,9 +26,10 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, activation_rule, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.kernels import dtype_of, takes
 
-__all__ = ["Gemm", "MatMul"]
+__all__ = ["Gemm"]
 
 
 def _plain_form(node: ir.Node) -> bool:
@@ -43,7 +44,7 @@ class Gemm(Operator):
 
     op_type = "Gemm"
     fuses_activation = True
-    constraints = (Constraint("tflite", _plain_form),)
+    constraints = (Constraint("tflite", _plain_form), takes("Gemm", ("float32",)))
 
     def couple(self, node: ir.Node) -> Coupling:
         row, column = (1, 0) if attribute(node, "transA", 0) else (0, 1)
@@ -76,10 +77,12 @@ class Gemm(Operator):
         """One form for all: ``transA = 0, transB = 1, alpha = beta = 1``, C a constant of one entry a column or absent.
 
         For TFLite, a flatten of [N, C, H, W] in front then reads channels last (the order that the image is stored in there),
-        and the columns of the weight follow.
+        and the columns of the weight follow. A computed B makes it a MatMul.
         """
         weight = constant(node.inputs[1])
         if weight is None:
+            return _computed(node, rewriter) if rewriter.runtime == "tflite" else None
+        if dtype_of(input_of(node, 0)) != "float32":
             return None
         if not _is_plain(node) or not _bias_is_plain(node):
             return [_plain(node, weight, rewriter)]
@@ -99,66 +102,6 @@ class Gemm(Operator):
     def cost(self, node: ir.Node) -> Cost:
         depth = input_shape(node)[0 if attribute(node, "transA", 0) else 1]
         return Cost(macs=prod(output_shape(node)) * depth)
-
-
-@register
-class MatMul(Operator):
-    """A [..., M, K] @ B [..., K, N] with broadcast batch axes."""
-
-    op_type = "MatMul"
-
-    def couple(self, node: ir.Node) -> Coupling:
-        a, b, out = input_shape(node), input_shape(node, 1), output_shape(node)
-        if min(len(a), len(b)) < 2:
-            return Coupling((), blocked=_whole("in", 0, a) + _whole("in", 1, b) + _whole("out", 0, out))
-        ra, rb, ro = len(a), len(b), len(out)
-        ties: list[tuple[Channels, ...]] = [
-            (Channels("in", 0, ra - 1, a[-1]), Channels("in", 1, rb - 2, b[-2])),
-            (Channels("in", 1, rb - 1, b[-1]), Channels("out", 0, ro - 1, b[-1])),
-            (Channels("in", 0, ra - 2, a[-2]), Channels("out", 0, ro - 2, a[-2])),
-        ]
-        for axis in range(ro - 2):
-            runs = [
-                Channels("in", index, axis - ro + len(shape), out[axis])
-                for index, shape in enumerate((a, b))
-                if axis - ro + len(shape) >= 0 and shape[axis - ro + len(shape)] == out[axis]
-            ]
-            ties.append((*runs, Channels("out", 0, axis, out[axis])))
-        return Coupling(tuple(ties), free_outputs=(1,) if is_constant(node.inputs[1]) else ())
-
-    def quantize(self, node: ir.Node) -> QuantRule:
-        if is_constant(node.inputs[1]) and rank(input_of(node, 1)) == 2:
-            return QuantRule((InputRule(Role.ACTIVATION), InputRule(Role.WEIGHT, 1)), (OWN,))
-        return activation_rule(node)
-
-    def layout(self, node: ir.Node) -> LayoutRule:
-        return uniform_layout(node, Port.FIRST)
-
-    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """With a constant [K, N] on the right it is a Gemm; for TFLite, batch axes are folded into its rows."""
-        x, weight = input_of(node, 0), constant(node.inputs[1])
-        shape = static_shape(x)
-        if weight is None or weight.ndim != 2 or len(shape) < 2 or (len(shape) > 2 and rewriter.runtime != "tflite"):
-            return None
-        matrix = rewriter.const(weight.T, "weight")
-        if len(shape) == 2:
-            return [rewriter.op("Gemm", x, matrix, transB=1)]
-        rows = rewriter.op("Reshape", x, rewriter.const(np.asarray((prod(shape[:-1]), shape[-1]), np.int64), "rows"))
-        y = rewriter.op("Gemm", rows, matrix, transB=1)
-        return [rewriter.op("Reshape", y, rewriter.const(np.asarray(output_shape(node), np.int64), "shape"))]
-
-    def lower(self, node: ir.Node, to: Lowering) -> None:
-        to.emit("BATCH_MATMUL", [to.input(0), to.input(1)], [to.output()], version(1, 2, to.quantized), adj_x=False, adj_y=False)
-
-    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        return (inputs[0] @ inputs[1],)
-
-    def cost(self, node: ir.Node) -> Cost:
-        return Cost(macs=prod(output_shape(node)) * input_shape(node)[-1])
-
-
-def _whole(side: str, index: int, shape: tuple[int, ...]) -> tuple[Channels, ...]:
-    return tuple(Channels(side, index, axis, length) for axis, length in enumerate(shape))
 
 
 def _is_plain(node: ir.Node) -> bool:
@@ -220,3 +163,20 @@ def _flatten_last(node: ir.Node, weight: np.ndarray[Any, Any], rewriter: Rewrite
     rows = rewriter.op("Reshape", moved, rewriter.const(np.asarray(static_shape(flat), np.int64), "shape"))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     return [rewriter.op("Gemm", rows, rewriter.const(weight[:, columns], "weight"), bias, transB=1)]
+
+
+def _computed(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value]:
+    """Gemm of two computed matrices, from MatMul, Mul and Add."""
+    sides = [
+        rewriter.op("Transpose", input_of(node, index), perm=(1, 0)) if attribute(node, name, 0) else input_of(node, index)
+        for index, name in enumerate(("transA", "transB"))
+    ]
+    y, addend = rewriter.op("MatMul", *sides), node.inputs[2] if len(node.inputs) > 2 else None
+    dtype = np.dtype(dtype_of(y))
+    if attribute(node, "alpha", 1.0) != 1.0:
+        y = rewriter.op("Mul", y, rewriter.const(np.asarray(attribute(node, "alpha"), dtype), "alpha"))
+    if addend is None:
+        return [y]
+    if attribute(node, "beta", 1.0) != 1.0:
+        addend = rewriter.op("Mul", addend, rewriter.const(np.asarray(attribute(node, "beta"), dtype), "beta"))
+    return [rewriter.op("Add", y, addend)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import attribute, constant, is_constant
+from exporter.graph.values import attribute, constant, is_constant, static_shape
 from exporter.ops.base import (
     Channels,
     Constraint,
@@ -25,7 +25,8 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import SHARED, input_of, input_shape, ints_of, version
+from exporter.ops.common import SHARED, input_of, input_shape, ints_of, output_shape
+from exporter.ops.kernels import MOVED, builtin_version, in_wider_dtype, most_axes, stored_dtype, takes
 
 __all__ = ["Pad", "amounts"]
 
@@ -36,13 +37,8 @@ def _constant_amounts(node: ir.Node) -> bool:
 
 
 def _known_mode(node: ir.Node) -> bool:
-    """The mode is constant, reflect or edge (wrap has no kernel)."""
+    """The mode is constant, reflect or edge (wrap becomes a Gather)."""
     return attribute(node, "mode", "constant") in ("constant", "reflect", "edge")
-
-
-def _rank(node: ir.Node) -> bool:
-    """The value has at most 5 axes for a constant and at most 4 for the other modes."""
-    return len(input_shape(node)) <= (5 if attribute(node, "mode", "constant") == "constant" else 4)
 
 
 @register
@@ -53,7 +49,8 @@ class Pad(Operator):
     constraints = (
         Constraint("tflite", _constant_amounts),
         Constraint("tflite", _known_mode),
-        Constraint("tflite", _rank),
+        takes("Pad", MOVED),
+        most_axes("Pad", 5),
     )
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -78,7 +75,8 @@ class Pad(Operator):
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """Nothing to pad is no node. For TFLite: negative amounts are a Slice, and an edge is copied one element at a time
-        (its MIRROR_PAD copies an edge only where symmetric and edge padding are the same)."""
+        (its MIRROR_PAD copies an edge only where symmetric and edge padding are the same). What it cannot mirror, and what wraps
+        around, is gathered axis by axis. Axes beside each other that are not padded become one, where there are too many."""
         x, before, after = input_of(node, 0), *amounts(node)
         if not any(before) and not any(after):
             return [x]
@@ -98,28 +96,31 @@ class Pad(Operator):
             )
             rest = [max(amount, 0) for amount in before + after]
             return [rewriter.op("Pad", cropped, rewriter.const(np.asarray(rest, np.int64), "pads"), value, mode=mode)]
+        if mode == "wrap" or (mode == "reflect" and _beyond(node)) or (mode != "constant" and len(before) > 5):
+            return [_gathered(rewriter, x, before, after, mode)]
+        if len(before) > 5:
+            return _merged(node, rewriter, before, after)
         if mode == "edge" and max(before + after) > 1:
             once = [min(amount, 1) for amount in before + after]
             rest = [amount - one for amount, one in zip(before + after, once, strict=True)]
             near = rewriter.op("Pad", x, rewriter.const(np.asarray(once, np.int64), "pads"), mode="edge")
             return [rewriter.op("Pad", near, rewriter.const(np.asarray(rest, np.int64), "pads"), mode="edge")]
-        return None
+        return in_wider_dtype(node, rewriter, {"uint16": "int32", "uint32": "int64"})
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         axes = len(input_shape(node))
         table = np.zeros((axes, 2), np.int32)
         for axis, pair in enumerate(zip(*amounts(node), strict=True)):
             table[to.axis(axis, axes)] = pair
-        inputs, number = [to.input(0), to.ints(table)], version(1, 2, to.quantized)
+        inputs, dtype = [to.input(0), to.ints(table)], stored_dtype(node, to)
         mode = attribute(node, "mode", "constant")
         if mode != "constant":
+            number = builtin_version("MIRROR_PAD", dtype)
             to.emit("MIRROR_PAD", inputs, [to.output()], number, mode="REFLECT" if mode == "reflect" else "SYMMETRIC")
-            return
-        number = 4 if axes > 4 else number
-        if _value(node) == 0.0:
-            to.emit("PAD", inputs, [to.output()], number)
+        elif _value(node) == 0.0:
+            to.emit("PAD", inputs, [to.output()], builtin_version("PAD", dtype, axes))
         else:
-            to.emit("PADV2", [*inputs, to.input(2)], [to.output()], number)
+            to.emit("PADV2", [*inputs, to.input(2)], [to.output()], builtin_version("PADV2", dtype, axes))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         import torch
@@ -160,3 +161,36 @@ def _value(node: ir.Node) -> float:
     if array is None:
         raise Refused(node, f"the value of Pad ({value.name}) is computed; only a constant is supported")
     return float(array.reshape(()))
+
+
+def _beyond(node: ir.Node) -> bool:
+    """Whether more is reflected than there is beside the edge."""
+    return any(
+        max(first, last) >= length for length, first, last in zip(input_shape(node), *amounts(node), strict=True) if first or last
+    )
+
+
+def _gathered(rewriter: Rewriter, x: ir.Value, before: Sequence[int], after: Sequence[int], mode: str) -> ir.Value:
+    for axis, (first, last) in enumerate(zip(before, after, strict=True)):
+        if first or last:
+            places = np.pad(np.arange(static_shape(x)[axis]), (first, last), mode=mode)  # type: ignore[call-overload]
+            x = rewriter.op("Gather", x, rewriter.const(places.astype(np.int64), "places"), axis=axis)
+    return x
+
+
+def _merged(node: ir.Node, rewriter: Rewriter, before: Sequence[int], after: Sequence[int]) -> Sequence[ir.Value] | None:
+    """A constant Pad of more than 5 axes on the tensor with neighbouring whole axes as one; None where more than 5 remain."""
+    shape: list[int] = []
+    pairs: list[tuple[int, int]] = []
+    for length, first, last in zip(input_shape(node), before, after, strict=True):
+        if pairs and (first, last) == pairs[-1] == (0, 0):
+            shape[-1] *= length
+        else:
+            shape.append(length)
+            pairs.append((first, last))
+    if len(shape) > 5:
+        return None
+    flat = rewriter.op("Reshape", input_of(node, 0), rewriter.const(np.asarray(shape, np.int64), "shape"))
+    amount = [first for first, _ in pairs] + [last for _, last in pairs]
+    padded = rewriter.op("Pad", flat, rewriter.const(np.asarray(amount, np.int64), "pads"), *node.inputs[2:3])
+    return [rewriter.op("Reshape", padded, rewriter.const(np.asarray(output_shape(node), np.int64), "shape"))]
