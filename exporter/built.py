@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from calibration import Statistics
+from exporter.backends.tflite.floor import Emitted
 from exporter.frontends.source import Source
 from exporter.quantization.plan import Encoding, Plan
 from targets.schema import Target
@@ -21,7 +22,7 @@ class Written:
     Attributes:
         layouts: "channels_last" or "keep" of every input and output.
         encodings: of the integer inputs and outputs.
-        operators: (builtin, version) in execution order; release: the first TFLite release that runs them; TFLite only.
+        emitted: operators in execution order, with their nodes; release: the first TFLite release that runs them; TFLite only.
         transposed: bytes moved by TRANSPOSE operators that the layout made necessary, by value name.
     """
 
@@ -29,9 +30,14 @@ class Written:
     suffix: str
     layouts: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, Encoding] = field(default_factory=dict)
-    operators: tuple[tuple[str, int], ...] = ()
+    emitted: tuple[Emitted, ...] = ()
     release: str = ""
     transposed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def operators(self) -> tuple[tuple[str, int], ...]:
+        """(builtin, version) in execution order."""
+        return tuple((entry.op, entry.version) for entry in self.emitted)
 
 
 @dataclass(frozen=True)

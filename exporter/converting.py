@@ -18,6 +18,7 @@ from exporter.pipeline import build
 from exporter.runtimes import open_session
 from exporter.verification.metrics import decibels, json_number
 from exporter.verification.runner import ArtifactRunner
+from targets.floor import lower_floors
 from targets.schema import Artifact, Target, Unit, Verification
 
 __all__ = ["Converted", "agreement", "convert", "random_sample"]
@@ -68,6 +69,7 @@ def convert(
     *,
     precision: str = "float32",
     io_layout: str = "keep",
+    runtime: str | None = None,
     inputs: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     allow_pickle: bool = False,
@@ -76,11 +78,13 @@ def convert(
 ) -> Converted:
     """Write `model` (see `load`) to `out`, a .tflite or .onnx path.
 
+    `runtime`: the oldest release that must run it, ``"tflite>=2.11"`` or ``"onnxruntime>=1.17"``; None: the newest.
     `isolate`: run what was written in a worker process, which may crash; False is for callers that are such a process themselves.
 
     Raises:
-        UsageError: EW-U001, another suffix or precision; EW-U004, `out` exists and `overwrite` is not set.
-        ModelError, TargetError: the model cannot be read or expressed.
+        UsageError: EW-U001, another suffix, precision or form of `runtime`; EW-U002, `runtime` runs no such file;
+            EW-U004, `out` exists and `overwrite` is not set.
+        ModelError, TargetError: the model cannot be read or expressed, EW-T005: not for so old a runtime.
         RuntimeFailure: the runtime cannot run what was written (EW-R002), or it computes something else (EW-R005); nothing is kept.
     """
     path = Path(out)
@@ -93,8 +97,11 @@ def convert(
         )
     if path.exists() and not overwrite:
         raise UsageError("EW-U004", f"{path} exists", fix="give --force to replace it, or another destination")
+    target = _any_device(suffix, precision, io_layout)
+    if runtime is not None:
+        [target] = lower_floors([target], runtime)
     source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
-    written = build(source, _any_device(suffix, precision, io_layout), None).artifact
+    written = build(source, target, None).artifact
     agreement = _check_once(source, written.content, suffix, written.layouts, _FLOOR_DB[precision], isolate)
     write_file(path, written.content, overwrite=overwrite)
     return Converted(path, agreement, written.layouts, written.operators, written.release)

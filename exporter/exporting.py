@@ -21,6 +21,7 @@ from exporter.pruning import parse_goal
 from exporter.quantization.plan import Effort, Plan
 from exporter.verification.gates import Gate, GateResult
 from exporter.verification.prove import Evidence, prove
+from targets.floor import lower_floors
 from targets.loader import load_target
 from targets.memory import require_fit
 from targets.schema import Target
@@ -93,6 +94,7 @@ def export(
     effort: Effort = "balanced",
     io_dtype: Any = None,
     io_layout: Any = None,
+    runtime: str | None = None,
     allow_pickle: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
@@ -111,6 +113,8 @@ def export(
         plan: replay an earlier plan instead of deciding.
         method, refine, effort: see `Options`.
         io_dtype, io_layout: instead of what the target says.
+        runtime: the oldest release that must run the artifact, instead of the floor of each target that has this runtime:
+            ``"tflite>=2.11"`` or ``"onnxruntime>=1.17"``.
         force: replace bundles that exist.
     Returns:
         One outcome a target. A target that refuses the model does not stop the others: its outcome carries the TargetError.
@@ -118,7 +122,9 @@ def export(
         UsageError, ModelError, DataError, RuntimeFailure: what concerns all targets alike.
     """
     parsed_gates = [Gate.parse(text, task=metric is not None) for text in gates]
-    profiles = [_profile(target, io_dtype, io_layout) for target in targets]
+    profiles: Sequence[Target] = [_profile(target, io_dtype, io_layout) for target in targets]
+    if runtime is not None:
+        profiles = lower_floors(profiles, runtime)
     for profile in profiles:
         require_free(Path(out) / profile.name, overwrite=force)
     replayed = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)

@@ -19,6 +19,7 @@ from exporter.graph.passes import check, legalize
 from exporter.progress import SILENT, Progress
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.ranges import Method
+from targets.floor import floor_of
 from targets.schema import Target
 
 __all__ = ["Options", "build"]
@@ -83,7 +84,7 @@ def legal(model: ir.Model, target: Target) -> ir.Model:
     from exporter.graph.summary import placements
     from exporter.quantization.correction import ensure_biases
 
-    graph = legalize(model, target.artifact.format)
+    graph = legalize(model, target.artifact.format, floor_of(target))
     graph = ensure_biases(graph) if target.artifact.precision == "int8" else graph
     check(graph, "legalize")
     refused = [placement for placement in placements(graph, target) if not placement.unit]
@@ -165,7 +166,7 @@ def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | 
             ".tflite",
             dict(made.layouts),
             encodings_of(graph, plan),
-            made.operators,
+            made.emitted,
             made.release,
             dict(made.transposed),
         )
@@ -173,18 +174,14 @@ def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | 
 
 
 def check_limits(written: Written, target: Target, model: str) -> None:
-    """Flash and runtime floor. Raises TargetError EW-T003 or EW-T005 with the numbers."""
-    from exporter.backends.tflite.releases import release_key
+    """Flash and runtime floor. Raises TargetError EW-T003 with the numbers, EW-T005 with the operators that are too young."""
+    from exporter.backends.tflite.floor import require_floor
     from targets.memory import require_fit
 
     require_fit(target, flash_bytes=len(written.content), sram_bytes=None, model=model)
-    name, _, floor = target.artifact.floor.partition(">=")
-    if name.strip() == "tflite" and written.release and release_key(written.release) > release_key(floor):
-        raise TargetError(
-            "EW-T005",
-            f"the artifact needs TFLite {written.release}, target {target.name} promises {target.artifact.floor}",
-            fix="raise the floor in the target's profile, if its devices have that release",
-        )
+    floor = floor_of(target)
+    if floor is not None:
+        require_floor(written.emitted, floor, target.name)
 
 
 def _values(graph: ir.Model) -> Sequence[ir.Value]:

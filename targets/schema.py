@@ -5,11 +5,12 @@ A target is data: no code asks which target it is. Unknown keys, contradictions 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Artifact", "Cost", "Memory", "Pruning", "Quantization", "Target", "Unit", "Verification"]
+__all__ = ["FLOORS", "Artifact", "Cost", "Memory", "Pruning", "Quantization", "Target", "Unit", "Verification"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -21,6 +22,9 @@ Release = Annotated[
         description='a runtime and its least release, for example "tflite>=2.14"',
     ),
 ]
+
+# Artifact.runtime -> the name under which its releases are counted; LiteRT goes on counting as TensorFlow Lite did, TFLM has no releases.
+FLOORS: Final[Mapping[str, str]] = {"litert": "tflite", "onnxruntime": "onnxruntime"}
 
 
 class _Table(BaseModel):
@@ -116,6 +120,10 @@ class Target(_Table):
             raise ValueError(f"artifact.precision: no unit has the dtype {artifact.precision}; they have {sorted(dtypes)}")
         if artifact.precision == "int8" and self.quantization.float_fallback and "float32" not in dtypes:
             raise ValueError("quantization.float_fallback: no unit has the dtype float32, so nothing can fall back to it")
+        releases = FLOORS.get(artifact.runtime)
+        if artifact.floor and artifact.floor.partition(">=")[0] != releases:
+            allowed = f'"{releases}>=RELEASE" or ""' if releases else '""'
+            raise ValueError(f"artifact.floor: {artifact.floor} is no floor of runtime {artifact.runtime}; allowed: {allowed}")
         names = [unit.name for unit in self.units]
         if len(set(names)) != len(names):
             raise ValueError(f"units: two units have the same name: {names}")

@@ -12,6 +12,7 @@ from exporter.cli.options import (
     json_option,
     model_argument,
     parse_shapes,
+    runtime_option,
     shape_option,
 )
 
@@ -29,6 +30,7 @@ __all__ = ["command"]
     show_default=True,
     help="Axis order of the inputs and outputs of a .tflite.",
 )
+@runtime_option
 @shape_option
 @allow_pickle_option
 @force_option
@@ -38,6 +40,7 @@ def command(
     out: str,
     precision: str,
     io_layout: str,
+    runtime: str | None,
     shapes: tuple[str, ...],
     allow_pickle: bool,
     force: bool,
@@ -54,6 +57,7 @@ def command(
         out,
         precision=precision,
         io_layout=io_layout,
+        runtime=runtime,
         shapes=parse_shapes(shapes) or None,
         allow_pickle=allow_pickle,
         overwrite=force,

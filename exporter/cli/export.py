@@ -14,6 +14,7 @@ from exporter.cli.options import (
     json_option,
     model_argument,
     parse_shapes,
+    runtime_option,
     shape_option,
     target_option,
 )
@@ -51,6 +52,7 @@ __all__ = ["command"]
 @click.option(
     "--io-layout", type=click.Choice(["keep", "channels_last"]), help="Axis order of the artifact's inputs and outputs."
 )
+@runtime_option
 @shape_option
 @allow_pickle_option
 @force_option

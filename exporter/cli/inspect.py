@@ -51,12 +51,13 @@ def command(model: str, target: str | None, shapes: tuple[str, ...], allow_pickl
     from exporter.graph.fuse_activations import fuse_activations
     from exporter.graph.legalize import legalize
     from exporter.graph.summary import placements, summarize
+    from targets.floor import floor_of
     from targets.loader import load_target
 
     profile = load_target(target) if target else None
     source = load(model, shapes=parse_shapes(shapes) or None, allow_pickle=allow_pickle)
     summary = summarize(fuse_activations(source.model.clone()))
-    placed = placements(legalize(source.model, profile.artifact.format), profile) if profile else None
+    placed = placements(legalize(source.model, profile.artifact.format, floor_of(profile)), profile) if profile else None
     if as_json:
         data = {"kind": "model", "name": source.name, "sha256": source.sha256, **_summary_data(summary)}
         emit_json({**data, "placement": [asdict(entry) for entry in placed]} if placed is not None else data)

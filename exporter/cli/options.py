@@ -19,6 +19,7 @@ __all__ = [
     "json_option",
     "model_argument",
     "parse_shapes",
+    "runtime_option",
     "shape_option",
     "target_option",
 ]
@@ -41,6 +42,12 @@ shape_option: Final = click.option(
     multiple=True,
     metavar="NAME=1,3,224,224",
     help="Fixed shape of an input; repeatable. Needed where the model leaves a dimension open.",
+)
+
+runtime_option: Final = click.option(
+    "--runtime",
+    metavar="NAME>=RELEASE",
+    help='Oldest runtime that must run it, e.g. "tflite>=2.11" or "onnxruntime>=1.17"; default: what the target says.',
 )
 
 

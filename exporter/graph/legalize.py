@@ -14,6 +14,7 @@ from exporter.graph.rewriter import GraphRewriter, Names
 from exporter.graph.simplify import RULES
 from exporter.graph.values import REFUSED
 from exporter.ops.base import Refused, Role, operator_of
+from targets.floor import Floor
 
 __all__ = ["legalize", "unshare", "unsupported"]
 
@@ -21,12 +22,13 @@ __all__ = ["legalize", "unshare", "unsupported"]
 _MOST_ROUNDS = 64
 
 
-def legalize(model: ir.Model, runtime: str) -> ir.Model:
+def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx").
 
     Runs every operator's `legalize` and the rules of `simplify` until nothing changes, gives each weight and bias to one node alone,
     and marks fused activations. Names of graph inputs, graph outputs and rewritten values stay; new nodes inherit the stack trace of
-    the node they replace. Operators that are not known stay: `coverage.unsupported` names them all.
+    the node they replace. Operators that are not known stay: `coverage.unsupported` names them all. What the oldest release that `floor`
+    allows lacks becomes older operators where it can.
     Raises ModelError EW-M007 where the rewriting does not end or a rewrite is invalid; ValueError where `runtime` is not known.
     """
     if runtime not in ("tflite", "onnx"):
@@ -34,7 +36,7 @@ def legalize(model: ir.Model, runtime: str) -> ir.Model:
     model = model.clone()
     names = Names(model.graph)
     for _ in range(_MOST_ROUNDS):
-        if not _round(model.graph, runtime, names):
+        if not _round(model.graph, runtime, names, floor):
             break
     else:
         raise ModelError("EW-M007", f"legalizing for {runtime} did not end", why=f"still rewriting after {_MOST_ROUNDS} rounds")
@@ -42,19 +44,19 @@ def legalize(model: ir.Model, runtime: str) -> ir.Model:
     return fuse_activations(model)
 
 
-def _round(graph: ir.Graph, runtime: str, names: Names) -> bool:
+def _round(graph: ir.Graph, runtime: str, names: Names, floor: Floor | None) -> bool:
     """Visit every node once, in graph order; whether anything was rewritten."""
     changed = False
     for node in list(graph):
-        if node.graph is graph and _rewrite(graph, node, runtime, names):
+        if node.graph is graph and _rewrite(graph, node, runtime, names, floor):
             changed = True
     if changed:
         _sweep(graph)
     return changed
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, runtime: str, names: Names) -> bool:
-    rewriter = GraphRewriter(graph, node, runtime, names)
+def _rewrite(graph: ir.Graph, node: ir.Node, runtime: str, names: Names, floor: Floor | None) -> bool:
+    rewriter = GraphRewriter(graph, node, runtime, names, floor)
     values: Sequence[ir.Value] | None = None
     node.metadata_props.pop(REFUSED, None)
     try:

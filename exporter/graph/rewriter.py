@@ -9,7 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError
+from exporter.backends.tflite.releases import release_of
 from exporter.graph.values import FUSED, constant, name_of
+from targets.floor import Floor
 
 __all__ = ["GraphRewriter", "Names"]
 
@@ -42,11 +44,15 @@ class GraphRewriter:
     Implements the protocol `exporter.ops.base.Rewriter`.
     """
 
-    def __init__(self, graph: ir.Graph, origin: ir.Node, runtime: str, names: Names) -> None:
-        self.runtime = runtime
+    def __init__(self, graph: ir.Graph, origin: ir.Node, runtime: str, names: Names, floor: Floor | None = None) -> None:
+        self.runtime, self._floor = runtime, floor
         self._graph, self._origin, self._names = graph, origin, names
         self._nodes: list[ir.Node] = []
         self._constants: list[ir.Value] = []
+
+    def runs(self, builtin: str, version: int = 1) -> bool:
+        """Whether every allowed release of the runtime has a TFLite builtin at that version; True without a floor."""
+        return self._floor is None or self._floor.covers(release_of(builtin, version))
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> ir.Value:
         """Append a node and give its first output. Attributes that are None are left out.

@@ -191,6 +191,13 @@ class Rewriter(Protocol):
 
     runtime: str  # "tflite" | "onnx": whose operators the graph is legalized for
 
+    def runs(self, builtin: str, version: int = 1) -> bool:
+        """Whether the oldest runtime that the artifact must run on has a TFLite builtin at that version.
+
+        Where it has not, an operator becomes older ones that compute the same, or stays and is refused by name when it is written.
+        """
+        ...
+
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> ir.Value: ...
 
     def const(self, array: np.ndarray[Any, Any], name: str = "") -> ir.Value: ...

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from diagnostics import TargetError
 from exporter.backends.tflite.container import Container, Tensor
+from exporter.backends.tflite.floor import Emitted
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
 from exporter.backends.tflite.releases import first_release
@@ -33,17 +34,22 @@ class TFLiteArtifact:
 
     Attributes:
         content: the file's bytes.
-        operators: (builtin operator, version) in execution order.
+        emitted: every operator in execution order, with the node it was written for.
         release: the first TFLite release that runs them all.
         transposed: bytes moved by TRANSPOSE operators that the layout made necessary, by value name.
         layouts: "channels_last" or "keep" for every graph input and output, as the artifact has them.
     """
 
     content: bytes
-    operators: tuple[tuple[str, int], ...]
+    emitted: tuple[Emitted, ...]
     release: str
     transposed: Mapping[str, int]
     layouts: Mapping[str, str]
+
+    @property
+    def operators(self) -> tuple[tuple[str, int], ...]:
+        """(builtin operator, version) in execution order."""
+        return tuple((entry.op, entry.version) for entry in self.emitted)
 
 
 def write_tflite(
@@ -90,6 +96,8 @@ class Writer:
             tuple[str, tuple[int, ...]], int
         ] = {}  # half-precision parameters, as the float32 tensors kernels read
         self._handles: dict[tuple[str, _Form], int] = {}
+        self._emitted: list[Emitted] = []
+        self._writing = ""  # the node that is being written, by name
         self._home: dict[str, _Form] = {}
         self._transposed: dict[str, int] = {}
         self._boundary = {name_of(value) for value in (*model.graph.inputs, *model.graph.outputs)}
@@ -101,11 +109,13 @@ class Writer:
 
     def lower(self, node: ir.Node) -> None:
         """Write one node that runs by itself."""
+        self._writing = node_name(node)
         operator_of(node).lower(node, NodeLowering(self, node))
 
     def finish(self, metadata: Mapping[str, bytes]) -> TFLiteArtifact:
         outputs: dict[str, int] = {}
         for value in self._graph.outputs:
+            self._writing = f"output {name_of(value)}"
             if is_constant(value):
                 handle = self._constant_output(value)
             elif name_of(value) in self._home:
@@ -118,13 +128,14 @@ class Writer:
             self.container.rename(handle, name_of(value))
             outputs[name_of(value)] = handle
         content = self.container.finish(self._inputs, outputs, metadata)
-        operators = tuple(self.container.operators)
         layouts = {
             name: CHANNELS_LAST if self._boundary_form(value).last else "keep"
             for value in (*self._graph.inputs, *self._graph.outputs)
             if (name := name_of(value))
         }
-        return TFLiteArtifact(content, operators, first_release(operators), dict(self._transposed), layouts)
+        return TFLiteArtifact(
+            content, tuple(self._emitted), first_release(self.container.operators), dict(self._transposed), layouts
+        )
 
     def _constant_output(self, value: ir.Value) -> int:
         array = constant(value)
@@ -244,6 +255,7 @@ class Writer:
 
     def emit(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
         self.container.operator(op, inputs, outputs, version, options)
+        self._emitted.append(Emitted(self._writing, op, version))
 
 
 def transpose_version(tensor: Tensor) -> int:
