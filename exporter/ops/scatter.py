@@ -27,7 +27,7 @@ from exporter.ops.common import (
 from exporter.ops.indexing import WIDER, Rigid, flat_places, from_front, is_counted, reshaped
 from exporter.ops.kernels import MOVED, dtype_of, in_wider_dtype
 
-__all__ = ["MaxUnpool", "ScatterElements", "ScatterND"]
+__all__ = ["MaxUnpool", "ScatterElements", "ScatterND", "TensorScatter"]
 
 _SEGMENTS: Final = {"mul": "UNSORTED_SEGMENT_PROD", "max": "UNSORTED_SEGMENT_MAX", "min": "UNSORTED_SEGMENT_MIN"}
 _COMBINE: Final = {"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}
@@ -131,7 +131,6 @@ class ScatterElements(Rigid):
 
 
 def _covered(node: ir.Node) -> bool:
-    """The output of MaxUnpool has the shape that its windows cover."""
     kernel = attribute(node, "kernel_shape")
     strides = attribute(node, "strides", (1,) * len(kernel))
     pads = attribute(node, "pads", (0,) * 2 * len(kernel))
@@ -147,10 +146,10 @@ class MaxUnpool(Rigid):
     """Each element back at the flat place in the output that a MaxPool took it from; zeros elsewhere."""
 
     op_type = "MaxUnpool"
-    constraints = (Constraint("tflite", _covered),)
     refuses: ClassVar = {
         "quantize": "MaxUnpool writes at computed places, which has no int8 kernel",
-        "lower": "MaxUnpool is written as a ScatterND onto zeros, which the legalize stage makes",
+        "lower": "legalize makes MaxUnpool a ScatterElements onto zeros where its output has the shape that the windows cover; "
+        "of a larger output_shape, runtimes read the places differently",
         "torch": "MaxUnpool is a ScatterElements onto zeros, which the legalize stage makes",
     }
 
@@ -161,6 +160,32 @@ class MaxUnpool(Rigid):
         zeros = rewriter.const(np.zeros(prod(shape), np.dtype(dtype_of(x))), "zeros")
         flat = [reshaped(rewriter, input_of(node, index), (prod(input_shape(node)),)) for index in (1, 0)]
         return [reshaped(rewriter, rewriter.op("ScatterElements", zeros, *flat, axis=0), shape)]
+
+
+@register
+class TensorScatter(Rigid):
+    """A cache with an update written along an axis from an index on that each entry of the batch has; `circular` goes on at the start."""
+
+    op_type = "TensorScatter"
+    refuses: ClassVar = {
+        "quantize": "TensorScatter writes at computed places, which has no int8 kernel",
+        "lower": "TensorScatter is a ScatterElements, which the legalize stage makes",
+        "torch": "TensorScatter is a ScatterElements, which the legalize stage makes",
+    }
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        if rewriter.runtime != "tflite":
+            return None
+        shape, axis = input_shape(node, 1), int(attribute(node, "axis", -2)) % len(input_shape(node))
+        steps = np.arange(shape[axis], dtype=np.int64).reshape((-1,) + (1,) * (len(shape) - 1 - axis))
+        places = rewriter.const(steps, "steps")
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            starts = reshaped(rewriter, input_of(node, 2), (shape[0],) + (1,) * (len(shape) - 1))
+            places = rewriter.op("Add", starts, places)
+        if attribute(node, "mode", "linear") == "circular":
+            places = rewriter.op("Mod", places, rewriter.const(np.asarray(input_shape(node)[axis], np.int64), "length"))
+        everywhere = rewriter.op("Expand", places, rewriter.const(np.asarray(shape, np.int64), "shape"))
+        return [rewriter.op("ScatterElements", input_of(node, 0), everywhere, input_of(node, 1), axis=axis)]
 
 
 def _is_flat(node: ir.Node) -> bool:

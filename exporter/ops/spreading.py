@@ -29,7 +29,6 @@ from exporter.ops.common import (
     input_of,
     input_shape,
     ints_of,
-    is_float,
     output_shape,
 )
 from exporter.ops.composite import Composite
@@ -175,15 +174,16 @@ class OneHot(Composite):
         raise Refused(node, "OneHot becomes comparisons before it is planned")
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """TFLite's ONE_HOT knows no indices that count from the end: each index is compared with both names of every place."""
+        """TFLite's ONE_HOT knows no indices that count from the end: each index is compared with both names of every place.
+
+        Floats that are no integers name no place, as in ONNX's reference implementation (onnxruntime rounds them down).
+        """
         if rewriter.runtime != "tflite" or not _constant_depth(node):
             return None
         (depth,), (off, on) = ints_of(node, 1) or (1,), constant(node.inputs[2]).reshape(-1)  # type: ignore[union-attr]
         indices, wide = input_of(node, 0), rank(node.outputs[0])
         axis = int(attribute(node, "axis", -1)) % wide
-        if dtype_of(indices) not in ("int32", "int64"):
-            # Like onnxruntime, which adds the depth to a negative index before it drops what is behind the point.
-            indices = rewriter.op("Floor", indices) if is_float(indices) else indices
+        if dtype_of(indices) not in ("float32", "int32", "int64"):
             indices = rewriter.op("Cast", indices, to=int(ir.DataType.INT64))
         dtype = np.dtype(dtype_of(indices))
         places = np.arange(depth, dtype=dtype).reshape((depth,) + (1,) * (wide - 1 - axis))
