@@ -5,6 +5,7 @@ import io
 import subprocess
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,13 +86,26 @@ def test_a_link_in_an_archive_is_refused(tmp_path):
         fetch.unpack(tmp_path / "evil.tgz", tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
-def test_every_model_says_how_its_samples_become_inputs(name):
+LARGE = ("facemesh_half", "minilm")  # packages of many megabytes
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in zoo.MODELS])
+def test_every_model_is_what_load_takes(name):
     from calibration import Preprocess
 
     returned = getattr(zoo, name)()
     assert set(returned) <= {"model", "inputs", "shapes", "preprocess"}
-    Preprocess.from_dict(returned["preprocess"])
+    assert not isinstance(returned["model"], Path) or returned["model"].is_file()
+    Preprocess.from_dict(returned.get("preprocess", {}))
+
+
+def test_a_wheel_of_another_platform_is_asked_for_by_its_tags(cache, index, monkeypatch):
+    asked = []
+    pip = fetch.subprocess.run
+    monkeypatch.setattr(fetch.subprocess, "run", lambda command, **rest: asked.append(command) or pip(command, **rest))
+    sha256 = hashlib.sha256(index["content"]).hexdigest()
+    fetch.fetch_wheel(fetch.Wheel("demo", "1.0", sha256, platform="manylinux_2_28_x86_64", python="3.11"))
+    assert {"--platform=manylinux_2_28_x86_64", "--python-version=3.11"} < set(asked[0])
 
 
 def test_digits_are_recognised():

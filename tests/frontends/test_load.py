@@ -153,7 +153,7 @@ def test_loading_is_silent(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["net.keras", "net.h5", "net.tflite", "graph.pb"])
+@pytest.mark.parametrize("name", ["net.keras", "net.h5", "graph.pb"])
 def test_formats_of_a_later_release_are_recognised(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(EdgewrightError, match=name) as error:
