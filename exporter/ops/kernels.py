@@ -40,7 +40,6 @@ _BY_DTYPE: Final[Mapping[str, Mapping[str, int]]] = {
     "SPLIT_V": {"int8": 2},
     "STRIDED_SLICE": {"int8": 2, "bool": 3, "uint32": 7},
     "SUM": {"int8": 2},
-    "TILE": {"int8": 3},
     "TOPK_V2": {"int8": 2, "int16": 3},
     "TRANSPOSE": {"int8": 2, "bool": 3, "int16": 5},
 }

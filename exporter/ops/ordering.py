@@ -78,7 +78,7 @@ class TopK(Rigid):
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         (count,) = ints_of(node, 1) or (1,)
         axis = axis_of(node, -1)
-        order = inputs[0].argsort(axis, descending=bool(attribute(node, "largest", 1)), stable=True).narrow(axis, 0, count)
+        order = inputs[0].argsort(dim=axis, descending=bool(attribute(node, "largest", 1)), stable=True).narrow(axis, 0, count)
         return [inputs[0].gather(axis, order), order]
 
     def cost(self, node: ir.Node) -> Cost:
@@ -130,7 +130,7 @@ class _ArgExtreme(Rigid):
         axis, last = axis_of(node, 0), bool(attribute(node, "select_last_index", 0))
         x = inputs[0].flip(axis) if last else inputs[0]
         # torch's own argmax leaves open which of equal places it gives.
-        places = x.argsort(axis, descending=self.builtin == "ARG_MAX", stable=True).narrow(axis, 0, 1)
+        places = x.argsort(dim=axis, descending=self.builtin == "ARG_MAX", stable=True).narrow(axis, 0, 1)
         places = x.shape[axis] - 1 - places if last else places
         return [places if attribute(node, "keepdims", 1) else places.squeeze(axis)]
 

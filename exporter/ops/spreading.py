@@ -11,7 +11,6 @@ import onnx_ir as ir
 from exporter.graph.values import attribute, constant, is_constant, rank
 from exporter.ops.base import (
     Channels,
-    Constraint,
     Cost,
     Coupling,
     LayoutRule,
@@ -98,9 +97,18 @@ class Tile(Operator):
         return [input_of(node, 0)] if input_shape(node) == output_shape(node) else None
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        source, out = to.input(0), to.output()
+        """In int8 as CONCATENATION: the version of TILE that has it is not among the reference kernels."""
+        source, out, dtype = to.input(0), to.output(), stored_dtype(node, to)
         times = [wide // own if own else 1 for wide, own in zip(to.shape(out), to.shape(source), strict=True)]
-        to.emit("TILE", [source, to.ints(times)], [out], version=builtin_version("TILE", stored_dtype(node, to)))
+        if dtype != "int8":
+            to.emit("TILE", [source, to.ints(times)], [out])
+            return
+        repeated = [axis for axis, count in enumerate(times) if count > 1]
+        for axis in repeated:
+            shape = [length * (times[axis] if place == axis else 1) for place, length in enumerate(to.shape(source))]
+            target = out if axis == repeated[-1] else to.temp(source, shape)
+            to.emit("CONCATENATION", [source] * times[axis], [target], builtin_version("CONCATENATION", dtype), axis=axis)
+            source = target
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].repeat(ints_of(node, 1))]
@@ -121,7 +129,6 @@ def _broadcast_ties(node: ir.Node) -> tuple[tuple[Any, ...], ...]:
 
 
 def _constant_diagonal(node: ir.Node) -> bool:
-    """The diagonal of Trilu is constant."""
     return len(node.inputs) < 2 or node.inputs[1] is None or is_constant(node.inputs[1])
 
 
@@ -130,9 +137,8 @@ class Trilu(Composite):
     """The upper or lower triangle of matrices, zeros elsewhere."""
 
     op_type = "Trilu"
-    constraints = (Constraint("tflite", _constant_diagonal),)
     refuses: ClassVar[Mapping[str, str]] = {
-        "lower": "Trilu is written as a choice between the matrix and zeros, which the legalize stage makes"
+        "lower": "Trilu with a constant diagonal is written as a choice between the matrix and zeros; its diagonal is computed"
     }
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -155,7 +161,6 @@ class Trilu(Composite):
 
 
 def _constant_depth(node: ir.Node) -> bool:
-    """The depth and the two values of OneHot are constants."""
     return is_constant(node.inputs[1]) and is_constant(node.inputs[2])
 
 
@@ -164,8 +169,9 @@ class OneHot(Composite):
     """A new axis of `depth` places: the second of two values where the index says, the first elsewhere."""
 
     op_type = "OneHot"
-    constraints = (Constraint("tflite", _constant_depth),)
-    refuses: ClassVar[Mapping[str, str]] = {"lower": "legalize makes it comparisons of the indices with every place"}
+    refuses: ClassVar[Mapping[str, str]] = {
+        "lower": "OneHot becomes comparisons of the indices with places; its depth or values are computed"
+    }
 
     def couple(self, node: ir.Node) -> Coupling:
         return Coupling(())
