@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 __all__ = [
+    "FLOAT",
     "FUSED",
     "REFUSED",
     "activation_nodes",
@@ -24,6 +25,8 @@ __all__ = [
     "static_shape",
 ]
 
+# Metadata key on a node that stays in float (part of a formula that 8 bits cannot hold); its value is the reason.
+FLOAT: Final = "edgewright.float"
 # Metadata key on an activation node that a producer's kernel applies for free; its value is the TFLite name ("RELU6").
 FUSED: Final = "edgewright.fused"
 # Metadata key on a node that could not be legalized; its value is the reason.

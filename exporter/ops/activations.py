@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -16,9 +16,11 @@ from exporter.ops.common import (
     Elementwise,
     activation_rule,
     input_of,
+    is_float,
     scalar_of,
     version,
 )
+from exporter.ops.formulas import Formula
 
 __all__ = ["Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh", "clip_bounds"]
 
@@ -51,10 +53,20 @@ class Relu(Activation):
     builtin, int8_version = "RELU", 2
 
     def activation(self, node: ir.Node) -> str:
-        return "RELU"
+        return "RELU" if is_float(input_of(node, 0)) else "NONE"
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """The kernels clamp floats (and what stands for them); integers as such go to Max."""
+        x = input_of(node, 0)
+        if rewriter.runtime != "tflite" or is_float(x):
+            return None
+        return [Formula(node, rewriter)("Max", x, 0)]
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].relu()]
+
+
+_FARTHEST: Final = float(np.finfo(np.float32).max)
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float]:
@@ -70,28 +82,21 @@ def clip_bounds(node: ir.Node) -> tuple[float, float]:
             if number is None:
                 raise Refused(node, f"bound {value.name} of Clip is computed; only constant bounds are supported")
             bounds[index - 1] = number
-    farthest = float(np.finfo(np.float32).max)
-    return (bounds[0] if bounds[0] > -farthest else -np.inf), (bounds[1] if bounds[1] < farthest else np.inf)
+    return (bounds[0] if bounds[0] > -_FARTHEST else -np.inf), (bounds[1] if bounds[1] < _FARTHEST else np.inf)
 
 
 _FUSIBLE: Mapping[tuple[float, float], str] = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
 
-def _clip_constant(node: ir.Node) -> bool:
-    """The bounds of Clip are constant."""
-    return all(value is None or constant(value) is not None for value in node.inputs[1:])
-
-
 @register
 class Clip(Elementwise):
-    """min(max(x, low), high) with constant bounds, either of which may be absent."""
+    """min(max(x, low), high); either bound may be absent."""
 
     op_type = "Clip"
-    constraints = (Constraint("tflite", _clip_constant),)
 
     def activation(self, node: ir.Node) -> str:
         try:
-            return _FUSIBLE.get(clip_bounds(node), "NONE")
+            return _FUSIBLE.get(clip_bounds(node), "NONE") if is_float(input_of(node, 0)) else "NONE"
         except Refused:
             return "NONE"
 
@@ -102,15 +107,13 @@ class Clip(Elementwise):
         """TFLite has three clamps; others become Max, then Min, with constants (ONNX: the upper bound wins where they cross)."""
         if rewriter.runtime != "tflite" or self.activation(node) != "NONE":
             return None
-        low, high = clip_bounds(node)
         value = input_of(node, 0)
-        dtype = value.dtype.numpy() if value.dtype is not None else np.float32
-        if low == -np.inf and high == np.inf:
-            return [value]
-        if low > -np.inf:
-            value = rewriter.op("Max", value, rewriter.const(np.asarray(low, dtype)))
-        if high < np.inf:
-            value = rewriter.op("Min", value, rewriter.const(np.asarray(high, dtype)))
+        for index, op_type, idle in ((1, "Max", -_FARTHEST), (2, "Min", _FARTHEST)):
+            bound = node.inputs[index] if index < len(node.inputs) else None
+            number = scalar_of(bound)
+            if bound is None or (number is not None and is_float(value) and abs(number) >= _FARTHEST and number * idle > 0):
+                continue  # absent, or as far out as float32 reaches
+            value = rewriter.op(op_type, value, bound)
         return [value]
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
@@ -122,8 +125,10 @@ class Clip(Elementwise):
         to.emit(builtin, [to.input(0)], [to.output()], version=version(1, int8, to.quantized))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
-        low, high = clip_bounds(node)
-        return [inputs[0].clamp(min=low).clamp(max=high)]
+        value = inputs[0]
+        for bound, at in zip(inputs[1:], ("min", "max"), strict=False):
+            value = value if bound is None else value.clamp(**{at: bound})
+        return [value]
 
 
 @register
@@ -142,14 +147,9 @@ class LeakyRelu(Activation):
         return [torch.nn.functional.leaky_relu(inputs[0], float(attribute(node, "alpha", 0.01)))]
 
 
-def _prelu_rank(node: ir.Node) -> bool:
-    """The input of PRelu has at most 4 axes."""
-    return rank(input_of(node, 0)) <= 4
-
-
-def _prelu_constant(node: ir.Node) -> bool:
-    """The slope of PRelu is constant."""
-    return constant(node.inputs[1]) is not None
+def _prelu_kernel(node: ir.Node) -> bool:
+    """PRelu has a float input of at most 4 axes and a constant slope (legalize makes others of it)."""
+    return rank(input_of(node, 0)) <= 4 and constant(node.inputs[1]) is not None and is_float(input_of(node, 0))
 
 
 @register
@@ -157,10 +157,17 @@ class PRelu(Elementwise):
     """x where x >= 0, else slope * x, with a slope that broadcasts (one a channel, mostly)."""
 
     op_type = "PRelu"
-    constraints = (Constraint("tflite", _prelu_rank), Constraint("tflite", _prelu_constant))
+    constraints = (Constraint("tflite", _prelu_kernel),)
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node)
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """max(x, 0) + slope * min(x, 0) where no kernel takes it."""
+        if rewriter.runtime != "tflite" or _prelu_kernel(node):
+            return None
+        f, x = Formula(node, rewriter), input_of(node, 0)
+        return [f("Add", f("Relu", x), f("Mul", f("Min", x, 0), input_of(node, 1)))]
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         to.emit("PRELU", [to.input(0), to.input(1)], [to.output()], version=1)
@@ -250,6 +257,14 @@ class Elu(Activation):
     op_type = "Elu"
     builtin, int8_version = "ELU", 1
     constraints = (Constraint("tflite", _elu_alpha),)
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """For another alpha, max(x, 0) + alpha * elu(min(x, 0))."""
+        if rewriter.runtime != "tflite" or _elu_alpha(node):
+            return None
+        f, x = Formula(node, rewriter), input_of(node, 0)
+        below = f("Mul", f("Elu", f("Min", x, 0)), float(attribute(node, "alpha", 1.0)))
+        return [f("Add", f("Relu", x), below)]
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         import torch

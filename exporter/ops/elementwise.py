@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import constant, rank
+from exporter.graph.values import FLOAT, constant, rank
 from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, register
 from exporter.ops.common import SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
+from exporter.ops.erf import gelu_of
+from exporter.ops.formulas import Formula
 from exporter.ops.hard_swish import hard_swish_of
+from exporter.ops.integers import long_quotient, unsigned_quotient
+from exporter.ops.kernels import dtype_of, in_wider_dtype, takes
 
-__all__ = ["Add", "Div", "Max", "Min", "Mul", "Sub", "Sum"]
+__all__ = ["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"]
+
+_SMALL: Final = dict.fromkeys(("int8", "uint8", "int16", "uint16"), "int32")
+_UNSIGNED: Final = {"uint32": "int64", "uint64": "int64"}  # what overflows is cut off alike: two's complement
 
 
 def _broadcasts_high(node: ir.Node) -> bool:
@@ -27,9 +34,13 @@ def _rank_at_most_5(node: ir.Node) -> bool:
 
 
 class Binary(Elementwise):
-    """Base of the operators of two inputs."""
+    """Base of the operators of two inputs. Integers that have no kernel go through a wider dtype."""
 
-    constraints = (Constraint("tflite", _rank_at_most_5),)
+    wider: ClassVar[Mapping[str, str]] = {**_SMALL, **_UNSIGNED}
+    constraints = (Constraint("tflite", _rank_at_most_5), takes("Arithmetic", ("float32", "int32", "int64")))
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        return in_wider_dtype(node, rewriter, self.wider)
 
 
 @register
@@ -43,7 +54,7 @@ class Add(Binary):
         return activation_rule(node)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        _emit_binary("ADD", to, version(1, 2, to.quantized))
+        _emit_binary("ADD", to, 4 if _is_int64(node) else version(1, 2, to.quantized))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0] + inputs[1]]
@@ -60,7 +71,8 @@ class Sub(Binary):
         return activation_rule(node)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        _emit_binary("SUB", to, 3 if _broadcasts_high(node) else version(1, 2, to.quantized))
+        at = 3 if _broadcasts_high(node) else version(1, 2, to.quantized)
+        _emit_binary("SUB", to, 4 if _is_int64(node) else at)
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0] - inputs[1]]
@@ -72,12 +84,13 @@ class Mul(Binary):
 
     op_type = "Mul"
     fuses_activation = True
+    wider: ClassVar[Mapping[str, str]] = {**_SMALL, **_UNSIGNED, "uint16": "int64"}
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        return _as_hard_swish(node, rewriter)
+        return _as_activation(node, rewriter) or super().legalize(node, rewriter)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         left, right, out = to.input(0), to.input(1), to.output()
@@ -87,7 +100,7 @@ class Mul(Binary):
             "MUL",
             [left, right],
             [out],
-            version=3 if grows else version(1, 2, to.quantized),
+            version=5 if _is_int64(node) else 3 if grows else version(1, 2, to.quantized),
             fused_activation_function=to.activation,
         )
 
@@ -99,18 +112,27 @@ class Mul(Binary):
 class Div(Binary):
     """x / y; integers are truncated."""
 
+    constraints = (Constraint("tflite", _rank_at_most_5), takes("Div", ("float32", "int32")))
     op_type = "Div"
     fuses_activation = True
     refuses: ClassVar[Mapping[str, str]] = {"quantize": "no runtime has an int8 kernel of Div (by a constant it becomes Mul)"}
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """x / c = x * (1/c) for a constant c: equal for powers of two, else within one unit in the last place."""
-        divisor = constant(node.inputs[1])
-        if divisor is None or not is_float(node.outputs[0]):
-            return None
-        found = _as_hard_swish(node, rewriter)
+        """x / c = x * (1/c) for a constant c: equal for powers of two, else within one unit in the last place.
+
+        Integers of more than 32 bits are divided in steps."""
+        if not is_float(node.outputs[0]):
+            wider = in_wider_dtype(node, rewriter, {**_SMALL, "uint32": "int64"})
+            divide = {"int64": long_quotient, "uint64": unsigned_quotient}.get(dtype_of(input_of(node, 0)))
+            if divide is not None and rewriter.runtime == "tflite":
+                return [divide(Formula(node, rewriter), input_of(node, 0), input_of(node, 1))]
+            return wider
+        found = _as_activation(node, rewriter)
         if found is not None:
             return found
+        divisor = constant(node.inputs[1])
+        if divisor is None or FLOAT in node.metadata_props:  # without an integer kernel to gain, the quotient stays exact
+            return None
         with np.errstate(divide="ignore", over="ignore"):
             reciprocal = (1 / divisor.astype(np.float64)).astype(divisor.dtype)
         # A reciprocal that is infinite or subnormal has lost what the quotient keeps.
@@ -127,9 +149,18 @@ class Div(Binary):
         return [inputs[0].div(inputs[1], rounding_mode="trunc")]
 
 
-def _as_hard_swish(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-    source = hard_swish_of(node.outputs[0]) if rewriter.runtime == "tflite" else None
-    return None if source is None else [rewriter.op("HardSwish", source)]
+def _is_int64(node: ir.Node) -> bool:
+    return dtype_of(input_of(node, 0)) == "int64"
+
+
+def _as_activation(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+    """The activation that the product is the last operator of, where TFLite has a kernel for the whole."""
+    if rewriter.runtime != "tflite" or not is_float(node.outputs[0]):
+        return None
+    for op_type, source in (("HardSwish", hard_swish_of(node.outputs[0])), ("Gelu", gelu_of(node.outputs[0]))):
+        if source is not None:
+            return [rewriter.op(op_type, source)]
+    return None
 
 
 def _emit_binary(builtin: str, to: Lowering, at: int) -> None:
@@ -146,7 +177,7 @@ class Variadic(Binary):
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         if len(node.inputs) == 2 and self.pairwise == self.op_type:
-            return None
+            return super().legalize(node, rewriter)
         value = input_of(node, 0)
         if len(node.inputs) == 1:
             return [value]
@@ -159,12 +190,25 @@ class Extremum(Variadic):
     """Base of Max and Min, whose integer kernels compare integers as they are: one encoding for all."""
 
     builtin: ClassVar[str]
+    better: ClassVar[str]  # the comparison that holds where the first input is taken
+    wider: ClassVar[Mapping[str, str]] = {"uint16": "int32", "uint32": "int64"}
+    constraints = (
+        Constraint("tflite", _rank_at_most_5),
+        takes("Max and Min", ("float32", "int8", "uint8", "int16", "int32", "int64")),
+    )
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        if rewriter.runtime != "tflite" or len(node.inputs) != 2 or dtype_of(input_of(node, 0)) != "uint64":
+            return super().legalize(node, rewriter)
+        left, right = input_of(node, 0), input_of(node, 1)
+        return [rewriter.op("Where", rewriter.op(self.better, left, right), left, right)]
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node, SHARED)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        at = 3 if _broadcasts_high(node) else version(1, 2, to.quantized)
+        at = 3 if _broadcasts_high(node) else version(1, 2, to.quantized or dtype_of(input_of(node, 0)) == "int8")
+        at = 4 if dtype_of(input_of(node, 0)) == "int16" else at
         to.emit(self.builtin, [to.input(0), to.input(1)], [to.output()], version=at)
 
 
@@ -173,7 +217,7 @@ class Max(Extremum):
     """The greatest of any number of tensors."""
 
     op_type = pairwise = "Max"
-    builtin = "MAXIMUM"
+    builtin, better = "MAXIMUM", "Greater"
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [_reduce("maximum", inputs)]
@@ -184,7 +228,7 @@ class Min(Extremum):
     """The least of any number of tensors."""
 
     op_type = pairwise = "Min"
-    builtin = "MINIMUM"
+    builtin, better = "MINIMUM", "Less"
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [_reduce("minimum", inputs)]
@@ -200,6 +244,24 @@ class Sum(Variadic):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [_reduce("add", inputs)]
+
+
+@register
+class Mean(Variadic):
+    """The mean of any number of tensors."""
+
+    op_type = "Mean"
+    pairwise = "Add"
+    refuses: ClassVar[Mapping[str, str]] = {"lower": "Mean becomes a sum and a quotient before an artifact is written"}
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        if len(node.inputs) == 1:
+            return [input_of(node, 0)]
+        f = Formula(node, rewriter)
+        return [f("Div", f("Sum", *(input_of(node, index) for index in range(len(node.inputs)))), len(node.inputs))]
+
+    def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        return [_reduce("add", inputs) / len(inputs)]
 
 
 def _reduce(name: str, inputs: Sequence[Any]) -> Any:

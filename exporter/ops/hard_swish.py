@@ -18,16 +18,16 @@ import onnx_ir as ir
 from exporter.graph.values import attribute, rank
 from exporter.ops.common import scalar_of
 
-__all__ = ["hard_swish_of"]
+__all__ = ["hard_swish_of", "unscaled"]
 
 
 def hard_swish_of(value: ir.Value) -> ir.Value | None:
     """The x for which `value` computes HardSwish(x) = x * clip(x + 3, 0, 6) / 6 (within float32 rounding), or None."""
-    for product, outer in _unscaled(value):
+    for product, outer in unscaled(value):
         node = product.producer()
         if node is None or node.op_type != "Mul" or None in node.inputs:
             continue
-        left, right = (list(_unscaled(operand)) for operand in node.inputs if operand is not None)
+        left, right = (list(unscaled(operand)) for operand in node.inputs if operand is not None)
         for some, others in ((left, right), (right, left)):
             for (x, x_factor), (gate, gate_factor) in product_of(some, others):
                 if rank(x) == rank(value) and _is_gate(gate, x, outer * x_factor * gate_factor):
@@ -41,7 +41,7 @@ def _is_gate(gate: ir.Value, x: ir.Value, factor: float) -> bool:
     return factor == 1 and _is_hard_sigmoid(gate, x)
 
 
-def _unscaled(value: ir.Value) -> Iterator[tuple[ir.Value, float]]:
+def unscaled(value: ir.Value) -> Iterator[tuple[ir.Value, float]]:
     """Values of which `value` is a constant multiple, with the factor: itself first, then through each scaling before it."""
     factor = 1.0
     while True:

@@ -9,13 +9,26 @@ from typing import Any, ClassVar, Final
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, rank
-from exporter.ops.base import Channels, Constraint, Cost, Coupling, LayoutRule, Lowering, Operator, Port, QuantRule, register
+from exporter.ops.base import (
+    Channels,
+    Constraint,
+    Cost,
+    Coupling,
+    LayoutRule,
+    Lowering,
+    Operator,
+    Port,
+    QuantRule,
+    Rewriter,
+    register,
+)
 from exporter.ops.common import (
     SHARED,
     Elementwise,
     activation_rule,
     input_of,
     input_shape,
+    is_float,
     output_shape,
     replace_ints,
     version,
@@ -238,8 +251,9 @@ _DTYPES: Final[Mapping[str, str]] = {"FLOAT": "float32", "FLOAT16": "float16", "
 
 
 def _cast_known(node: ir.Node) -> bool:
-    """Cast goes between booleans, integers of 8 to 64 bits (but uint64) and floats of 16 to 64 bits."""
-    return {_dtype(input_of(node, 0)), _dtype(node.outputs[0])} <= _CASTS.keys()
+    """Cast goes between booleans, integers of 8 to 64 bits and floats of 16 to 64 bits, but not between uint64 and floats."""
+    dtypes = {_dtype(input_of(node, 0)), _dtype(node.outputs[0])}
+    return dtypes <= _CASTS.keys() or dtypes <= {"UINT64", "INT64"}
 
 
 @register
@@ -250,10 +264,22 @@ class Cast(Elementwise):
     refuses: ClassVar[Mapping[str, str]] = {"quantize": "Cast changes the dtype that an encoding would stand for"}
     constraints = (Constraint("tflite", _cast_known),)
 
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """Integers reach uint64, and are reached from it, by way of int64: the bits stay, and what overflows is cut off."""
+        x, y = input_of(node, 0), node.outputs[0]
+        dtypes = {_dtype(x), _dtype(y)}
+        if rewriter.runtime != "tflite" or "UINT64" not in dtypes or "INT64" in dtypes or is_float(x) or is_float(y):
+            return None
+        signed = rewriter.op("Cast", x, to=int(ir.DataType.INT64))
+        return [rewriter.op("Cast", signed, to=int(ir.DataType[_dtype(y)]))]
+
     def lower(self, node: ir.Node, to: Lowering) -> None:
         source, wanted = _dtype(input_of(node, 0)), _dtype(node.outputs[0])
         if source == wanted:
             to.alias(0, to.input(0))
+            return
+        if "UINT64" in (source, wanted):
+            to.emit("BITCAST", [to.input(0)], [to.output()], version=1)
             return
         at = max(_CASTS[source], _CASTS[wanted])
         names = {"in_data_type": _TFLITE.get(source, source), "out_data_type": _TFLITE.get(wanted, wanted)}

@@ -12,7 +12,7 @@ from typing import Final
 import onnx_ir as ir
 
 from diagnostics import ModelError, TargetError
-from exporter.graph.values import activation_nodes, constant, consumers, fused_into
+from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, fused_into
 from exporter.ops.base import QuantRule, Refused, Role, operator_of
 from exporter.quantization.apply import node_name
 from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
@@ -101,6 +101,9 @@ def _rules(graph: ir.Graph, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRul
     for node, _ in activation_nodes(graph):
         if not any(is_float(value) for value in (*node.inputs, *node.outputs)):
             continue  # arithmetic on shapes and indices: nothing real to encode
+        if FLOAT in node.metadata_props:
+            reasons[node_name(node)] = node.metadata_props[FLOAT]
+            continue
         try:
             rule = operator_of(node).quantize(node)
             _check_form(node, rule)

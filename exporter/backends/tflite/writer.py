@@ -98,6 +98,7 @@ class Writer:
         self._handles: dict[tuple[str, _Form], int] = {}
         self._emitted: list[Emitted] = []
         self._writing = ""  # the node that is being written, by name
+        self._viewed: dict[int, int] = {}  # outputs of RESHAPE and BITCAST, with the tensor that they show
         self._home: dict[str, _Form] = {}
         self._transposed: dict[str, int] = {}
         self._boundary = {name_of(value) for value in (*model.graph.inputs, *model.graph.outputs)}
@@ -254,8 +255,22 @@ class Writer:
         return self.container.tensor("const", data.shape, "int32", None, data)
 
     def emit(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
+        if op in ("RESHAPE", "BITCAST"):
+            inputs = [self._seen(op, inputs[0], outputs[0]), *inputs[1:]]
+            self._viewed[outputs[0]] = inputs[0]
         self.container.operator(op, inputs, outputs, version, options)
         self._emitted.append(Emitted(self._writing, op, version))
+
+    def _seen(self, op: str, source: int, target: int) -> int:
+        """The tensor that a RESHAPE or BITCAST of `source` shows in the end, where the same operator can make `target` of it.
+
+        LiteRT (seen in 2.3.0) puts a view into the memory of its source and loses count at a view of a view: arithmetic on that overwrites
+        the first view although it is read again.
+        """
+        origin = self._viewed.get(source, source)
+        of, to = self.container.tensors[origin], self.container.tensors[target]
+        same = of.shape == to.shape if op == "BITCAST" else (of.dtype, of.encoding) == (to.dtype, to.encoding)
+        return origin if same else source
 
 
 def transpose_version(tensor: Tensor) -> int:
