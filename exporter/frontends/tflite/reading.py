@@ -18,7 +18,7 @@ from exporter.graph.values import constant
 __all__ = ["Reading", "first_axis", "same_padding"]
 
 _RANKS: Final = (4, 5)  # tensors of these ranks may be channels-first
-_ACTIVATIONS: Final = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}
+_ACTIVATIONS: Final = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}  # what the kernels of these operators apply
 _BOUNDS: Final = {"RELU_N1_TO_1": (-1.0, 1.0), "RELU6": (0.0, 6.0), "RELU_0_TO_1": (0.0, 1.0)}
 
 
@@ -123,7 +123,7 @@ class Reading:
         if name in _BOUNDS:
             low, high = (self.const(np.asarray(bound, np.float32)) for bound in _BOUNDS[name])
             return self.op("Clip", value, low, high)
-        return value if name == "NONE" else self.op({"RELU": "Relu", "TANH": "Tanh"}[name], value)
+        return value if name == "NONE" else self.op("Relu", value)
 
     def refuse(self, why: str) -> ModelError:
         """The error that says why this operator cannot be read."""

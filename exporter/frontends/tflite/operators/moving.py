@@ -273,9 +273,7 @@ def range_(to: Reading) -> None:
 def one_hot(to: Reading) -> None:
     """OneHot; TensorFlow knows no negative indices, so that one before the first hits nothing."""
     values = to.op("Concat", *(to.op("Reshape", to.input(index), to.int64([1])) for index in (3, 2)), axis=0)
-    depth = to.ints(1)[0]
-    indices = to.input(0)
-    inside = to.op(
-        "Where", to.op("Less", indices, to.const(np.zeros((), to.dtype()))), to.const(np.asarray(depth, to.dtype())), indices
-    )
-    to.give(to.op("OneHot", inside, to.int64(depth), values, axis=int(to.option("axis", -1))))
+    depth = to.const(np.asarray(to.ints(1)[0], to.dtype()))
+    indices, zero = to.input(0), to.const(np.zeros((), to.dtype()))
+    outside = to.op("Where", to.op("Less", indices, zero), depth, indices)
+    to.give(to.op("OneHot", outside, depth, values, axis=int(to.option("axis", -1))))
