@@ -21,6 +21,8 @@ __all__ = ["infer_shapes", "require_static"]
 
 # Constants up to this many elements are shown by value (axes, shapes, sizes); larger ones by type, as copying weights takes the time.
 _SHOWN: Final = 256
+# Operators whose inference (onnx 1.23) takes another default for an absent attribute than their specification: it is shown the attribute.
+_DEFAULTS: Final = {"STFT": ir.AttrInt64("onesided", 1), "MeanVarianceNormalization": ir.AttrInt64s("axes", [0, 2, 3])}
 
 
 def infer_shapes(model: ir.Model, *, strict: bool = True) -> None:
@@ -71,7 +73,7 @@ def require_static(model: ir.Model) -> None:
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model's protobuf with every large initializer as a graph input of its type."""
+    """The model's protobuf for inference: every large initializer is a graph input of its type, misread defaults are spelled out."""
     copy = model.clone()
     for name, value in list(copy.graph.initializers.items()):
         if value.const_value is not None and value.const_value.size > _SHOWN:
@@ -79,6 +81,10 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
             value.const_value = None
             del copy.graph.initializers[name]
             copy.graph.inputs.append(value)
+    for node in copy.graph:
+        default = _DEFAULTS.get(node.op_type)
+        if default is not None and default.name not in node.attributes:
+            node.attributes.add(default)
     return ir.to_proto(copy)
 
 

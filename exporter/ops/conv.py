@@ -1,4 +1,4 @@
-"""Conv: plain, depthwise and grouped convolution over one or two spatial axes."""
+"""Conv: plain, depthwise and grouped convolution over one, two or three spatial axes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, is_constant, rank
@@ -26,19 +27,20 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.kernels import takes
 from exporter.ops.windows import Window, lifted, spatial_pads, unlifted, window_of
 
 __all__ = ["Conv"]
 
 
-def _constant_weight(node: ir.Node) -> bool:
-    """The weight and the bias are constants."""
-    return all(is_constant(value) for value in node.inputs[1:] if value is not None)
+def _up_to_three_axes(node: ir.Node) -> bool:
+    """The convolution has one, two or three spatial axes."""
+    return len(input_shape(node)) in (3, 4, 5)
 
 
-def _two_spatial_axes(node: ir.Node) -> bool:
-    """The convolution has one or two spatial axes."""
-    return len(input_shape(node)) in (3, 4)
+def _volumes_by_constants(node: ir.Node) -> bool:
+    """A convolution over three axes has a constant weight."""
+    return rank(input_of(node, 0)) < 5 or is_constant(input_of(node, 1))
 
 
 @register
@@ -47,7 +49,11 @@ class Conv(Operator):
 
     op_type = "Conv"
     fuses_activation = True
-    constraints = (Constraint("tflite", _constant_weight), Constraint("tflite", _two_spatial_axes))
+    constraints = (
+        takes("Conv", ("float32",)),
+        Constraint("tflite", _up_to_three_axes),
+        Constraint("tflite", _volumes_by_constants),
+    )
 
     def couple(self, node: ir.Node) -> Coupling:
         """Filters are free, input channels are not. With groups, a cut takes the same channel of every group; a depthwise convolution
@@ -73,6 +79,10 @@ class Conv(Operator):
     def quantize(self, node: ir.Node) -> QuantRule:
         if not is_constant(input_of(node, 1)):
             raise Refused(node, "Conv with a computed weight has no integer kernel")
+        if rank(input_of(node, 0)) == 5:
+            raise Refused(node, "CONV_3D has no integer kernel")
+        if len(node.inputs) > 2 and node.inputs[2] is not None and not is_constant(node.inputs[2]):
+            raise Refused(node, "Conv with a computed bias has no integer kernel")
         rules = (InputRule(Role.ACTIVATION), InputRule(Role.WEIGHT, 0), InputRule(Role.BIAS))
         return QuantRule(rules[: len(node.inputs)], (OWN,))
 
@@ -80,20 +90,18 @@ class Conv(Operator):
         return uniform_layout(node, Port.LAST)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """For TFLite, one spatial axis becomes two, and paddings that are neither VALID nor SAME become a Pad."""
-        if rewriter.runtime != "tflite" or not _two_spatial_axes(node) or not _constant_weight(node):
+        """For TFLite, one spatial axis becomes two, paddings that are neither VALID nor SAME become a Pad, and the groups of a volume
+        zeros in the weight. A computed weight takes the same ways by operators of its own."""
+        if rewriter.runtime != "tflite" or not _up_to_three_axes(node):
             return None
         x, weight, bias = input_of(node, 0), input_of(node, 1), node.inputs[2] if len(node.inputs) > 2 else None
-        window = _window(node)
+        window, array = _window(node), constant(weight)
         group = attribute(node, "group", 1)
         if rank(x) == 3:
-            array = constant(weight)
-            if array is None:
-                return None
             y = rewriter.op(
                 "Conv",
                 lifted(x, rewriter),
-                rewriter.const(array[:, :, None], "weight"),
+                lifted(weight, rewriter) if array is None else rewriter.const(array[:, :, None], "weight"),
                 bias,
                 kernel_shape=(1, *window.kernel),
                 strides=(1, *window.strides),
@@ -102,44 +110,52 @@ class Conv(Operator):
                 group=group,
             )
             return [unlifted(y, rewriter)]
-        if window.tflite_padding is not None:
+        dense = rank(x) == 5 and group > 1 and array is not None
+        if window.tflite_padding is not None and not dense:
             return None
-        padded = rewriter.op("Pad", x, rewriter.const(spatial_pads(*window.touched), "pads"), mode="constant")
+        pads = window.pads
+        if window.tflite_padding is None:
+            x = rewriter.op("Pad", x, rewriter.const(spatial_pads(*window.touched), "pads"), mode="constant")
+            pads = (0,) * len(pads)
+        if dense and array is not None:
+            weight, group = rewriter.const(_ungrouped(array, group), "weight"), 1
         return [
             rewriter.op(
                 "Conv",
-                padded,
+                x,
                 weight,
                 bias,
                 kernel_shape=window.kernel,
                 strides=window.strides,
                 dilations=window.dilations,
-                pads=(0,) * 4,
+                pads=pads,
                 group=group,
             )
         ]
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        window, filters = _window(node), input_shape(node, 1)[0]
+        filters = input_shape(node, 1)[0]
         channels, group = input_shape(node)[1], attribute(node, "group", 1)
-        options = {
-            "padding": window.tflite_padding,
-            "stride_h": window.strides[0],
-            "stride_w": window.strides[1],
-            "dilation_h_factor": window.dilations[0],
-            "dilation_w_factor": window.dilations[1],
-            "fused_activation_function": to.activation,
-        }
-        if group == channels and group > 1:
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        addend = to.bias(2, filters) if bias is None or is_constant(bias) else to.input(2)
+        if rank(input_of(node, 0)) == 5:
+            # [O, C, d, h, w] -> [d, h, w, C, O]
+            inputs = [to.input(0), to.weight(1, perm=(2, 3, 4, 1, 0)), addend]
+            to.emit("CONV_3D", inputs, [to.output()], 1, **_options(node, to))
+        elif group == channels and group > 1 and is_constant(input_of(node, 1)):
             # [C * M, 1, h, w] -> [1, h, w, C * M]; output channel c * M + m in both.
-            inputs = [to.input(0), to.weight(1, perm=(1, 2, 3, 0)), to.bias(2, filters)]
-            dilated = max(window.dilations) > 1
+            inputs = [to.input(0), to.weight(1, perm=(1, 2, 3, 0)), addend]
+            dilated = max(_window(node).dilations) > 1
             number = version(2 if dilated else 1, 3, to.quantized)
-            to.emit("DEPTHWISE_CONV_2D", inputs, [to.output()], number, depth_multiplier=filters // channels, **options)
+            to.emit(
+                "DEPTHWISE_CONV_2D", inputs, [to.output()], number, depth_multiplier=filters // channels, **_options(node, to)
+            )
         else:
-            inputs = [to.input(0), to.weight(1, perm=(0, 2, 3, 1)), to.bias(2, filters)]
+            # A computed weight [O, C / group, h, w] is channels-last as the kernel wants it.
+            fixed = is_constant(input_of(node, 1))
+            inputs = [to.input(0), to.weight(1, perm=(0, 2, 3, 1)) if fixed else to.input(1), addend]
             number = 6 if group > 1 else version(1, 3, to.quantized)
-            to.emit("CONV_2D", inputs, [to.output()], number, **options)
+            to.emit("CONV_2D", inputs, [to.output()], number, **_options(node, to))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         from torch.nn import functional
@@ -166,6 +182,27 @@ class Conv(Operator):
 
 def _window(node: ir.Node) -> Window:
     return window_of(node, input_shape(node, 1)[2:])
+
+
+def _options(node: ir.Node, to: Lowering) -> dict[str, Any]:
+    """The options of the TFLite operator: padding, and stride and dilation by axis."""
+    window, names = _window(node), "dhw"[-len(_window(node).kernel) :]
+    return {
+        "padding": window.tflite_padding,
+        **{f"stride_{name}": stride for name, stride in zip(names, window.strides, strict=True)},
+        **{f"dilation_{name}_factor": dilation for name, dilation in zip(names, window.dilations, strict=True)},
+        "fused_activation_function": to.activation,
+    }
+
+
+def _ungrouped(weight: np.ndarray[Any, Any], group: int) -> np.ndarray[Any, Any]:
+    """[O, C / group, ...] with groups as [O, C, ...] without: zeros where filter and input channel are of different groups."""
+    filters, depth = weight.shape[:2]
+    dense = np.zeros((filters, depth * group, *weight.shape[2:]), weight.dtype)
+    for number in range(group):
+        rows = slice(number * filters // group, (number + 1) * filters // group)
+        dense[rows, number * depth : (number + 1) * depth] = weight[rows]
+    return dense
 
 
 def _mend_group(node: ir.Node, kept: tuple[Sequence[int], ...]) -> None:

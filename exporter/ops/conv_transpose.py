@@ -28,6 +28,7 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout
+from exporter.ops.kernels import takes
 from exporter.ops.windows import lifted, unlifted
 
 __all__ = ["ConvTranspose"]
@@ -73,9 +74,9 @@ def _constant_weight(node: ir.Node) -> bool:
     return all(is_constant(value) for value in node.inputs[1:] if value is not None)
 
 
-def _two_spatial_axes(node: ir.Node) -> bool:
-    """The convolution has one or two spatial axes."""
-    return len(input_shape(node)) in (3, 4)
+def _up_to_three_axes(node: ir.Node) -> bool:
+    """The convolution has one, two or three spatial axes."""
+    return len(input_shape(node)) in (3, 4, 5)
 
 
 @register
@@ -86,7 +87,11 @@ class ConvTranspose(Operator):
     """
 
     op_type = "ConvTranspose"
-    constraints = (Constraint("tflite", _constant_weight), Constraint("tflite", _two_spatial_axes))
+    constraints = (
+        takes("ConvTranspose", ("float32",)),
+        Constraint("tflite", _constant_weight),
+        Constraint("tflite", _up_to_three_axes),
+    )
 
     def couple(self, node: ir.Node) -> Coupling:
         channels, filters = input_shape(node)[1], output_shape(node)[1]
@@ -104,6 +109,8 @@ class ConvTranspose(Operator):
     def quantize(self, node: ir.Node) -> QuantRule:
         if not is_constant(input_of(node, 1)):
             raise Refused(node, "ConvTranspose with a computed weight has no integer kernel")
+        if rank(input_of(node, 0)) == 5:
+            raise Refused(node, "CONV_3D_TRANSPOSE has no integer kernel")
         # With groups no single axis of the weight counts output channels; the legalize stage removes them for TFLite.
         axis = 1 if attribute(node, "group", 1) == 1 else None
         rules = (InputRule(Role.ACTIVATION), InputRule(Role.WEIGHT, axis), InputRule(Role.BIAS))
@@ -116,36 +123,36 @@ class ConvTranspose(Operator):
         """For TFLite: one spatial axis becomes two; groups and dilations become zeros in the weight; padding becomes a Slice of the
         whole result, an output padding beyond it one more row of zeros in the kernel."""
         weight = constant(node.inputs[1])
-        if rewriter.runtime != "tflite" or weight is None or not _constant_weight(node) or not _two_spatial_axes(node):
+        if rewriter.runtime != "tflite" or weight is None or not _constant_weight(node) or not _up_to_three_axes(node):
             return None
         x, bias = input_of(node, 0), node.inputs[2] if len(node.inputs) > 2 else None
         shape, group = _shape(node), attribute(node, "group", 1)
-        if rank(x) == 4 and group == 1 and shape.tflite_padding is not None:
+        if rank(x) > 3 and group == 1 and shape.tflite_padding is not None:
             return None
         dense = _ungrouped(weight, group)
         if rank(x) == 3:
             image, dense, shape = lifted(x, rewriter), dense[:, :, None], _heightened(shape)
-            return [unlifted(_two_dimensional(image, dense, bias, shape, rewriter), rewriter)]
-        return [_two_dimensional(x, dense, bias, shape, rewriter)]
+            return [unlifted(_plain(image, dense, bias, shape, rewriter), rewriter)]
+        return [_plain(x, dense, bias, shape, rewriter)]
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         shape = _shape(node)
         y = to.output()
+        options: dict[str, Any] = {"padding": shape.tflite_padding, "fused_activation_function": "NONE"}
+        for name, stride in zip("dhw"[-len(shape.strides) :], shape.strides, strict=True):
+            options[f"stride_{name}"] = stride
+        if len(shape.kernel) == 3:
+            # [C, O, d, h, w] -> [d, h, w, O, C]
+            inputs = [to.ints(to.shape(y)), to.weight(1, perm=(2, 3, 4, 1, 0)), to.input(0)]
+            inputs += [to.bias(2, output_shape(node)[1])] if len(node.inputs) > 2 and node.inputs[2] is not None else []
+            to.emit("CONV_3D_TRANSPOSE", inputs, [y], 1, dilation_d_factor=1, dilation_h_factor=1, dilation_w_factor=1, **options)
+            return
         inputs = [to.ints(to.shape(y)), to.weight(1, perm=(1, 2, 3, 0)), to.input(0)]
         number = 2 if to.quantized else 1
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             inputs.append(to.bias(2, output_shape(node)[1]))
             number = 3
-        to.emit(
-            "TRANSPOSE_CONV",
-            inputs,
-            [y],
-            number,
-            padding=shape.tflite_padding,
-            stride_h=shape.strides[0],
-            stride_w=shape.strides[1],
-            fused_activation_function="NONE",
-        )
+        to.emit("TRANSPOSE_CONV", inputs, [y], number, **options)
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         from torch.nn import functional
@@ -207,17 +214,16 @@ def _ungrouped(weight: np.ndarray[Any, Any], group: int) -> np.ndarray[Any, Any]
     return dense
 
 
-def _two_dimensional(
-    x: ir.Value, weight: np.ndarray[Any, Any], bias: ir.Value | None, shape: _Shape, rewriter: Rewriter
-) -> ir.Value:
+def _plain(x: ir.Value, weight: np.ndarray[Any, Any], bias: ir.Value | None, shape: _Shape, rewriter: Rewriter) -> ir.Value:
     """A dense, undilated ConvTranspose in a form that TFLite has, and the Slice that cuts what the padding cuts."""
     reach = tuple((k - 1) * d + 1 for k, d in zip(shape.kernel, shape.dilations, strict=True))
     beyond = tuple(
         max(begin + count - whole, 0) for begin, count, whole in zip(shape.begin, shape.count, shape.whole, strict=True)
     )
     taps = np.zeros((*weight.shape[:2], *(r + b for r, b in zip(reach, beyond, strict=True))), weight.dtype)
-    taps[:, :, : reach[0] : shape.dilations[0], : reach[1] : shape.dilations[1]] = weight
-    plain = _Shape(taps.shape[2:], shape.strides, (1, 1), shape.begin, shape.size, shape.count)
+    spread = tuple(slice(None, length, dilation) for length, dilation in zip(reach, shape.dilations, strict=True))
+    taps[(slice(None), slice(None), *spread)] = weight
+    plain = _Shape(taps.shape[2:], shape.strides, (1,) * len(reach), shape.begin, shape.size, shape.count)
     kernel = rewriter.const(taps, "weight")
     if plain.tflite_padding is not None:
         ends = tuple(whole - begin - count for whole, begin, count in zip(plain.whole, plain.begin, plain.count, strict=True))
@@ -230,5 +236,5 @@ def _two_dimensional(
         whole,
         rewriter.const(np.asarray(plain.begin, np.int64), "starts"),
         rewriter.const(np.add(plain.begin, plain.count).astype(np.int64), "ends"),
-        rewriter.const(np.asarray((2, 3), np.int64), "axes"),
+        rewriter.const(np.arange(2, 2 + len(reach), dtype=np.int64), "axes"),
     )

@@ -13,7 +13,7 @@ from exporter.graph.values import attribute, constant, rank
 from exporter.ops.base import Channels, Coupling, Refused, Rewriter, register
 from exporter.ops.common import axis_of, input_of, input_shape
 from exporter.ops.composite import Composite
-from exporter.ops.tape import Tape
+from exporter.ops.tape import Operand, Tape
 
 __all__ = ["GroupNormalization", "InstanceNormalization", "LayerNormalization", "standardized"]
 
@@ -24,9 +24,8 @@ _REFUSES: Final[Mapping[str, str]] = {
 }
 
 
-def standardized(x: ir.Value, axes: Sequence[int], epsilon: float, rewriter: Rewriter) -> tuple[ir.Value, ir.Value, ir.Value]:
+def standardized(x: ir.Value, axes: Sequence[int], epsilon: float, to: Tape) -> tuple[ir.Value, ir.Value, ir.Value]:
     """``(x - mean) / sqrt(variance + epsilon)`` over `axes`; also gives the mean and the square root, with the axes kept."""
-    to = Tape(rewriter, _FLOAT)
     mean = to.reduce("ReduceMean", x, axes)
     centred = to.op("Sub", x, mean)
     variance = to.reduce("ReduceMean", to.op("Mul", centred, centred), axes)
@@ -61,11 +60,12 @@ class LayerNormalization(_Standardizing):
             return None
         self._check(node)
         x, axis = input_of(node, 0), axis_of(node, -1)
-        y, mean, deviation = standardized(x, range(axis, rank(x)), float(attribute(node, "epsilon", 1e-5)), rewriter)
-        y = rewriter.op("Mul", y, input_of(node, 1))
+        to = Tape(rewriter, _FLOAT)
+        y, mean, deviation = standardized(x, range(axis, rank(x)), float(attribute(node, "epsilon", 1e-5)), to)
+        y = to.op("Mul", y, input_of(node, 1))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            y = rewriter.op("Add", y, node.inputs[2])
-        return [y, mean, rewriter.op("Reciprocal", deviation)][: len(node.outputs)]
+            y = to.op("Add", y, node.inputs[2])
+        return [y, mean, to.op("Reciprocal", deviation)][: len(node.outputs)]
 
 
 @register
@@ -91,9 +91,9 @@ class InstanceNormalization(_Standardizing):
         if rewriter.runtime != "tflite":
             return None
         self._check(node)
-        x = input_of(node, 0)
-        y, _, _ = standardized(x, range(2, rank(x)), float(attribute(node, "epsilon", 1e-5)), rewriter)
-        return [scaled(node, y, rewriter)]
+        x, to = input_of(node, 0), Tape(rewriter, _FLOAT)
+        y, _, _ = standardized(x, range(2, rank(x)), float(attribute(node, "epsilon", 1e-5)), to)
+        return [_scaled(node, y, to)]
 
 
 @register
@@ -112,29 +112,28 @@ class GroupNormalization(_Standardizing):
             return None
         self._check(node)
         x, shape, groups = input_of(node, 0), input_shape(node), int(attribute(node, "num_groups"))
-        epsilon = float(attribute(node, "epsilon", 1e-5))
+        epsilon, to = float(attribute(node, "epsilon", 1e-5)), Tape(rewriter, _FLOAT)
         if groups in (1, shape[1]):  # over all channels, or over none
-            y, _, _ = standardized(x, range(1 if groups == 1 else 2, len(shape)), epsilon, rewriter)
+            y, _, _ = standardized(x, range(1 if groups == 1 else 2, len(shape)), epsilon, to)
         else:
-            to = Tape(rewriter)
             apart = to.reshape(x, (shape[0], groups, prod(shape[1:]) // groups))
-            y = to.reshape(standardized(apart, (2,), epsilon, rewriter)[0], shape)
-        return [scaled(node, y, rewriter)]
+            y = to.reshape(standardized(apart, (2,), epsilon, to)[0], shape)
+        return [_scaled(node, y, to)]
 
 
-def scaled(node: ir.Node, y: ir.Value, rewriter: Rewriter) -> ir.Value:
+def _scaled(node: ir.Node, y: ir.Value, to: Tape) -> ir.Value:
     """`y` [N, C, ...] times input 1, plus input 2, one entry a channel each (or a group of channels, before opset 21)."""
     for op_type, index in (("Mul", 1), ("Add", 2)):
-        y = rewriter.op(op_type, y, _along_channels(node, index, rewriter))
+        y = to.op(op_type, y, _along_channels(node, index, to))
     return y
 
 
-def _along_channels(node: ir.Node, index: int, rewriter: Rewriter) -> ir.Value:
+def _along_channels(node: ir.Node, index: int, to: Tape) -> Operand:
     channels, axes = input_shape(node)[1], len(input_shape(node))
     value, shape = input_of(node, index), (channels, *(1,) * (axes - 2))
     array = constant(value)
     if array is not None:
-        return rewriter.const(np.repeat(array, channels // array.size).reshape(shape), "factor" if index == 1 else "shift")
+        return np.repeat(array, channels // array.size).reshape(shape)
     if input_shape(node, index) != (channels,):
         raise Refused(node, f"input {index} of {node.op_type} is computed and has not one entry a channel")
-    return Tape(rewriter).reshape(value, shape)
+    return to.reshape(value, shape)

@@ -166,11 +166,49 @@ def test_cutting_a_grouped_convolution_as_coupled_leaves_the_other_channels_equa
     torch.testing.assert_close(part, full[:, kept])
 
 
-def test_computed_weights_and_three_axes_are_refused_with_a_sentence():
-    computed = single("Conv", (1, 3, 5, 5), (4, 3, 3, 3))
+COMPUTED = {
+    "plain": (single("Conv", (1, 3, 6, 7), (4, 3, 3, 3)), ("CONV_2D", 1)),
+    "bias": (single("Conv", (1, 3, 6, 7), (4, 3, 3, 3), (4,), pads=[1, 0, 1, 2]), ("CONV_2D", 1)),
+    "grouped": (single("Conv", (1, 4, 6, 7), (6, 2, 3, 3), group=2, strides=[2, 2]), ("CONV_2D", 6)),
+    "depthwise": (single("Conv", (1, 4, 6, 7), (4, 1, 3, 3), group=4), ("CONV_2D", 6)),
+    "one axis": (single("Conv", (1, 3, 9), (4, 3, 3), pads=[1, 1]), ("CONV_2D", 1)),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_weights_may_be_computed(name):
+    model, builtin = COMPUTED[name]
+    assert_legalized(model, atol=1e-5)
+    found = lowered(model)
+    assert builtin in found.operators
+    assert max(found.errors.values()) < 3e-5  # of sums up to 27 * 4 * 4
     with pytest.raises(Refused, match="computed weight"):
-        operator_of(node_of(computed)).quantize(node_of(computed))
-    assert [r.reason for r in unsupported(computed, "lower")] == ["Conv: The weight and the bias are constants."]
-    volume = conv((1, 2, 4, 4, 4), kernel=(2, 2, 2))
-    assert_torch_computes_it(volume, atol=1e-5)
-    assert [r.reason for r in unsupported(volume, "lower")] == ["Conv: The convolution has one or two spatial axes."]
+        operator_of(node_of(model)).quantize(node_of(model))
+
+
+VOLUMES = {
+    "volume": conv((1, 2, 5, 6, 7), kernel=(2, 3, 2)),
+    "strided": conv((2, 3, 6, 6, 7), kernel=(3, 3, 3), strides=[2, 1, 2], pads=[1, 0, 1, 1, 2, 0]),
+    "same": conv((1, 2, 5, 6, 7), kernel=(3, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2, 2]),
+    "dilated": conv((1, 2, 5, 6, 7), kernel=(2, 2, 2), dilations=[2, 1, 3], bias=False),
+    "grouped": conv((1, 4, 5, 6, 7), filters=6, kernel=(2, 2, 2), group=2),
+    "depthwise": conv((1, 4, 5, 6, 7), kernel=(2, 2, 2), group=4, pads=[1, 1, 1, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_volumes(name):
+    model = VOLUMES[name]
+    assert_torch_computes_it(model, atol=1e-5)
+    assert_legalized(model, atol=1e-5)
+    found = lowered(model)
+    assert [entry for entry in found.operators if entry[0] not in ("PAD", "TRANSPOSE")] == [("CONV_3D", 1)]
+    assert max(found.errors.values()) < 1e-5
+    assert max(lowered(model, "int8").errors.values()) < 1e-5  # it stays in float
+
+
+def test_what_no_kernel_takes_is_refused_with_a_sentence():
+    computed = single("Conv", (1, 2, 4, 4, 4), (2, 2, 2, 2, 2))
+    assert [r.reason for r in unsupported(computed, "lower")] == ["Conv: A convolution over three axes has a constant weight."]
+    time = conv((1, 1, 3, 3, 3, 3), kernel=(2, 2, 2, 2))
+    assert [r.reason for r in unsupported(time, "lower")] == ["Conv: The convolution has one, two or three spatial axes."]

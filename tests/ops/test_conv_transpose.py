@@ -88,7 +88,30 @@ def test_facets():
     assert [(run.side, run.count) for run in operator.couple(grouped).blocked] == [("in", 4), ("out", 6)]
 
 
-def test_three_axes_are_refused():
-    volume = transposed((1, 2, 3, 3, 3), kernel=(2, 2, 2))
-    assert_torch_computes_it(volume, atol=1e-5)
-    assert [r.reason for r in unsupported(volume, "lower")] == ["ConvTranspose: The convolution has one or two spatial axes."]
+VOLUMES = {
+    "volume": transposed((1, 2, 3, 4, 3), kernel=(2, 3, 2), strides=[2, 2, 3]),
+    "same": transposed((1, 2, 3, 4, 3), kernel=(4, 4, 4), strides=[2, 2, 2], pads=[1, 1, 1, 1, 1, 1], bias=False),
+    "cropped": transposed(
+        (2, 2, 3, 3, 3), kernel=(3, 3, 3), strides=[2, 1, 2], pads=[1, 0, 1, 0, 1, 1], output_padding=[1, 0, 0]
+    ),
+    "dilated": transposed((1, 2, 3, 4, 3), kernel=(2, 2, 2), dilations=[1, 2, 3]),
+    "grouped": transposed((1, 4, 3, 3, 3), filters=6, kernel=(2, 2, 2), group=2),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_volumes(name):
+    model = VOLUMES[name]
+    assert_torch_computes_it(model, atol=1e-5)
+    assert_legalized(model, atol=1e-5)
+    found = lowered(model)
+    assert ("CONV_3D_TRANSPOSE", 1) in found.operators
+    assert max(found.errors.values()) < 1e-5
+    assert max(lowered(model, "int8").errors.values()) < 1e-5  # it stays in float
+
+
+def test_four_axes_are_refused():
+    time = transposed((1, 2, 3, 3, 3, 3), kernel=(2, 2, 2, 2))
+    assert [r.reason for r in unsupported(time, "lower")] == [
+        "ConvTranspose: The convolution has one, two or three spatial axes."
+    ]

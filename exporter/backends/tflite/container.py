@@ -22,6 +22,8 @@ _ALIGNMENT: Final = 16
 _OPTIONS: Final[Mapping[str, str]] = {  # operators whose options table is not named after them
     "AVERAGE_POOL_2D": "Pool2D",
     "BATCH_MATMUL": "BatchMatMul",
+    "CONV_3D": "Conv3D",
+    "CONV_3D_TRANSPOSE": "Conv3D",
     "MAX_POOL_2D": "Pool2D",
     "L2_POOL_2D": "Pool2D",
     "MAXIMUM": "MaximumMinimum",
