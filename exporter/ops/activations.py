@@ -45,6 +45,12 @@ class Activation(Elementwise):
         return {}
 
 
+def _clamps_floats(node: ir.Node) -> bool:
+    """Whether the input is no tensor of integers, which the clamping kernels would take for quantized ones."""
+    x = input_of(node, 0)
+    return x.dtype is None or is_float(x)
+
+
 @register
 class Relu(Activation):
     """max(x, 0)."""
@@ -53,12 +59,12 @@ class Relu(Activation):
     builtin, int8_version = "RELU", 2
 
     def activation(self, node: ir.Node) -> str:
-        return "RELU" if is_float(input_of(node, 0)) else "NONE"
+        return "RELU" if _clamps_floats(node) else "NONE"
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """The kernels clamp floats (and what stands for them); integers as such go to Max."""
         x = input_of(node, 0)
-        if rewriter.runtime != "tflite" or is_float(x):
+        if rewriter.runtime != "tflite" or _clamps_floats(node):
             return None
         return [Formula(node, rewriter)("Max", x, 0)]
 
@@ -96,7 +102,7 @@ class Clip(Elementwise):
 
     def activation(self, node: ir.Node) -> str:
         try:
-            return _FUSIBLE.get(clip_bounds(node), "NONE") if is_float(input_of(node, 0)) else "NONE"
+            return _FUSIBLE.get(clip_bounds(node), "NONE") if _clamps_floats(node) else "NONE"
         except Refused:
             return "NONE"
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, rank
-from exporter.ops.base import Constraint, Cost, LayoutRule, Operator, Port, QuantRule, Rewriter, register
+from exporter.ops.base import Cost, LayoutRule, Operator, Port, QuantRule, Refused, Rewriter, register
 from exporter.ops.common import Elementwise, activation_rule, axis_of, elementwise_cost, input_of, input_shape, uniform_layout
 from exporter.ops.formulas import Formula
 
@@ -68,24 +68,20 @@ class Selu(Smooth):
         return _number(node, "gamma", 1.05070102214813232421875)
 
 
-def _celu_alpha(node: ir.Node) -> bool:
-    """The alpha of Celu is greater than 0."""
-    return _number(node, "alpha", 1.0) > 0
-
-
 @register
 class Celu(Smooth):
     """max(x, 0) + min(0, alpha * (exp(x / alpha) - 1)) = alpha * elu(x / alpha) (Barron 2017)."""
 
     op_type, operations = "Celu", 3
     refuses: ClassVar[Mapping[str, str]] = {"lower": _DERIVED}
-    constraints = (Constraint("tflite", _celu_alpha),)
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        return super().legalize(node, rewriter) if _celu_alpha(node) else None
+        if _number(node, "alpha", 1.0) <= 0:
+            raise Refused(node, "the alpha of Celu is greater than 0: otherwise it is no scaled ELU")
+        return super().legalize(node, rewriter)
 
     def formula(self, f: Formula, node: ir.Node, x: ir.Value) -> ir.Value:
         alpha = _number(node, "alpha", 1.0)

@@ -190,16 +190,16 @@ def test_an_addend_that_varies_within_a_channel_stays(shape):
 
 def test_all_reasons_are_collected_with_their_nodes():
     model = parse(
-        """g (float[1,2,8,8] x) => (float[1,2,4,4] y, float[1,2,8,8] z)
-        { y = MaxPool<kernel_shape=[3,3], dilations=[2,2]>(x)  z = Celu(x) }"""
+        """g (float[1,1,2,3,2,2] x, float[1,2,1,1,2] b) => (float[1,1,2,3,2,2] y, float[1,1,2,3,2,2] z)
+        { y = Add(x, b)  z = RandomNormalLike(x) }"""
     )
     found = unsupported(legalize(model, "tflite"), "lower")
-    assert [refused.node.op_type for refused in found] == ["MaxPool", "Celu"]
+    assert [refused.node.op_type for refused in found] == ["Add", "RandomNormalLike"]
     assert [refused.reason for refused in found] == [
-        "MaxPool: The window is not dilated.",
-        "Celu is not an operator that edgewright knows",
+        "Add: Inputs that are broadcast have at most 5 axes.",
+        "RandomNormalLike is not an operator that edgewright knows",
     ]
-    assert [refused.node.op_type for refused in unsupported(model, "quantize")] == ["Celu"]
+    assert [refused.node.op_type for refused in unsupported(model, "quantize")] == ["RandomNormalLike"]
 
 
 def test_unknown_facets_and_runtimes_are_errors_of_the_caller():
