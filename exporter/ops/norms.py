@@ -112,8 +112,8 @@ class ReduceLogSumExp(_OfFloats):
         if not axes or 0 in input_shape(node):
             return rewriter.op("Log", _total(node, rewriter.op("Exp", x), rewriter))
         dtype = np.dtype(dtype_of(x))
-        limits = [rewriter.const(np.asarray(bound, dtype), "bound") for bound in (np.finfo(dtype).min, np.finfo(dtype).max)]
-        greatest = rewriter.op("Clip", _total(node, x, rewriter, keep=True, kind="ReduceMax"), *limits)
+        least, most = (rewriter.const(np.asarray(bound, dtype), "bound") for bound in (np.finfo(dtype).min, np.finfo(dtype).max))
+        greatest = rewriter.op("Min", rewriter.op("Max", _total(node, x, rewriter, keep=True, kind="ReduceMax"), least), most)
         total = rewriter.op("Log", _total(node, rewriter.op("Exp", rewriter.op("Sub", x, greatest)), rewriter, keep=True))
         y = rewriter.op("Add", total, greatest)
         if attribute(node, "keepdims", 1):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar, Final
 
+import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, rank
@@ -31,8 +32,8 @@ from exporter.ops.common import (
     is_float,
     output_shape,
     replace_ints,
-    version,
 )
+from exporter.ops.kernels import MOVED, builtin_version, most_axes, stored_dtype, takes
 
 __all__ = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
 
@@ -158,11 +159,6 @@ class Unsqueeze(Reshaping):
     op_type = "Unsqueeze"
 
 
-def _transpose_rank(node: ir.Node) -> bool:
-    """Transpose has at most 6 axes."""
-    return rank(node.outputs[0]) <= 6
-
-
 @register
 class Transpose(Operator):
     """Axes in another order. One that moves the channel axis to or from the end is the step between the two layouts: it writes nothing.
@@ -171,7 +167,7 @@ class Transpose(Operator):
     """
 
     op_type = "Transpose"
-    constraints = (Constraint("tflite", _transpose_rank),)
+    constraints = (takes("Transpose", (*MOVED, "uint16", "uint32")), most_axes("Transpose", 6))
 
     def couple(self, node: ir.Node) -> Coupling:
         shape = output_shape(node)
@@ -194,6 +190,24 @@ class Transpose(Operator):
             return LayoutRule((Port.FIRST,), (Port.LAST,))
         return LayoutRule((Port.NODE,), (Port.FIRST,))
 
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """Axes that stay beside each other move as one, where TFLite has too few; those of length 1 move as nothing."""
+        if rewriter.runtime != "tflite" or rank(node.outputs[0]) <= 6:
+            return None
+        shape, perm = input_shape(node), _perm(node)
+        kept = [axis for axis in perm if shape[axis] != 1]
+        runs: list[list[int]] = []
+        for axis in kept:
+            between = range(runs[-1][-1] + 1, axis) if runs else range(0)
+            if runs and runs[-1][-1] < axis and all(shape[other] == 1 for other in between):
+                runs[-1].append(axis)
+            else:
+                runs.append([axis])
+        order = sorted(runs)
+        x = rewriter.op("Reshape", input_of(node, 0), _shape_constant(rewriter, [prod(shape[a] for a in run) for run in order]))
+        moved = rewriter.op("Transpose", x, perm=tuple(order.index(run) for run in runs))
+        return [rewriter.op("Reshape", moved, _shape_constant(rewriter, output_shape(node)))] if len(runs) <= 6 else None
+
     def lower(self, node: ir.Node, to: Lowering) -> None:
         perm = _perm(node)
         source = to.input(0)
@@ -204,7 +218,7 @@ class Transpose(Operator):
         if perm == tuple(range(len(perm))):
             to.alias(0, source)
             return
-        at = 6 if len(perm) > 5 else 4 if len(perm) > 4 else version(1, 2, to.quantized)
+        at = builtin_version("TRANSPOSE", stored_dtype(node, to), len(perm))
         to.emit("TRANSPOSE", [source, to.ints(perm)], [to.output()], version=at)
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
@@ -212,6 +226,10 @@ class Transpose(Operator):
 
     def cost(self, node: ir.Node) -> Cost:
         return Cost()
+
+
+def _shape_constant(rewriter: Rewriter, shape: Sequence[int]) -> ir.Value:
+    return rewriter.const(np.asarray(shape, np.int64), "shape")
 
 
 def _perm(node: ir.Node) -> tuple[int, ...]:

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from op_bench import assert_legalized, assert_torch_computes_it, builtins, lowered, node_of, single
+from typed_bench import Fixed, everywhere, values
 
 from exporter.graph.coverage import unsupported
 from exporter.graph.legalize import legalize
@@ -101,10 +102,33 @@ def test_padded_axes_stay_whole():
 
 
 def test_refusals_say_why():
-    wrapped = pad([0, 0, 1, 0, 0, 0, 0, 0], mode="wrap")
-    assert [r.reason for r in unsupported(wrapped, "lower")] == [
-        "Pad: The mode is constant, reflect or edge (wrap has no kernel)."
-    ]
+    wide = single("Pad", (2,) * 6, np.array([1, 0, 1, 0, 1, 0] * 2, np.int64))
+    assert [r.reason for r in unsupported(legalize(wide, "tflite"), "lower")] == ["Pad: Pad has at most 5 axes."]
     computed = single("Pad", (1, 2), np.array([0, 1, 0, 0], np.int64), ())
     with pytest.raises(Refused, match="the value of Pad"):
         operator_of(node_of(computed)).quantize(node_of(computed))
+
+
+MODES = ["constant", "reflect", "edge", "wrap"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8", "int32", "int64", "bool"])
+def test_every_mode_in_every_dtype(mode, dtype):
+    everywhere("Pad", values(dtype, 2, 4, 5), Fixed([0, 2, 1, 0, 1, 3]), mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4, 4, 3), (1, 2, 2, 2, 4, 3)], ids=str)
+def test_every_mode_at_every_rank(mode, shape):
+    amounts = [0] * (len(shape) - 1) + [2] + [0] * (len(shape) - 1) + [1]
+    everywhere("Pad", values("float32", *shape), Fixed(amounts), mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_crops_where_amounts_are_negative(mode):
+    everywhere("Pad", values("float32", 4, 5), Fixed([-1, 2, 1, -2]), mode=mode)
+
+
+def test_a_constant_on_chosen_axes():
+    everywhere("Pad", values("int32", 2, 3, 4), Fixed([1, 2, 0, 1]), Fixed(7, np.int32), Fixed([0, -1]))

@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 from op_bench import assert_legalized, assert_torch_computes_it, builtins, lowered, node_of, single
+from typed_bench import Fixed, everywhere, refusals, typed, values
 
+from exporter.graph.legalize import legalize
+from exporter.graph.run import FloatRunner
 from exporter.ops.base import Channels, Cost, Port, operator_of
 
-REDUCTIONS = ["ReduceMean", "ReduceMax", "ReduceSum"]
+REDUCTIONS = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"]
+MADE = ["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"]
 
 
 def reduction(op_type, axes, shape=(2, 3, 4, 5), **attributes):
@@ -29,7 +33,10 @@ def test_no_axes_is_the_input():
     assert assert_legalized(model) == ["Identity"]
 
 
-@pytest.mark.parametrize(("op_type", "builtin", "shared"), [("ReduceMean", "MEAN", False), ("ReduceMax", "REDUCE_MAX", True)])
+@pytest.mark.parametrize(
+    ("op_type", "builtin", "shared"),
+    [("ReduceMean", "MEAN", False), ("ReduceMax", "REDUCE_MAX", True), ("ReduceMin", "REDUCE_MIN", True)],
+)
 def test_versions_and_facets(op_type, builtin, shared):
     model = reduction(op_type, [2, 3], (1, 3, 4, 5))
     node = node_of(model)
@@ -72,3 +79,56 @@ def test_global_pools_are_reductions(op_type, becomes, shape):
     assert operator_of(node).couple(node).ties == ((Channels("in", 0, 1, 3), Channels("out", 0, 1, 3)),)
     assert operator_of(node).quantize(node).shared is (op_type == "GlobalMaxPool")
     assert operator_of(node).cost(node) == Cost(elementwise=int(np.prod(shape)))
+
+
+@pytest.mark.parametrize("op_type", [*REDUCTIONS, "ReduceProd", *MADE])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("axes", [[1], [0, -1], None, []], ids=str)
+def test_every_reduction_of_floats(op_type, keepdims, axes):
+    x = np.abs(values("float32", 2, 3, 4)) + 0.25
+    given = [] if axes is None else [Fixed(axes, np.int64)]
+    everywhere(op_type, x, *given, keepdims=keepdims, atol=1e-4)
+    everywhere(op_type, x, *given, keepdims=keepdims, noop_with_empty_axes=1, atol=1e-4)
+
+
+@pytest.mark.parametrize("op_type", ["ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd", "ReduceSumSquare"])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_reductions_of_integers_are_exact(op_type, dtype):
+    x, given = values(dtype, 2, 3, 4), Fixed([-1])
+    wanted = {
+        "ReduceMax": x.max(-1, keepdims=True),
+        "ReduceMin": x.min(-1, keepdims=True),
+        "ReduceSum": x.sum(-1, keepdims=True, dtype=dtype),
+        "ReduceProd": x.prod(-1, keepdims=True, dtype=dtype),
+        "ReduceSumSquare": (x * x).sum(-1, keepdims=True, dtype=dtype),
+    }[op_type]
+    everywhere(op_type, x, given, wanted=[wanted], torch=op_type in ("ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd"))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool"])
+@pytest.mark.parametrize("op_type", ["ReduceMax", "ReduceMin"])
+def test_extremes_of_small_dtypes(op_type, dtype):
+    everywhere(op_type, values(dtype, 3, 4), Fixed([1]), keepdims=0)
+
+
+def test_the_mean_of_integers_is_refused():
+    assert "ReduceMean has kernels for float32 alone" in refusals("ReduceMean", values("int32", 3, 4))[0]
+
+
+def test_logarithms_of_sums_of_exponentials_neither_overflow_nor_lose_infinities():
+    everywhere("ReduceLogSumExp", np.asarray([[1000, 1001], [-1000, -1001], [-np.inf, 3]], np.float32), Fixed([1]))
+    # TFLite's own sums end at the greatest finite number, so infinite results are a matter of the legal form.
+    model, feed = typed("ReduceLogSumExp", np.asarray([[-np.inf, -np.inf], [np.inf, 0]], np.float32), Fixed([1]), keepdims=0)
+    (found,) = FloatRunner(legalize(model, "tflite"))(feed).values()
+    assert found.tolist() == [-np.inf, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "value"),
+    [("ReduceSum", 0), ("ReduceProd", 1), ("ReduceMax", -np.inf), ("ReduceMin", np.inf), ("ReduceLogSum", -np.inf)],
+)
+def test_a_reduction_over_nothing_is_a_constant(op_type, value):
+    model, feed = typed(op_type, np.ones((2, 0, 4), np.float32), Fixed([1]), keepdims=0)
+    (found,) = FloatRunner(legalize(model, "tflite"))(feed).values()
+    assert found.shape == (2, 4)
+    assert (found == value).all()

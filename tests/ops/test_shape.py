@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 from op_bench import assert_torch_computes_it, builtins, lowered, node_of, single, torch_outputs
+from typed_bench import Fixed, everywhere, refusals, values
 
 from exporter.ops.base import Cost, Port, operator_of
 
@@ -245,3 +246,28 @@ def test_moving_costs_no_arithmetic_and_shares_its_encoding(op_type):
     node = node_of(single(op_type, (1, 4), *([ints(4, 1)] if op_type == "Reshape" else [])))
     assert operator_of(node).cost(node) == Cost()
     assert operator_of(node).quantize(node).outputs[0].kind == "shared"
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm"),
+    [
+        ((2, 1, 3, 1, 2, 1, 2), (6, 5, 4, 3, 2, 1, 0)),
+        ((2, 2, 2, 2, 2, 2, 2), (0, 3, 4, 1, 2, 5, 6)),
+        ((1, 2, 1, 2, 1, 3, 1, 2), (5, 4, 7, 0, 3, 1, 2, 6)),
+    ],
+    ids=str,
+)
+def test_transposes_of_many_axes_move_runs_of_them(shape, perm):
+    assert everywhere("Transpose", values("float32", *shape), perm=perm) == ["Reshape", "Transpose", "Reshape"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "uint8", "int16", "int32", "int64", "bool"])
+def test_transposes_of_every_dtype(dtype):
+    everywhere("Transpose", values(dtype, 2, 3, 4), perm=(2, 0, 1))
+    everywhere("Reshape", values(dtype, 2, 3, 4), Fixed([4, -1]))
+
+
+def test_a_transpose_of_seven_axes_that_all_part_is_refused():
+    assert refusals("Transpose", values("float32", *(2,) * 7), perm=(6, 5, 4, 3, 2, 1, 0)) == [
+        "Transpose: Transpose has at most 6 axes."
+    ]

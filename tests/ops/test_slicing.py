@@ -150,8 +150,8 @@ def test_slice_kernel(name, precision, last):
 
 
 def test_slices_of_many_axes_or_computed_places_are_rejected():
-    node = node_of(single("Slice", (1, 1, 1, 1, 2, 2), ints(0), ints(1), ints(1)))
-    assert [rule.sentence for rule in operator_of(node).constraints if not rule.holds(node)] == ["Slice has at most 5 axes."]
+    node = node_of(single("Slice", (1,) * 7 + (2, 2), ints(0), ints(1), ints(1)))
+    assert [rule.sentence for rule in operator_of(node).constraints if not rule.holds(node)] == ["Slice has at most 8 axes."]
 
 
 def test_slice_ties_what_it_takes_and_lets_the_rest_go():
@@ -223,12 +223,6 @@ def test_one_index_drops_its_axis(precision, last):
         name for name, _ in check(single("Gather", (1, 3, 4, 5), np.asarray(2, np.int64), axis=1, leaky=True), precision, last)
     ]
     assert names[0] == "SLICE"
-
-
-def test_gather_of_a_table_is_rejected():
-    node = node_of(single("Gather", (1, 3, 4), np.array([[0, 1]]), axis=1))
-    sentences = [rule.sentence for rule in operator_of(node).constraints if not rule.holds(node)]
-    assert sentences == ["The indices of Gather are a constant with at most 1 axis."]
 
 
 @pytest.mark.parametrize(("indices", "place"), [(np.asarray(1), 1), (ints(0, 2), 2)], ids=["one", "several"])
