@@ -68,7 +68,10 @@ class Reading:
 
     def constant(self, index: int) -> Array | None:
         """The stored values of an input that is known now, or None."""
-        return constant(self._graph.value(self.inputs[index])) if self.present(index) else None
+        if not self.present(index):
+            return None
+        stored = self._tensor(index).data
+        return constant(self._graph.value(self.inputs[index])) if stored is None else stored
 
     def parameter(self, index: int) -> Array:
         """As `constant`, for an input that must be known."""

@@ -16,7 +16,7 @@ from exporter.frontends.source import Array
 __all__ = ["densify"]
 
 _DENSE: Final = 0  # DimensionType.DENSE
-_MOST_ELEMENTS: Final = 1 << 27  # of a dense tensor: a sparse one of a few bytes may claim any shape
+_MOST_ELEMENTS: Final = 1 << 24  # of a dense tensor: a sparse one of a few bytes may claim any shape
 
 
 def densify(values: Array, shape: tuple[int, ...], sparsity: Any) -> Array:
