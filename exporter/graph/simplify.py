@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
+from exporter.graph.infinities import choose_infinities, compare_infinities, pass_infinities, reshape_choices
 from exporter.graph.rewriter import GraphRewriter
 from exporter.graph.values import attribute, constant, rank, static_shape
 
@@ -128,7 +129,16 @@ def absorb_bias(node: ir.Node, rewriter: GraphRewriter) -> Sequence[ir.Value] | 
     return None
 
 
-RULES: Final[tuple[Rule, ...]] = (merge_transposes, merge_reshapes, sink_squeeze, absorb_bias)
+RULES: Final[tuple[Rule, ...]] = (
+    merge_transposes,
+    merge_reshapes,
+    sink_squeeze,
+    absorb_bias,
+    choose_infinities,
+    pass_infinities,
+    reshape_choices,
+    compare_infinities,
+)
 
 
 def _perm(node: ir.Node) -> tuple[int, ...]:
