@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import onnx
 import onnx_ir as ir
 
+from exporter.backends.onnx.releases import format_for
 from exporter.graph.check import check
 from exporter.graph.control_flow import inline_control_flow
 from exporter.graph.dead_code import remove_dead_code
@@ -58,12 +60,17 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Mo
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
 
     For TFLite, standard operators without rules of their own become their definition by others first, and all floats float32.
-    Raises what `canonicalize` and the rewriting raise.
+    For ONNX, those that came after the opset of `floor` do. Raises what `canonicalize` and the rewriting raise.
     """
     if runtime == "tflite":
         known = {op_type for domain, op_type in all_operators() if not domain}
         expanded = model.clone()
         changed = expand_functions(expanded, keep=known.__contains__)
         if one_float(expanded) or changed:
+            model = canonicalize(expanded)
+    elif floor is not None:
+        opset = format_for(floor).opset
+        expanded = model.clone()
+        if expand_functions(expanded, keep=lambda op_type: onnx.defs.has(op_type, opset)):
             model = canonicalize(expanded)
     return rewrite(model, runtime, floor)

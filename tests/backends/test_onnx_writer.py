@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from diagnostics import ModelError, TargetError
+from diagnostics import ModelError
 from exporter.backends.onnx.qdq import shifted
 from exporter.backends.onnx.writer import write_onnx
 from exporter.graph.run import FloatRunner
@@ -169,14 +169,6 @@ def test_float16_refuses_what_it_cannot_hold_and_clamps_what_stands_for_infinity
     with pytest.raises(ModelError, match=r"k \(up to 70000\)") as error:
         write_onnx(model, float_plan(model, half), half)
     assert error.value.code == "EW-Q004"
-
-
-def test_a_runtime_too_old_for_the_opset_is_refused():
-    model = residual_net()
-    old = target(floor="onnxruntime>=1.16")
-    with pytest.raises(TargetError, match=r"onnxruntime >= 1\.18") as error:
-        write_onnx(model, float_plan(model, old), old)
-    assert error.value.code == "EW-T005"
 
 
 def test_uint8_means_the_same_numbers():

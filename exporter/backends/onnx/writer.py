@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import onnx_ir as ir
 
-from diagnostics import TargetError
+from exporter.backends.onnx.downgrade import fit_floor
 from exporter.backends.onnx.float16 import to_float16
 from exporter.backends.onnx.qdq import insert_qdq
 from exporter.quantization.plan import Plan
+from targets.floor import floor_of
 from targets.schema import Target
 
 __all__ = ["IR_VERSION", "OPSET", "write_onnx"]
 
 OPSET: Final = 21
 IR_VERSION: Final = 10  # the format's version that belongs to opset 21 (ONNX 1.16)
-_FIRST_RUNTIME: Final = (1, 18)  # the first onnxruntime that runs opset 21
 
 
 def write_onnx(model: ir.Model, plan: Plan, target: Target) -> bytes:
@@ -28,9 +27,8 @@ def write_onnx(model: ir.Model, plan: Plan, target: Target) -> bytes:
 
     Raises:
         ModelError: EW-Q002, the plan does not fit the graph; EW-Q004, a weight does not fit float16.
-        TargetError: EW-T005, the target's runtime floor is older than opset 21.
+        TargetError: EW-T005, the target's runtime floor has no form of an operator.
     """
-    _check_floor(target)
     copy = model.clone()
     precisions = set(plan.precision.values())
     if "float16" in precisions:
@@ -38,19 +36,11 @@ def write_onnx(model: ir.Model, plan: Plan, target: Target) -> bytes:
     elif any(precision.startswith("int") for precision in precisions):
         insert_qdq(copy, plan, target.quantization.activations)
     _strip(copy)
-    return bytes(ir.serde.serialize_model(copy).SerializeToString(deterministic=True))
-
-
-def _check_floor(target: Target) -> None:
-    found = re.match(r"onnxruntime\s*>=\s*(\d+)\.(\d+)", target.artifact.floor)
-    if found and (int(found[1]), int(found[2])) < _FIRST_RUNTIME:
-        first = ".".join(map(str, _FIRST_RUNTIME))
-        raise TargetError(
-            "EW-T005",
-            f"target {target.name} has the floor {target.artifact.floor}, and the artifact needs onnxruntime >= {first}",
-            why=f"ONNX artifacts are written at opset {OPSET}",
-            fix=f'set floor = "onnxruntime>={first}" in the profile',
-        )
+    proto = ir.serde.serialize_model(copy)
+    floor = floor_of(target)
+    if floor is not None:
+        proto = fit_floor(proto, floor, target.name)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _strip(model: ir.Model) -> None:

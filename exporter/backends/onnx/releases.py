@@ -1,0 +1,55 @@
+"""Which ONNX files each onnxruntime release reads: what makes a runtime floor checkable.
+
+From 1.15 on measured by loading files of every opset and IR version; before that from the version matrix of onnxruntime's documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from diagnostics import TargetError
+from targets.floor import Floor
+
+__all__ = ["Format", "first_release", "format_for"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """The newest opset of the standard domain and the newest IR version (of the file format itself) that a release reads."""
+
+    opset: int
+    ir_version: int
+
+
+_FORMATS: Final[tuple[tuple[tuple[int, int, int], Format], ...]] = (
+    ((1, 10, 0), Format(15, 8)),
+    ((1, 11, 0), Format(16, 8)),
+    ((1, 12, 0), Format(17, 8)),
+    ((1, 14, 0), Format(18, 8)),
+    ((1, 15, 0), Format(19, 9)),
+    ((1, 17, 0), Format(20, 9)),
+    ((1, 18, 0), Format(21, 10)),
+    ((1, 21, 0), Format(22, 10)),
+    ((1, 23, 0), Format(23, 11)),
+    ((1, 24, 0), Format(25, 13)),
+    ((1, 26, 0), Format(26, 13)),
+)
+
+
+def format_for(floor: Floor) -> Format:
+    """What every release from `floor` on reads. Raises TargetError EW-T005 where the floor is older than the table."""
+    found = [form for release, form in _FORMATS if release <= floor.release]
+    if not found:
+        oldest = _text(_FORMATS[0][0])
+        raise TargetError("EW-T005", f"nothing is written for {floor}", fix=f"the oldest release is onnxruntime {oldest}")
+    return found[-1]
+
+
+def first_release(opset: int) -> str:
+    """The first release that reads an opset; "newer" than all where none does."""
+    return next((_text(release) for release, form in _FORMATS if form.opset >= opset), f"newer than {_text(_FORMATS[-1][0])}")
+
+
+def _text(release: tuple[int, int, int]) -> str:
+    return f"{release[0]}.{release[1]}"
