@@ -5,7 +5,7 @@
     Conv(auto_pad=SAME_UPPER, strides=2)       Conv(auto_pad=NOTSET, pads=[0, 0, 1, 1], kernel_shape=[3, 3], dilations=[1, 1], ...)
     x -> Pad([1, 1, 2, 2], 0) -> Conv(pads=0)  x -> Conv(pads=[1, 1, 2, 2])
 
-Requires: static shapes. Ensures: Conv, ConvTranspose, MaxPool and AveragePool have ``auto_pad`` NOTSET (ConvTranspose also no
+Requires: static shapes. Ensures: Conv and its integer forms, ConvTranspose, MaxPool and AveragePool have ``auto_pad`` NOTSET (ConvTranspose also no
 ``output_shape``), and ``pads``, ``strides``, ``dilations`` and ``kernel_shape`` are all there.
 """
 
@@ -21,7 +21,7 @@ from exporter.graph.values import attribute, constant, static_shape
 
 __all__ = ["explicit_windows", "fold_padding"]
 
-_WINDOWS: Final = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
+_WINDOWS: Final = frozenset({"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "MaxPool", "AveragePool"})
 
 
 def explicit_windows(model: ir.Model) -> int:
@@ -80,7 +80,7 @@ def _window(node: ir.Node) -> dict[str, list[int] | tuple[int, ...] | str]:
     size, made = static_shape(x)[2:], static_shape(y)[2:]
     kernel = attribute(node, "kernel_shape")
     if kernel is None:
-        weight = node.inputs[1]
+        weight = node.inputs[3 if node.op_type == "QLinearConv" else 1]
         assert weight is not None
         kernel = static_shape(weight)[2:]
     ones = (1,) * len(kernel)
