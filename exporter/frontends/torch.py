@@ -141,8 +141,9 @@ def _from_exported(
     import torch
 
     try:
-        with quiet(prints=True):
-            program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, verbose=False)
+        # Without gradients: else attention decomposes into kernels whose outputs have the strides of training, and a view of them fails.
+        with quiet(prints=True), torch.no_grad():
+            program = torch.onnx.export(_plain_attention(exported), dynamo=True, opset_version=OPSET, verbose=False)
             assert program is not None
             model = program.model
     except Exception as error:  # the exporter wraps errors of every step
@@ -171,6 +172,34 @@ def _from_exported(
         preprocess=preprocess,
         example={key: tensor.detach().cpu().numpy() for key, tensor in zip(names, tensors, strict=True)},
     )
+
+
+def _plain_attention(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Attention over more than one batch-like axis (windows of an image) as products and a softmax: torch's exporter takes rank 4 alone."""
+    import torch
+
+    operator = torch.ops.aten.scaled_dot_product_attention.default
+
+    def attention(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        dropout: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        if query.dim() == 4 or is_causal or enable_gqa:
+            return NotImplemented
+        weight = query @ key.transpose(-2, -1) * (scale if scale is not None else query.shape[-1] ** -0.5)
+        if mask is not None:
+            weight = weight.masked_fill(mask.logical_not(), float("-inf")) if mask.dtype == torch.bool else weight + mask
+        return weight.softmax(-1) @ value
+
+    wide = [node for node in exported.graph.nodes if node.target is operator and node.args[0].meta["val"].dim() != 4]
+    return exported.run_decompositions({operator: attention}) if wide else exported
 
 
 def _example(inputs: Any, shapes: Mapping[str, Sequence[int]] | None) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
