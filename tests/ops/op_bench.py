@@ -154,8 +154,8 @@ def lowered(model, precision="float32", last=False, feed=None) -> Lowered:
 def _interpreter(artifact):
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    # The reference resolver has no ELU.
-    optimized = {"ELU"} & {name for name, _ in artifact.operators}
+    # The reference resolver lacks these.
+    optimized = {"ELU", "ROUND"} & {name for name, _ in artifact.operators}
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if optimized else OpResolverType.BUILTIN_REF
     return Interpreter(model_content=artifact.content, experimental_op_resolver_type=resolver)
 
