@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all bench lint format docs clean
+.PHONY: help install demo test test-all bench lint format breadth docs clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -49,6 +49,11 @@ format: $(STAMP) ## Put the sources in the one format.
 
 bench: $(STAMP) ## Measure time and memory as ratios beside a peer.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.bench
+
+breadth: $(STAMP) ## Export every timm family and some transformers configurations, random weights (an hour).
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps timm==1.0.31
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) transformers==5.23.0
+	$(BIN)/python -m tools.breadth
 
 docs: $(STAMP) ## Write the generated pages of docs/ again.
 	$(BIN)/python -m tools.make_docs
