@@ -49,22 +49,22 @@ class Abs(Elementwise):
     """|x|."""
 
     op_type = "Abs"
-    constraints = (takes("Abs", ("float32", "int32")),)
+    constraints = (takes("Abs", ("float32",)),)
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """Unsigned integers are their own; of 64 bits, max(x, -x)."""
+        """Of integers, max(x, -x), as the kernel for them is young; unsigned ones are their own."""
         x = input_of(node, 0)
         if rewriter.runtime == "tflite" and dtype_of(x).startswith("uint"):
             return [x]
-        if rewriter.runtime == "tflite" and dtype_of(x) == "int64":
+        if rewriter.runtime == "tflite" and dtype_of(x) in ("int32", "int64"):
             return [rewriter.op("Max", x, rewriter.op("Neg", x))]
         return in_wider_dtype(node, rewriter, _SMALL)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        to.emit("ABS", [to.input(0)], [to.output()], version=version(1 if is_float(input_of(node, 0)) else 5, 2, to.quantized))
+        to.emit("ABS", [to.input(0)], [to.output()], version=version(1, 2, to.quantized))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].abs()]

@@ -1,7 +1,8 @@
 """Circular and hyperbolic functions and their inverses.
 
 TFLite has sine, cosine and the arc tangent of a quotient; the rest are formulas of these that keep all digits: none subtracts numbers of one
-size (Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapter 1).
+size (Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapter 1). TFLite's arithmetic saturates at the greatest float: a result
+that is too large is that rather than infinity, and an infinite argument is taken for it.
 """
 
 from __future__ import annotations
@@ -184,9 +185,11 @@ class Acosh(Derived):
 class Atanh(Derived):
     """log((1 + x) / (1 - x)) / 2, as sign(x) * log1p(2 * a / (1 - a)) / 2 with a = abs(x)."""
 
-    op_type, compute, operations = "Atanh", "atanh", 16
+    op_type, compute, operations = "Atanh", "atanh", 19
 
     def formula(self, f: Formula, x: ir.Value) -> ir.Value:
         a = f("Abs", x)
         u = f("Div", f("Add", a, a), f("Sub", 1, a))
-        return f.odd(x, f("Mul", f.log1p(u), 0.5))
+        value = f.odd(x, f("Mul", f.log1p(u), 0.5))
+        # The kernels of arithmetic saturate at the greatest float, whose logarithm is far from infinite.
+        return f.chosen(f("Equal", x, 1), np.inf, f.chosen(f("Equal", x, -1), -np.inf, value))
