@@ -11,6 +11,7 @@ import onnx_ir as ir
 from exporter.graph.values import attribute, constant, rank
 from exporter.ops.base import Channels, Cost, Coupling, Operator, Refused, Rewriter, register
 from exporter.ops.common import elementwise_cost, input_of, input_shape
+from exporter.ops.tape import Tape
 
 __all__ = ["BatchNormalization"]
 
@@ -32,18 +33,19 @@ class BatchNormalization(Operator):
         return Coupling((tuple(channels), *spatial))
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """y = x*a + b with a = scale / sqrt(variance + epsilon), b = bias - mean*a, computed in double precision."""
+        """y = x*a + b with a = scale / sqrt(variance + epsilon), b = bias - mean*a, computed in double precision where all are constants;
+        else the same by operators, for TFLite alone."""
         if attribute(node, "training_mode", 0):
             raise Refused(node, "BatchNormalization is in training mode; export the model in evaluation mode")
-        arrays = [constant(input_of(node, index)) for index in range(1, 5)]
-        if any(array is None for array in arrays):
-            raise Refused(
-                node, "the scale, bias, mean or variance of BatchNormalization is computed; only constants are supported"
-            )
-        scale, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
         x = input_of(node, 0)
-        shape = [1, -1] + [1] * (rank(x) - 2)
-        factor = scale / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))
+        if x.dtype != ir.DataType.FLOAT:
+            raise Refused(node, "BatchNormalization of float32 alone is supported")
+        arrays = [constant(input_of(node, index)) for index in range(1, 5)]
+        shape, epsilon = (-1, *(1,) * (rank(x) - 2)), float(attribute(node, "epsilon", 1e-5))
+        if any(array is None for array in arrays):
+            return [_computed(node, shape, epsilon, rewriter)] if rewriter.runtime == "tflite" else None
+        scale, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+        factor = scale / np.sqrt(variance + epsilon)
         offset = bias - mean * factor
         scaled = rewriter.op("Mul", x, rewriter.const(factor.reshape(shape).astype(np.float32)))
         return [rewriter.op("Add", scaled, rewriter.const(offset.reshape(shape).astype(np.float32)))]
@@ -56,3 +58,12 @@ class BatchNormalization(Operator):
 
     def cost(self, node: ir.Node) -> Cost:
         return elementwise_cost(node, 2)
+
+
+def _computed(node: ir.Node, shape: tuple[int, ...], epsilon: float, rewriter: Rewriter) -> ir.Value:
+    to = Tape(rewriter, "part of a normalization by computed statistics, whose reciprocal root 8 bits do not hold")
+    scale, bias, mean, variance = (input_of(node, index) for index in range(1, 5))
+    factor = to.op("Div", scale, to.op("Sqrt", to.op("Add", variance, epsilon)))
+    offset = to.op("Sub", bias, to.op("Mul", mean, factor))
+    channels = (input_shape(node)[1], *shape[1:])
+    return to.op("Add", to.op("Mul", input_of(node, 0), to.reshape(factor, channels)), to.reshape(offset, channels))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from op_bench import assert_legalized, assert_torch_computes_it, builtins, lowered, node_of, single
+from op_bench import assert_legalized, assert_torch_computes_it, builtins, lowered, node_of, sample, single
 
 from exporter.ops.base import Cost, Refused, operator_of
 
@@ -40,11 +40,15 @@ def test_all_parameters_are_cut_with_the_channels():
     assert operator_of(node).cost(node) == Cost(elementwise=120)
 
 
-def test_computed_statistics_are_refused_by_name():
-    ones = np.ones(3, np.float32)
-    node = node_of(single("BatchNormalization", (1, 3, 4), (3,), ones, ones, ones))
-    with pytest.raises(Refused, match="scale, bias, mean or variance of BatchNormalization is computed"):
-        operator_of(node).legalize(node, None)
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3, 4, 5)], ids=str)
+def test_parameters_may_be_computed(shape):
+    model = single("BatchNormalization", shape, (3,), (3,), (3,), (3,), epsilon=0.1)
+    feed = sample(model, low=0.1)
+    assert_torch_computes_it(model, feed, atol=1e-5)
+    assert "Sqrt" in assert_legalized(model, feed=feed, atol=1e-5)
+    assert assert_legalized(model, "onnx", feed=feed) == ["BatchNormalization"]
+    for last in (False, True):
+        assert lowered(model, feed=feed, last=last).errors["y0"] < 1e-5
 
 
 def test_training_mode_is_refused():
