@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import pi, sqrt
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -247,6 +248,13 @@ class HardSwish(Activation):
     op_type = "HardSwish"
     builtin, int8_version = "HARD_SWISH", 1
 
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """x * relu6(x + 3) / 6 where the oldest runtime has no HARD_SWISH."""
+        if rewriter.runtime != "tflite" or rewriter.runs(self.builtin, self.int8_version):
+            return None
+        f, x = Formula(node, rewriter), input_of(node, 0)
+        return [f("Mul", f("Mul", x, f("Clip", f("Add", x, 3), 0, 6)), 1 / 6)]
+
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0] * (inputs[0] / 6 + 0.5).clamp(0, 1)]
 
@@ -284,6 +292,18 @@ class Gelu(Activation):
 
     op_type = "Gelu"
     builtin, int8_version = "GELU", 2
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """Its definition by Erf or by Tanh where the oldest runtime has no GELU."""
+        if rewriter.runtime != "tflite" or rewriter.runs(self.builtin, self.int8_version):
+            return None
+        f, x = Formula(node, rewriter, "GELU runs in float: its definition is not to be had in 8 bits"), input_of(node, 0)
+        if attribute(node, "approximate", "none") == "tanh":
+            inner = f("Mul", f("Add", x, f("Mul", f("Mul", f("Mul", x, x), x), 0.044715)), sqrt(2 / pi))
+            gate = f("Tanh", inner)
+        else:
+            gate = f("Erf", f("Mul", x, sqrt(1 / 2)))
+        return [f("Mul", f("Mul", x, 0.5), f("Add", gate, 1))]
 
     def options(self, node: ir.Node) -> Mapping[str, Any]:
         return {"approximate": attribute(node, "approximate", "none") == "tanh"}

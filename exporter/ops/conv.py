@@ -91,7 +91,8 @@ class Conv(Operator):
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """For TFLite, one spatial axis becomes two, paddings that are neither VALID nor SAME become a Pad, and the groups of a volume
-        zeros in the weight. A computed weight takes the same ways by operators of its own."""
+        zeros in the weight. A computed weight takes the same ways by operators of its own. Groups run one by one where the oldest runtime
+        has no grouped CONV_2D."""
         if rewriter.runtime != "tflite" or not _up_to_three_axes(node):
             return None
         x, weight, bias = input_of(node, 0), input_of(node, 1), node.inputs[2] if len(node.inputs) > 2 else None
@@ -112,7 +113,7 @@ class Conv(Operator):
             return [unlifted(y, rewriter)]
         dense = rank(x) == 5 and group > 1 and array is not None
         if window.tflite_padding is not None and not dense:
-            return None
+            return [_one_by_one(node, window, rewriter)] if _is_grouped(node) and not rewriter.runs("CONV_2D", 6) else None
         pads = window.pads
         if window.tflite_padding is None:
             x = rewriter.op("Pad", x, rewriter.const(spatial_pads(*window.touched), "pads"), mode="constant")
@@ -142,7 +143,7 @@ class Conv(Operator):
             # [O, C, d, h, w] -> [d, h, w, C, O]
             inputs = [to.input(0), to.weight(1, perm=(2, 3, 4, 1, 0)), addend]
             to.emit("CONV_3D", inputs, [to.output()], 1, **_options(node, to))
-        elif group == channels and group > 1 and is_constant(input_of(node, 1)):
+        elif group > 1 and not _is_grouped(node):
             # [C * M, 1, h, w] -> [1, h, w, C * M]; output channel c * M + m in both.
             inputs = [to.input(0), to.weight(1, perm=(1, 2, 3, 0)), addend]
             dilated = max(_window(node).dilations) > 1
@@ -203,6 +204,49 @@ def _ungrouped(weight: np.ndarray[Any, Any], group: int) -> np.ndarray[Any, Any]
         rows = slice(number * filters // group, (number + 1) * filters // group)
         dense[rows, number * depth : (number + 1) * depth] = weight[rows]
     return dense
+
+
+def _is_grouped(node: ir.Node) -> bool:
+    """Whether a convolution over two axes runs as a CONV_2D with groups; a depthwise one of constant weight has a kernel of its own."""
+    group = attribute(node, "group", 1)
+    depthwise = group == input_shape(node)[1] and is_constant(input_of(node, 1))
+    return bool(group > 1 and rank(input_of(node, 0)) == 4 and not depthwise)
+
+
+def _one_by_one(node: ir.Node, window: Window, rewriter: Rewriter) -> ir.Value:
+    """Each group by a convolution of its own.
+
+    ::
+
+                     +--> Conv w[0] --+
+        x --> Split -+--> ...        -+--> Concat --> y
+    """
+    group = attribute(node, "group", 1)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    parts = zip(
+        _split(input_of(node, 0), 1, group, rewriter),
+        _split(input_of(node, 1), 0, group, rewriter),
+        _split(bias, 0, group, rewriter) if bias is not None else [None] * group,
+        strict=True,
+    )
+    made = [
+        rewriter.op(
+            "Conv", *part, kernel_shape=window.kernel, strides=window.strides, dilations=window.dilations, pads=window.pads
+        )
+        for part in parts
+    ]
+    return rewriter.op("Concat", *made, axis=1)
+
+
+def _split(value: ir.Value, axis: int, count: int, rewriter: Rewriter) -> Sequence[ir.Value]:
+    """`count` equal parts of a value along an axis; those of a constant are constants."""
+    array = constant(value)
+    if array is not None:
+        return [rewriter.const(np.ascontiguousarray(part), "part") for part in np.split(array, count, axis)]
+    first = rewriter.op("Split", value, outputs=count, axis=axis, num_outputs=count)
+    made = first.producer()
+    assert made is not None
+    return made.outputs
 
 
 def _mend_group(node: ir.Node, kept: tuple[Sequence[int], ...]) -> None:

@@ -154,11 +154,11 @@ def _is_int64(node: ir.Node) -> bool:
 
 
 def _as_activation(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-    """The activation that the product is the last operator of, where TFLite has a kernel for the whole."""
+    """The activation that the product is the last operator of, where every allowed TFLite has a kernel for the whole."""
     if rewriter.runtime != "tflite" or not is_float(node.outputs[0]):
         return None
-    for op_type, source in (("HardSwish", hard_swish_of(node.outputs[0])), ("Gelu", gelu_of(node.outputs[0]))):
-        if source is not None:
+    for op_type, builtin, newest, find in (("HardSwish", "HARD_SWISH", 1, hard_swish_of), ("Gelu", "GELU", 2, gelu_of)):
+        if rewriter.runs(builtin, newest) and (source := find(node.outputs[0])) is not None:
             return [rewriter.op(op_type, source)]
     return None
 

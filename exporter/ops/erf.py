@@ -44,7 +44,7 @@ class Erf(Elementwise):
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """x * P(x**2) / Q(x**2), unless it is part of a GELU, which goes first as a whole."""
-        if rewriter.runtime != "tflite" or _part_of_gelu(node):
+        if rewriter.runtime != "tflite" or (rewriter.runs("GELU", 2) and _part_of_gelu(node)):
             return None
         f = Formula(node, rewriter, _FLOAT)
         # In this order NaN stays NaN.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import attribute, constant, is_constant, rank
+from exporter.graph.values import attribute, constant, is_constant, rank, static_shape
 from exporter.ops.base import (
     Channels,
     Cost,
@@ -57,13 +57,13 @@ class Expand(Operator):
         return LayoutRule((port, Port.ANY), (port,))
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """The same shape is the same tensor; more axes of length 1 alone are a Reshape."""
+        """The same shape is the same tensor; more axes of length 1 alone are a Reshape; a Tile where the oldest runtime has no BROADCAST_TO."""
         x, shape = input_of(node, 0), output_shape(node)
         if input_shape(node) == shape:
             return [x]
         if sorted(length for length in input_shape(node) if length != 1) == sorted(length for length in shape if length != 1):
             return [rewriter.op("Reshape", x, rewriter.const(np.asarray(shape, np.int64), "shape"))]
-        return None
+        return None if rewriter.runtime != "tflite" or rewriter.runs("BROADCAST_TO", 3) else [_tiled(x, shape, rewriter)]
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         out, at = to.output(), builtin_version("BROADCAST_TO", stored_dtype(node, to))
@@ -74,6 +74,14 @@ class Expand(Operator):
 
     def cost(self, node: ir.Node) -> Cost:
         return Cost()
+
+
+def _tiled(x: ir.Value, shape: Sequence[int], rewriter: Rewriter) -> ir.Value:
+    """`x` repeated to `shape` by TILE, which wants all axes."""
+    own = (*(1,) * (len(shape) - rank(x)), *static_shape(x))
+    whole = x if rank(x) == len(shape) else rewriter.op("Reshape", x, rewriter.const(np.asarray(own, np.int64), "shape"))
+    times = [wide // length if length else 1 for wide, length in zip(shape, own, strict=True)]
+    return rewriter.op("Tile", whole, rewriter.const(np.asarray(times, np.int64), "repeats"))
 
 
 @register
