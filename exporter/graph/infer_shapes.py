@@ -9,20 +9,22 @@ Requires: static input shapes, names on all values. Ensures: what ONNX shape inf
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import onnx
 import onnx_ir as ir
 
 from diagnostics import ModelError
-from exporter.graph.values import source_line, static_shape
+from exporter.graph.values import attribute, source_line, static_shape
 
-__all__ = ["infer_shapes", "require_static"]
+__all__ = ["infer_shapes", "require_static", "shown_opset"]
 
 # Constants up to this many elements are shown by value (axes, shapes, sizes); larger ones by type, as copying weights takes the time.
 _SHOWN: Final = 256
 # Operators whose inference (onnx 1.23) takes another default for an absent attribute than their specification: it is shown the attribute.
 _DEFAULTS: Final = {"STFT": ir.AttrInt64("onesided", 1), "MeanVarianceNormalization": ir.AttrInt64s("axes", [0, 2, 3])}
+_POOLS: Final = frozenset(("AveragePool", "LpPool", "MaxPool"))
 
 
 def infer_shapes(model: ir.Model, *, strict: bool = True) -> None:
@@ -63,6 +65,14 @@ def require_static(model: ir.Model) -> None:
                 where = f"node {node.name} ({node.op_type}) {source_line(node)}".rstrip()
                 if _is_custom(node):
                     raise ModelError("EW-M009", f"the operator {node.domain}.{node.op_type} is not known", where=where) from error
+                if value.type is not None and not isinstance(value.type, ir.TensorType):
+                    raise ModelError(
+                        "EW-M006",
+                        f"{value.name!r} is no tensor, and what it holds depends on data",
+                        where=where,
+                        why=f"it is a {type(value.type).__name__.removesuffix('Type').lower()}",
+                        fix="sequences of known length and positions can be resolved; make their indices and trip counts constants",
+                    ) from error
                 raise ModelError(
                     "EW-M006",
                     f"the shape of {value.name!r} depends on data",
@@ -70,6 +80,15 @@ def require_static(model: ir.Model) -> None:
                     why=f"inferred as {value.shape}",
                     fix="give static input shapes, and cut operators with data-dependent outputs (NonZero, NonMaxSuppression, ...) off",
                 ) from error
+
+
+def shown_opset(nodes: Iterable[ir.Node], opset: int) -> int:
+    """The opset that inference is shown: 22 where a pool has `ceil_mode`.
+
+    Inference of the opsets before counts windows that start behind the input; runtimes have always left them out, and opset 22 says so.
+    """
+    pools = (node for node in nodes if node.op_type in _POOLS and not node.domain)
+    return 22 if 19 <= opset < 22 and any(attribute(node, "ceil_mode", 0) for node in pools) else opset
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
@@ -85,6 +104,8 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
         default = _DEFAULTS.get(node.op_type)
         if default is not None and default.name not in node.attributes:
             node.attributes.add(default)
+    if "" in copy.opset_imports:
+        copy.opset_imports[""] = shown_opset(copy.graph, copy.opset_imports[""])
     return ir.to_proto(copy)
 
 

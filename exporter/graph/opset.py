@@ -23,6 +23,7 @@ from exporter.ops.base import all_operators
 __all__ = ["OPSET", "canonical_opset"]
 
 OPSET: Final = 21
+_SCAN_WITHOUT_BATCH: Final = 9  # onnx's converter drops the batch axis of older ones
 _IR_VERSION: Final = 10  # the first that has opset 21
 
 
@@ -45,6 +46,14 @@ def canonical_opset(model: ir.Model) -> ir.Model:
 def _convert(model: ir.Model, opset: int) -> ir.Model:
     from onnx import version_converter
 
+    for node in model.graph.all_nodes() if opset < _SCAN_WITHOUT_BATCH else ():
+        if node.op_type == "Scan" and not node.domain:
+            raise ModelError(
+                "EW-M003",
+                f"the Scan of opset {opset} runs over batches, as no newer one does",
+                where=f"node {node.name}",
+                fix=f"export the model again with opset {_SCAN_WITHOUT_BATCH} or newer",
+            )
     if opset > OPSET:
         known = {op_type for domain, op_type in all_operators() if not domain}
         expand_functions(model, keep=lambda op_type: op_type in known or onnx.defs.has(op_type, OPSET))

@@ -32,6 +32,7 @@ class _Resolver:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._held: dict[ir.Value, list[ir.Value]] = {}
+        self._made: set[ir.Node] = set()  # by this resolver: what turns out not to be needed goes again
         self._node: ir.Node
 
     def run(self) -> bool:
@@ -41,10 +42,10 @@ class _Resolver:
             tensor = None if node.domain else self._visit(node)
             if tensor is not None:
                 changed |= bypass(node, tensor) or bypass(node, self._op("Identity", tensor)[0])
-        for node in reversed([node for node in self._graph if node.outputs[0] in self._held]):
+        for node in reversed([node for node in self._graph if node.outputs[0] in self._held or node in self._made]):
             if not any(value.uses() or value.is_graph_output() for value in node.outputs):
                 self._graph.remove(node, safe=True)
-                changed = True
+                changed |= node not in self._made
         return changed
 
     def _visit(self, node: ir.Node) -> ir.Value | None:
@@ -57,6 +58,8 @@ class _Resolver:
             self._held[node.outputs[0]] = [value for value in inputs if value is not None]
         elif node.op_type == "SplitToSequence":
             self._split(node)
+        elif node.op_type == "OptionalGetElement" and inputs[0] is not None and isinstance(inputs[0].type, ir.TensorType):
+            return inputs[0]
         elif first is not None:
             return self._derived(node, first, inputs[1:])
         return None
@@ -132,6 +135,7 @@ class _Resolver:
         made = ir.node(op_type, list(inputs), attributes, num_outputs=outputs)
         made.metadata_props.update(self._node.metadata_props)
         self._graph.insert_before(self._node, made)
+        self._made.add(made)
         return list(made.outputs)
 
     def _const(self, array: np.ndarray[Any, Any]) -> ir.Value:

@@ -5,7 +5,8 @@ import pytest
 from small_graphs import assert_same, graph, kinds, run
 
 from diagnostics import ModelError
-from exporter.graph.passes import canonicalize
+from exporter.graph.coverage import unsupported
+from exporter.graph.passes import canonicalize, legalize
 
 FLOW = {"If", "Loop", "Scan", "SequenceAt", "SequenceConstruct", "SequenceInsert", "SplitToSequence", "ConcatFromSequence"}
 
@@ -185,3 +186,48 @@ def test_a_loop_that_collects_a_sequence_is_unrolled():
     x = np.array([1.0, 2.0], np.float32)
     np.testing.assert_array_equal(run(after, {"x": x})["y"], [1, 2, 2, 3, 3, 4])
     assert_same(model, after, {"x": x})
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_sequence_whose_positions_depend_on_data_is_named():
+    body = "s = SplitToSequence<axis=0>(x) y = SequenceAt(s, p)"
+    model = graph(body, inputs="float[4,3] x, int64 p", outputs="float[1,3] y", infer=False)
+    after = canonicalize(model)
+    assert kinds(after) == ["SplitToSequence", "SequenceAt"]
+    assert all("sequence whose length or positions depend on data" in refused.reason for refused in unsupported(after, "lower"))
+
+
+def test_a_sequence_of_tensors_of_different_shapes_is_named():
+    body = "s = SequenceConstruct(x, h) y = SequenceAt(s, p)"
+    model = graph(body, inputs="float[4,3] x, float[2,3] h, int64 p", outputs="float[4,3] y", infer=False)
+    with pytest.raises(ModelError, match="is no tensor") as error:
+        canonicalize(model)
+    assert (error.value.code, error.value.why) == ("EW-M006", "it is a sequence")
+
+
+def test_a_scan_over_batches_is_refused():
+    flow = "body = l (float[3] v, float[3] r) => (float[3] w) { w = Add(v, r) }"
+    model = graph(
+        f"y = Scan<num_scan_inputs=1, {flow}>(, z, x)",
+        inputs="float[1,3] z, float[1,4,3] x",
+        outputs="float[1,3] y",
+        opset=8,
+        infer=False,
+    )
+    with pytest.raises(ModelError, match="opset 8") as error:
+        canonicalize(model)
+    assert error.value.code == "EW-M003"
+
+
+def test_a_loop_of_unknown_length_is_refused_with_advice():
+    body = loop("float[2] v", "float[2] w", "go = Identity(c) w = Neg(v)")
+    model = graph(f"y = Loop(n, , x) {body}", inputs="float[2] x, int64 n", outputs="float[2] y", infer=False)
+    (refused,) = unsupported(legalize(canonicalize(model), "tflite"), "lower")
+    assert "make its count and condition constants" in refused.reason
+
+
+def test_an_optional_that_is_there_is_its_value():
+    _, after = straight("e = OptionalGetElement(x) y = Relu(e)", inputs="float[2] x", outputs="float[2] y")
+    assert kinds(after) == ["Relu"]
