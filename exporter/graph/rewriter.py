@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from diagnostics import ModelError
 from exporter.backends.tflite.releases import release_of
+from exporter.graph.infer_shapes import shown_opset
 from exporter.graph.values import FUSED, constant, name_of
 from targets.floor import Floor
 
@@ -133,7 +134,9 @@ def _infer(node: ir.Node, opsets: dict[str, int]) -> None:
             inputs.append(ir.serde.serialize_value(value))
     outputs = [onnx.helper.make_empty_tensor_value_info(name_of(value)) for value in node.outputs]
     graph = onnx.helper.make_graph([proto], "one", inputs, outputs, initializers)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in opsets.items()])
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid(d, v if d else shown_opset([node], v)) for d, v in opsets.items()]
+    )
     try:
         found = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
     except onnx.shape_inference.InferenceError as error:
