@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from exporter.graph.infer_shapes import infer_shapes
 from exporter.graph.values import constant, name_of, static_shape
 
 __all__ = ["evaluate", "fold_constants"]
@@ -29,7 +30,26 @@ _RANDOM: Final = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomN
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Fold in place: onnxscript's optimizer, which also simplifies what shapes alone decide, then what it leaves (its users see to that)."""
+    """Fold in place: onnxscript's optimizer, which also simplifies what shapes alone decide, then what it leaves (its users see to that).
+
+    An If that chooses by a shape has no rank before it is decided, and what follows it has none: shapes are inferred and the graph folded
+    again until no further If is decided.
+    """
+    _fold_once(model)
+    before, nodes = -1, _nodes_if_open(model)
+    while nodes != before:
+        infer_shapes(model, strict=False)
+        _fold_once(model)
+        before, nodes = nodes, _nodes_if_open(model)
+
+
+def _nodes_if_open(model: ir.Model) -> int:
+    """How many nodes the graph has, where an If is among them; -1 where none is."""
+    kinds = [node.op_type for node in model.graph.all_nodes()]
+    return len(kinds) if "If" in kinds else -1
+
+
+def _fold_once(model: ir.Model) -> None:
     from onnxscript import optimizer
 
     optimizer.optimize_ir(model, num_iterations=2, input_size_limit=_LIMIT, output_size_limit=_LIMIT, inline=True)
