@@ -27,7 +27,8 @@ __all__ = ["Converted", "agreement", "convert", "random_sample"]
 # ONNX project's own node tests do not count (a saturated sigmoid has outputs of 1e-7 and a runtime's own error of 1e-10).
 _FLOOR_DB: Final = {"float32": 60.0, "float16": 30.0}
 _TOLERANCE: Final = 1e-5
-_INTEGERS: Final = ((1, 9), (0, 1), (0, 0), (1, 1))  # magnitudes of random integers, the most telling first
+# Ranges of random integers, the most telling first: of either sign, such as are indices, such as are flags.
+_INTEGERS: Final = ((-9, 9), (1, 9), (0, 1), (0, 0), (1, 1))
 _RUNTIME: Final[Mapping[str, tuple[Literal["litert", "onnxruntime"], str]]] = {
     "tflite": ("litert", "litert-builtin"),
     "onnx": ("onnxruntime", "onnxruntime"),
@@ -108,9 +109,9 @@ def convert(
 
 
 def random_sample(source: Source, seed: int = 0, integers: tuple[int, int] = (0, 1)) -> dict[str, np.ndarray[Any, Any]]:
-    """One sample of the model's inputs from a fixed seed: standard normal floats, integers of magnitude `integers` (least, greatest).
+    """One sample of the model's inputs from a fixed seed: standard normal floats, integers of `integers` (least, greatest).
 
-    Integers of a signed dtype have either sign.
+    Zero is left out where the range has both signs (a divisor); an unsigned dtype has magnitudes alone.
     """
     random = np.random.default_rng(seed)
     sample = {}
@@ -120,8 +121,9 @@ def random_sample(source: Source, seed: int = 0, integers: tuple[int, int] = (0,
             sample[signature.name] = random.normal(size=shape).astype(dtype)
         else:
             low, high = (0, 1) if dtype.kind == "b" else integers
-            signs = random.choice([-1, 1], shape) if dtype.kind == "i" else np.ones(shape, np.int64)
-            sample[signature.name] = np.asarray(random.integers(low, high, shape, endpoint=True) * signs).astype(dtype)
+            drawn = np.asarray(random.integers(low, high, shape, endpoint=True))
+            drawn = np.where(drawn == 0, high, drawn) if low < 0 < high else drawn
+            sample[signature.name] = (drawn if dtype.kind == "i" else np.abs(drawn)).astype(dtype)
     return sample
 
 

@@ -107,6 +107,7 @@ def _export(name: str) -> Outcome:
         module, inputs = _timm(member) if suite == "timm" else _TRANSFORMERS[member]()
     except Exception as error:
         return Outcome(name, "refused", reason=f"the model cannot be made here: {type(error).__name__}: {error}"[:300])
+    _spread(module)
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = convert(module.eval(), Path(folder) / "model.tflite", inputs=inputs)
@@ -117,6 +118,16 @@ def _export(name: str) -> Outcome:
             return Outcome(name, "wrong", reason=f"{type(error).__name__}: {error}"[:400])
     exact = done.sqnr_db is None or done.sqnr_db >= EXACT_DB
     return Outcome(name, "exact" if exact else "wrong", done.sqnr_db)
+
+
+def _spread(module: Any) -> None:
+    """Give parameters that are initialized to one value some variance: a head of zeros would make every output equal to any other."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and parameter.numel() > 1 and float(parameter.std()) == 0:
+                parameter.add_(torch.randn_like(parameter) * 0.02)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
