@@ -38,6 +38,8 @@ def refusal(node: ir.Node) -> str:
             "Resize aligns corners of a whole output length: of a fractional one (scales that do not give whole lengths) the ONNX"
             " specification spreads over the fractional length, onnxruntime over the rounded one."
         )
+    if input_shape(node) == output_shape(node) and any(_rescaled(node, axis) for axis in range(len(input_shape(node)))):
+        return "Resize to the same lengths has scales of 1: with others the ONNX specification moves elements, and onnxruntime copies the input."
     return ""
 
 
@@ -109,6 +111,8 @@ def moves(node: ir.Node, axis: int) -> bool:
     size, count = input_shape(node)[axis], output_shape(node)[axis]
     if size != count or outside(node, axis).any():
         return True
+    if (positions(node, axis) == np.arange(size)).all():
+        return False
     if mode_of(node) == "nearest":
         return bool((nearest_indices(node, axis) != np.arange(size)).any())
     return bool((interpolation_matrix(node, axis) != np.eye(size)).any())
@@ -158,6 +162,11 @@ def _region(node: ir.Node, axis: int) -> tuple[np.float32, np.float32]:
         return np.float32(0), np.float32(1)
     place = axes.index(axis)
     return region[place], region[place + region.size // 2]
+
+
+def _rescaled(node: ir.Node, axis: int) -> bool:
+    crop = attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    return not crop and moves(node, axis)
 
 
 def _fractional_corners(node: ir.Node) -> bool:

@@ -38,7 +38,7 @@ _NEAREST_TYPES: Final = frozenset((ir.DataType.FLOAT, ir.DataType.INT8, ir.DataT
 
 def _resolved(node: ir.Node) -> bool:
     """The region of interest, scales and sizes are constant, and onnxruntime computes what the ONNX specification says: corners are aligned
-    for whole output lengths alone."""
+    for whole output lengths alone, and a resize to the same lengths has scales of 1."""
     return not refusal(node)
 
 

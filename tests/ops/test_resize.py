@@ -139,6 +139,12 @@ def test_a_length_that_stays_may_still_move():
     assert lowered(model).errors["y0"] < 1e-5
 
 
+def test_other_scales_than_1_to_the_same_lengths_are_refused():
+    (refused,) = unsupported(legalize(resize(scales=(1.1, 1.1), mode="linear"), "tflite"), "lower")
+    assert refused.reason.endswith("a resize to the same lengths has scales of 1.")
+    assert refusal(node_of(resize(scales=(1.0, 1.0), mode="linear"))) == ""
+
+
 def test_corners_of_a_fractional_length_are_refused():
     model = resize(scales=(0.6, 0.6), mode="linear", coordinate_transformation_mode="align_corners")
     assert [r.reason.partition(" are constant")[0] for r in unsupported(legalize(model, "tflite"), "lower")] == [
