@@ -186,7 +186,18 @@ def test_an_output_may_be_an_input_or_stand_twice(tmp_path):
     source = read(tmp_path, file.finish([x], [y, x, y]))
     array = np.float32([[1, -2, 0], [3, 0, -1]])
     assert [entry.name for entry in source.outputs] == ["y", "x_output"]
-    np.testing.assert_array_equal(FloatRunner(source.model)({"x": array})["x_output"], array)
+    for found in (FloatRunner(source.model)({"x": array}), source.reference({"x": array})):
+        np.testing.assert_array_equal(found["x_output"], array)
+        np.testing.assert_array_equal(found["y"], -array)
+
+
+def test_a_constant_without_elements_is_known(tmp_path):
+    """Its buffer is as empty as that of an activation, but nothing writes it."""
+    file = File()
+    x, none, y = file.tensor("x", (2, 0)), file.tensor("none", (2, 0)), file.tensor("y", (2, 0))
+    file.operator("CONCATENATION", [x, none], [y], "Concatenation", axis=1)
+    source = read(tmp_path, file.finish([x], [y]))
+    assert source.reference({"x": np.zeros((2, 0), np.float32)})["y"].shape == (2, 0)
 
 
 def test_shapes_are_those_of_the_file(tmp_path):

@@ -68,6 +68,13 @@ CASES = [
         "Conv3D",
         {"strideD": 1, "strideH": 1, "strideW": 1},
     ),
+    (
+        "CONV_3D_TRANSPOSE",
+        [i32(1, 8, 10, 12, 3), f32(3, 2, 2, 3, 2), (1, 4, 5, 6, 2), f32(3)],
+        [(1, 8, 10, 12, 3)],
+        "Conv3D",
+        {"strideD": 2, "strideH": 2, "strideW": 2},
+    ),
     ("FULLY_CONNECTED", [(3, 4), f32(5, 4), f32(5)], [(3, 5)], "FullyConnected", {"fusedActivationFunction": RELU}),
     ("FULLY_CONNECTED", [(2, 3, 4), f32(5, 4), None], [(2, 3, 5)], "FullyConnected", {"keepNumDims": True, "version": 6}),
     ("FULLY_CONNECTED", [(2, 3, 4), f32(5, 12), f32(5)], [(2, 5)], "FullyConnected", {}),
@@ -158,6 +165,11 @@ CASES = [
     ("GATHER", [X, i32(3, 0, 0)], [(1, 6, 5, 3)], "Gather", {"axis": 3}),
     ("GATHER_ND", [(3, 4), i32(2, 1, 0, 3).reshape(2, 2)], [(2,)], "", {}),
     ("SCATTER_ND", [i32(2, 0, 2).reshape(3, 1), (3, 4), i32(5, 4)], [(5, 4)], "", {}),
+    *(
+        (f"UNSORTED_SEGMENT_{kind}", [(4, 2), i32(2, 0, 2, 0), i32(4).reshape(())], [(4, 2)], "", {})
+        for kind in ("MAX", "MIN", "PROD", "SUM")
+    ),
+    *(("STABLEHLO_AND", [((3, 4), dtype), ((3, 4), dtype)], [((3, 4), dtype)], "", {}) for dtype in (BOOL, INT)),
     ("SHAPE", [X], [((4,), INT)], "Shape", {"outType": 2}),
     ("FILL", [i32(2, 3), np.float32(1.5)], [(2, 3)], "", {}),
     ("ONE_HOT", [((5,), INT), i32(3).reshape(()), np.float32(2), np.float32(-1)], [(5, 3)], "OneHot", {"axis": -1}),

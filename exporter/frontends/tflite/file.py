@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any, Final
@@ -20,6 +20,7 @@ from exporter.quantization.plan import Encoding
 __all__ = ["Operator", "TFLiteFile", "Tensor", "parse"]
 
 _MOST_AXES: Final = 8
+_NO_NUMBERS: Final = frozenset(("string", "resource", "variant", "bfloat16", "uint4", "int2", "float8_e4m3fn", "float8_e5m2"))
 _MOST_ELEMENTS: Final = 1 << 31  # of one tensor; kernels count them in int32
 
 
@@ -91,8 +92,19 @@ def _parse(content: bytes) -> TFLiteFile:
         for index in range(graph.OperatorsLength())
     )
     inputs, outputs = (_indices(array, len(tensors)) for array in (graph.InputsAsNumpy(), graph.OutputsAsNumpy()))
+    tensors = _with_empty_constants(tensors, {*inputs, *(index for operator in operators for index in operator.outputs)})
     _check_order(tensors, operators, inputs, outputs)
     return TFLiteFile(tensors, operators, inputs, outputs)
+
+
+def _with_empty_constants(tensors: Sequence[Tensor], written: Container[int]) -> tuple[Tensor, ...]:
+    """A tensor without elements that nothing writes is a constant, though its buffer is as empty as that of an activation."""
+    return tuple(
+        tensor
+        if index in written or tensor.data is not None or 0 not in tensor.shape or tensor.dtype in _NO_NUMBERS
+        else replace(tensor, data=np.zeros(tensor.shape, tensor.dtype))
+        for index, tensor in enumerate(tensors)
+    )
 
 
 def _check_order(tensors: Sequence[Tensor], operators: Sequence[Operator], inputs: Sequence[int], outputs: Sequence[int]) -> None:

@@ -31,6 +31,7 @@ class TFLiteReference:
     """Runs an untouched TFLite file on LiteRT's own kernels, one thread, in a worker process that lives as long as this object."""
 
     def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """`inputs` and `outputs` are names in the file's order; an output that the file lists twice has one name."""
         self._path, self._inputs, self._outputs = path, tuple(inputs), tuple(outputs)
 
     def __call__(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
@@ -69,11 +70,12 @@ def load_tflite(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
     _refuse_other_shapes(file, shapes or {})
     refuse_bad_weights(model)
     inputs, outputs = signatures(model.graph.inputs), signatures(model.graph.outputs)
+    names = {index: entry.name for index, entry in zip(dict.fromkeys(file.outputs), outputs, strict=True)}
     return Source(
         name=path.stem,
         kind="tflite",
         model=model,
-        reference=TFLiteReference(path, [entry.name for entry in inputs], [entry.name for entry in outputs]),
+        reference=TFLiteReference(path, [entry.name for entry in inputs], [names[index] for index in file.outputs]),
         sha256=hashlib.sha256(content).hexdigest(),
         inputs=inputs,
         outputs=outputs,

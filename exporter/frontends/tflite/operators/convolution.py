@@ -1,7 +1,7 @@
 """Convolutions and matrix products.
 
 TFLite stores the weights of CONV_2D as [O, h, w, I], of DEPTHWISE_CONV_2D as [1, h, w, C * M], of TRANSPOSE_CONV as [O, h, w, I], of CONV_3D as
-[d, h, w, I, O] and of FULLY_CONNECTED as [O, I].
+[d, h, w, I, O], of CONV_3D_TRANSPOSE as [d, h, w, O, I] and of FULLY_CONNECTED as [O, I].
 """
 
 from __future__ import annotations
@@ -73,26 +73,32 @@ def _bias(to: Reading, index: int) -> ir.Value | None:
     return to.input(index) if to.present(index) else None
 
 
-@reads("TRANSPOSE_CONV")
+@reads("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE")
 def transpose_conv(to: Reading) -> None:
     """ConvTranspose, cropped to the output shape as the gradient of a padded convolution is; what the kernel does not reach stays bias."""
-    size, (_, *kernel, _) = to.ints(0)[1:3], to.shape(1)
-    strides = (int(to.option("strideH", 1)), int(to.option("strideW", 1)))
-    given = to.shape(2)[1:3]
-    pads, beyond = [], []
-    for axis in range(2):
-        whole = (given[axis] - 1) * strides[axis] + kernel[axis]
-        before = same_padding(size[axis], kernel[axis], strides[axis], 1)[0] if to.option("padding") == _SAME else 0
-        pads.append((before, max(whole - before - size[axis], 0)))
-        beyond.append(max(size[axis] - (whole - before), 0))
+    size, given = to.ints(0)[1:-1], to.shape(2)[1:-1]
+    volume = to.kind == "CONV_3D_TRANSPOSE"  # its weights are [d, h, w, O, I]
+    kernel = to.shape(1)[:-2] if volume else to.shape(1)[1:-1]
+    letters = "DHW"[-len(kernel) :]
+    strides = tuple(int(to.option(f"stride{letter}", 1)) for letter in letters)
+    dilations = tuple(int(to.option(f"dilation{letter}Factor", 1)) for letter in letters)
+    before, behind, beyond = [], [], []
+    for window in zip(size, given, kernel, strides, dilations, strict=True):
+        length, count, taps, stride, dilation = window
+        whole = (count - 1) * stride + (taps - 1) * dilation + 1
+        first = same_padding(length, taps, stride, dilation)[0] if to.option("padding") == _SAME else 0
+        before.append(first)
+        behind.append(max(whole - first - length, 0))
+        beyond.append(max(length - (whole - first), 0))
     y = to.op(
         "ConvTranspose",
         to.input(2, first=True),
-        to.weight(1, (3, 0, 1, 2)),
+        to.weight(1, (4, 3, 0, 1, 2) if volume else (3, 0, 1, 2)),
         _bias(to, 3),
         kernel_shape=tuple(kernel),
         strides=strides,
-        pads=(pads[0][0], pads[1][0], pads[0][1], pads[1][1]),
+        dilations=dilations,
+        pads=(*before, *behind),
         output_padding=tuple(beyond),
     )
     to.give(y, first=True)

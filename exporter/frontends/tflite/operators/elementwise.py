@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -87,15 +87,23 @@ def squared_difference(to: Reading) -> None:
 
 @reads("FLOOR_DIV", "FLOOR_MOD")
 def floor_division(to: Reading) -> None:
-    """Floor of the quotient, and the remainder with the sign of the divisor: of integers that is ONNX's Mod."""
+    """Floor of the quotient, and the remainder with the sign of the divisor: of integers that is ONNX's Mod.
+
+    Of floats, the remainder of the truncated quotient is exact, and one divisor short where the signs differ.
+    """
     (x, y), first = to.aligned(0, 1)
-    if to.dtype() in _FLOAT:
-        quotient = to.op("Floor", to.op("Div", x, y))
-        result = quotient if to.kind == "FLOOR_DIV" else to.op("Sub", x, to.op("Mul", quotient, y))
-    else:
-        remainder = to.op("Mod", x, y)
-        result = remainder if to.kind == "FLOOR_MOD" else to.op("Div", to.op("Sub", x, remainder), y)
-    to.give(result, first=first)
+    if to.kind == "FLOOR_DIV":
+        whole = to.op("Sub", x, to.op("Mod", x, y)) if to.dtype() not in _FLOAT else x
+        quotient = to.op("Div", whole, y)
+        to.give(to.op("Floor", quotient) if to.dtype() in _FLOAT else quotient, first=first)
+        return
+    if to.dtype() not in _FLOAT:
+        to.give(to.op("Mod", x, y), first=first)
+        return
+    zero, rest = to.const(np.zeros((), to.dtype())), to.op("Mod", x, y, fmod=1)
+    opposite = to.op("Xor", to.op("Less", rest, zero), to.op("Less", y, zero))
+    short = to.op("And", opposite, to.op("Not", to.op("Equal", rest, zero)))
+    to.give(to.op("Where", short, to.op("Add", rest, y), rest), first=first)
 
 
 @reads("RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
@@ -171,12 +179,16 @@ def zeros_like(to: Reading) -> None:
     to.give(to.const(np.zeros(to.shape(), to.dtype())))
 
 
-_SHIFTS: Final[Mapping[str, Callable[[Reading], dict[str, Any]]]] = {"RIGHT_SHIFT": lambda to: {"direction": "RIGHT"}}
-
-
-@reads(*_SHIFTS)
-def shift(to: Reading) -> None:
+@reads("RIGHT_SHIFT")
+def right_shift(to: Reading) -> None:
     if not to.dtype().startswith("u"):
         raise to.refuse("ONNX shifts unsigned integers alone")
     inputs, first = to.aligned(0, 1)
-    to.give(to.op("BitShift", *inputs, **_SHIFTS[to.kind](to)), first=first)
+    to.give(to.op("BitShift", *inputs, direction="RIGHT"), first=first)
+
+
+@reads("STABLEHLO_AND")
+def stablehlo_and(to: Reading) -> None:
+    """Of booleans, or bit by bit of integers."""
+    inputs, first = to.aligned(0, 1)
+    to.give(to.op("And" if to.dtype() == "bool" else "BitwiseAnd", *inputs), first=first)

@@ -248,6 +248,21 @@ def scatter_nd(to: Reading) -> None:
     to.give(to.op("ScatterND", zeros, indices, to.input(1), reduction="add"))
 
 
+@reads(*(f"UNSORTED_SEGMENT_{kind}" for kind in ("MAX", "MIN", "PROD", "SUM")))
+def unsorted_segment(to: Reading) -> None:
+    """ScatterND into what the reduction leaves alone; rows with a negative segment are left out by TensorFlow and refused here."""
+    segments = to.constant(1)
+    if segments is None or (segments < 0).any():
+        raise to.refuse("its segments are computed or negative")
+    kind, dtype = to.kind.rpartition("_")[2], np.dtype(to.dtype())
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    neutral = {"MAX": limits.min, "MIN": limits.max, "PROD": 1, "SUM": 0}[kind]
+    start = to.const(np.full((*to.ints(2), *to.shape()[segments.ndim :]), neutral, dtype))
+    reduction = {"MAX": "max", "MIN": "min", "PROD": "mul", "SUM": "add"}[kind]
+    places = to.const(segments[..., None].astype(np.int64))
+    to.give(to.op("ScatterND", start, places, to.input(0), reduction=reduction))
+
+
 @reads("SHAPE")
 def shape(to: Reading) -> None:
     to.give(to.const(np.asarray(to.shape(), to.output_tensor().dtype)))
