@@ -5,8 +5,8 @@
     Conv(auto_pad=SAME_UPPER, strides=2)       Conv(auto_pad=NOTSET, pads=[0, 0, 1, 1], kernel_shape=[3, 3], dilations=[1, 1], ...)
     x -> Pad([1, 1, 2, 2], 0) -> Conv(pads=0)  x -> Conv(pads=[1, 1, 2, 2])
 
-Requires: static shapes. Ensures: Conv and its integer forms, ConvTranspose, MaxPool and AveragePool have ``auto_pad`` NOTSET (ConvTranspose also no
-``output_shape``), and ``pads``, ``strides``, ``dilations`` and ``kernel_shape`` are all there.
+Requires: static shapes. Ensures: Conv and its integer forms, ConvTranspose, MaxPool and AveragePool have ``auto_pad`` NOTSET
+(ConvTranspose also no ``output_shape``), and ``pads``, ``strides``, ``dilations`` and ``kernel_shape`` are all there.
 """
 
 from __future__ import annotations

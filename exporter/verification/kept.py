@@ -87,7 +87,7 @@ def _expose(artifact: Path) -> tuple[bytes, dict[str, Encoding]]:
     constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
     given = {entry.name for entry in model.graph.output}
     fed = {entry.name for entry in model.graph.input}
-    encodings = {}
+    encodings: dict[str, Encoding] = {}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in fed:
             outside = encoding_of(node, constants)
