@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -116,8 +116,13 @@ def _run_litert(artifact: Path, case: Case) -> dict[str, Array]:
     }
 
 
-def run_cases(cases: Iterable[Case], jobs: int = 2, time_limit_s: float = TIME_LIMIT_S) -> Iterator[Result]:
-    """Run each case in a forked process of its own, `jobs` at a time; results come as they end.
+def run_cases(
+    cases: Iterable[Case],
+    jobs: int = 2,
+    time_limit_s: float = TIME_LIMIT_S,
+    run: Callable[[Case, bool], tuple[str, str, str]] = run_case,
+) -> Iterator[Result]:
+    """Run each case by `run` in a forked process of its own, `jobs` at a time; results come as they end.
 
     `convert` checks what it wrote in that process. Where this ends the process, the case runs again with the check in a worker of its own,
     as a user's call has it.
@@ -130,7 +135,7 @@ def run_cases(cases: Iterable[Case], jobs: int = 2, time_limit_s: float = TIME_L
     while True:
         while len(running) < jobs and (turn := again.pop() if again else next(waiting, None)):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(*turn, theirs), daemon=False)
+            process = context.Process(target=_child, args=(run, *turn, theirs), daemon=False)
             process.start()
             theirs.close()
             running[ours] = (*turn, process, time.monotonic())
@@ -162,12 +167,14 @@ def _outcome(pipe: multiprocessing.connection.Connection, process: Any) -> tuple
         return "crash", "signal", f"the process ended with {process.exitcode}"
 
 
-def _child(case: Case, isolate: bool, pipe: multiprocessing.connection.Connection) -> None:
+def _child(
+    run: Callable[[Case, bool], tuple[str, str, str]], case: Case, isolate: bool, pipe: multiprocessing.connection.Connection
+) -> None:
     faulthandler.disable()  # an abort is a result here, not a matter for the log
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    pipe.send(run_case(case, isolate))
+    pipe.send(run(case, isolate))
     pipe.close()
     os._exit(0)  # what the runtimes do at exit is not what is tested
 

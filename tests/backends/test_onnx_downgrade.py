@@ -41,9 +41,9 @@ def opset_of(proto: onnx.ModelProto) -> int:
 @pytest.mark.parametrize(
     ("floor", "form"),
     [
-        ("onnxruntime>=1.10", Format(15, 8)),
-        ("onnxruntime>=1.13", Format(17, 8)),
-        ("onnxruntime>=1.14", Format(18, 8)),
+        ("onnxruntime>=1.10", Format(15, 7)),
+        ("onnxruntime>=1.14", Format(17, 8)),
+        ("onnxruntime>=1.15.1", Format(18, 8)),
         ("onnxruntime>=1.16.3", Format(19, 9)),
         ("onnxruntime>=1.18", Format(21, 10)),
         ("onnxruntime>=1.22", Format(22, 10)),
@@ -61,10 +61,10 @@ def test_a_floor_older_than_the_table_is_refused() -> None:
 
 
 def test_the_first_release_of_an_opset() -> None:
-    assert [first_release(opset) for opset in (7, 18, 21, 24, 99)] == ["1.10", "1.14", "1.18", "1.24", "newer than 1.26"]
+    assert [first_release(opset) for opset in (7, 18, 21, 24, 99)] == ["1.10", "1.15", "1.18", "1.24", "newer than 1.26"]
 
 
-@pytest.mark.parametrize("release", ["1.10", "1.12", "1.14", "1.16", "1.17", "1.18", "1.22"])
+@pytest.mark.parametrize("release", ["1.10", "1.12", "1.13", "1.15", "1.16", "1.17", "1.18", "1.22"])
 def test_a_quantized_network_computes_the_same_at_every_floor(release: str) -> None:
     network = residual_net()
     old = target(floor=f"onnxruntime>={release}")
@@ -79,20 +79,20 @@ def test_a_quantized_network_computes_the_same_at_every_floor(release: str) -> N
 
 
 def test_the_same_graph_gives_the_same_bytes() -> None:
-    network, old = residual_net(), target(floor="onnxruntime>=1.14")
+    network, old = residual_net(), target(floor="onnxruntime>=1.15")
     assert write_onnx(network, planned(network, old), old) == write_onnx(network, planned(network, old), old)
 
 
 def test_a_floor_that_reads_it_changes_nothing_but_the_ir_version() -> None:
     before = model("Relu", opset=18)
-    after = fit_floor(model("Relu", opset=18), Floor.parse("onnxruntime>=1.15"), "t")
+    after = fit_floor(model("Relu", opset=18), Floor.parse("onnxruntime>=1.16"), "t")
     assert (after.ir_version, opset_of(after)) == (9, 18)
     assert after.graph == before.graph
 
 
 def test_default_attributes_that_the_older_opset_does_not_know_are_dropped() -> None:
     given = model("ReduceMean", inputs=[np.array([1])], noop_with_empty_axes=0, keepdims=1)
-    older = fit_floor(given, Floor.parse("onnxruntime>=1.12"), "t")
+    older = fit_floor(given, Floor.parse("onnxruntime>=1.13"), "t")
     [node] = older.graph.node
     assert {attribute.name for attribute in node.attribute} >= {"axes"}
     assert "noop_with_empty_axes" not in {attribute.name for attribute in node.attribute}
@@ -110,12 +110,12 @@ def test_all_operators_that_are_too_young_are_named_with_opset_and_release() -> 
     del younger.graph.node[:]
     younger.graph.node.extend(nodes)
     with pytest.raises(
-        TargetError, match=r"needs onnxruntime 1\.18 \(opset 21\), target t promises onnxruntime>=1\.12"
+        TargetError, match=r"needs onnxruntime 1\.18 \(opset 21\), target t promises onnxruntime>=1\.13"
     ) as caught:
-        fit_floor(younger, Floor.parse("onnxruntime>=1.12"), "t")
+        fit_floor(younger, Floor.parse("onnxruntime>=1.13"), "t")
     assert caught.value.code == "EW-T005"
     assert caught.value.why == (
-        "one: Gelu came with opset 20, onnxruntime 1.17; two: Mish came with opset 18, onnxruntime 1.14; "
+        "one: Gelu came with opset 20, onnxruntime 1.17; two: Mish came with opset 18, onnxruntime 1.15; "
         "three: Gelu came with opset 20, onnxruntime 1.17"
     )
 
@@ -123,7 +123,7 @@ def test_all_operators_that_are_too_young_are_named_with_opset_and_release() -> 
 def test_a_form_that_the_older_opset_lacks_is_refused() -> None:
     younger = model("ReduceMax", opset=20, dtype=TensorProto.BOOL, inputs=[np.array([1])])
     with pytest.raises(TargetError, match="EW-T005") as caught:
-        fit_floor(younger, Floor.parse("onnxruntime>=1.14"), "t")
+        fit_floor(younger, Floor.parse("onnxruntime>=1.15"), "t")
     assert "it cannot be said in opset 18" in caught.value.why
 
 
@@ -134,7 +134,7 @@ def test_control_flow_is_refused_by_name() -> None:
     given = model("Relu")
     given.graph.node.append(helper.make_node("If", ["q"], ["z"], name="branch", then_branch=inner, else_branch=inner))
     with pytest.raises(TargetError) as caught:
-        fit_floor(given, Floor.parse("onnxruntime>=1.14"), "t")
+        fit_floor(given, Floor.parse("onnxruntime>=1.15"), "t")
     assert caught.value.why == "branch: the graphs inside of If cannot be converted"
 
 
@@ -146,7 +146,7 @@ def test_the_converter_is_not_taken_at_its_word(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(version_converter, "convert_version", wrong)
     with pytest.raises(TargetError) as caught:
-        fit_floor(model("Relu"), Floor.parse("onnxruntime>=1.14"), "t")
+        fit_floor(model("Relu"), Floor.parse("onnxruntime>=1.15"), "t")
     assert caught.value.why == "said in opset 18, the outputs y differ"
 
 
@@ -159,7 +159,7 @@ def test_indices_are_checked_with_zeros_where_random_numbers_are_none() -> None:
         [numpy_helper.from_array(np.ones(1, np.float32), "only")],
     )
     younger = helper.make_model(gather, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    assert opset_of(fit_floor(younger, Floor.parse("onnxruntime>=1.14"), "t")) == 18
+    assert opset_of(fit_floor(younger, Floor.parse("onnxruntime>=1.15"), "t")) == 18
 
 
 def test_what_runs_on_nothing_is_not_called_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_what_runs_on_nothing_is_not_called_the_same(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(downgrade, "_run", fails)
     with pytest.raises(TargetError, match="EW-T005") as caught:
-        fit_floor(model("Relu"), Floor.parse("onnxruntime>=1.14"), "t")
+        fit_floor(model("Relu"), Floor.parse("onnxruntime>=1.15"), "t")
     assert "it cannot be checked" in caught.value.why
 
 
