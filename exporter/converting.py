@@ -44,6 +44,7 @@ class Converted:
         sqnr_db: the worst output's SQNR against the original on random inputs; None where every output is equal.
         layouts: "channels_last" or "keep" of every input and output.
         operators: (builtin, version) in order, TFLite only; release: the first TFLite release that runs them.
+        notes: what the user should know of how the artifact differs in kind from the original.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Converted:
     layouts: Mapping[str, str]
     operators: tuple[tuple[str, int], ...]
     release: str
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
@@ -61,6 +63,7 @@ class Converted:
             "layouts": dict(self.layouts),
             "operators": [list(entry) for entry in self.operators],
             "tflite_release": self.release or None,
+            "notes": list(self.notes),
         }
 
 
@@ -105,7 +108,14 @@ def convert(
     written = build(source, target, None).artifact
     agreement = _check_once(source, written.content, suffix, written.layouts, _FLOOR_DB[precision], isolate)
     write_file(path, written.content, overwrite=overwrite)
-    return Converted(path, agreement, written.layouts, written.operators, written.release)
+    return Converted(path, agreement, written.layouts, written.operators, written.release, _notes(source))
+
+
+def _notes(source: Source) -> tuple[str, ...]:
+    double = [entry.name for entry in (*source.inputs, *source.outputs) if entry.dtype == "float64"]
+    if not double:
+        return ()
+    return (f"float64 ({', '.join(double)}) is computed in float32: 24 bits of precision, magnitudes up to 3.4e38",)
 
 
 def random_sample(source: Source, seed: int = 0, integers: tuple[int, int] = (0, 1)) -> dict[str, np.ndarray[Any, Any]]:

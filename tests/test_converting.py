@@ -55,3 +55,15 @@ def test_a_constant_output_without_any_input(tmp_path, isolate):
     made = convert(tmp_path / "model.onnx", tmp_path / "model.tflite", isolate=isolate)
     assert made.path.is_file()
     assert made.sqnr_db is None
+
+
+def test_a_double_model_is_told_what_it_is_computed_in(tmp_path):
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, [1, 4])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, [1, 4])],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m.onnx")
+    (note,) = convert(tmp_path / "m.onnx", tmp_path / "m.tflite").notes
+    assert "computed in float32" in note

@@ -196,6 +196,9 @@ def _case(
         return Case(
             label, operator, multi, model, {}, (), "no tensors"
         )  # an optional without a value, a sequence in a tensor's place
+    if any(_beyond_float32(array) for array in (*arrays.values(), *expected)):
+        # Four tests of an old suite hold uninitialized doubles up to 1e223: TFLite computes in float32, as `convert` says of such models.
+        return Case(label, operator, multi, model, {}, (), "numbers beyond float32")
     for value, array in [
         *((value, arrays[value.name]) for value in model.graph.input),
         *zip(model.graph.output, expected, strict=True),
@@ -203,6 +206,11 @@ def _case(
         tensor_type = value.type.tensor_type
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, tensor_type.elem_type, array.shape))
     return Case(label, operator, multi, model, arrays, expected)
+
+
+def _beyond_float32(array: Array) -> bool:
+    finite = array[np.isfinite(array)] if array.dtype == np.float64 else array[:0]
+    return bool((np.abs(finite) > np.finfo(np.float32).max).any())
 
 
 def _required(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

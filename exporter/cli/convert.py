@@ -67,4 +67,6 @@ def command(
     else:
         agreement = "equal" if done.sqnr_db is None else f"{done.sqnr_db:.1f} dB"
         click.echo(f"{done.path}  {human_bytes(done.path.stat().st_size)}  {agreement} against the original")
+        for note in done.notes:
+            click.echo(f"note: {note}", err=True)
     return 0
