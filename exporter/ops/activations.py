@@ -170,8 +170,14 @@ class PRelu(Elementwise):
         return activation_rule(node)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """max(x, 0) + slope * min(x, 0) where no kernel takes it."""
-        if rewriter.runtime != "tflite" or _prelu_kernel(node):
+        """LeakyRelu for one slope (TFLite 2.14 under XNNPACK reads a single slope as many), max(x, 0) + slope * min(x, 0) where no kernel
+        takes it."""
+        if rewriter.runtime != "tflite":
+            return None
+        slope = scalar_of(node.inputs[1])
+        if slope is not None and is_float(input_of(node, 0)) and rank(input_of(node, 1)) <= rank(input_of(node, 0)):
+            return [rewriter.op("LeakyRelu", input_of(node, 0), alpha=slope)]
+        if _prelu_kernel(node):
             return None
         f, x = Formula(node, rewriter), input_of(node, 0)
         return [f("Add", f("Relu", x), f("Mul", f("Min", x, 0), input_of(node, 1)))]

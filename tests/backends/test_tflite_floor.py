@@ -10,6 +10,7 @@ from onnx import helper
 
 from diagnostics import TargetError
 from exporter import convert, export
+from exporter.backends.tflite.container import Tensor
 from exporter.backends.tflite.floor import Emitted, require_floor
 from exporter.backends.tflite.layout import assign
 from exporter.backends.tflite.releases import UNKNOWN_RELEASE, first_release, release_of
@@ -181,3 +182,31 @@ def test_an_export_takes_the_floor_as_well(tmp_path) -> None:
     assert outcome.error.code == "EW-T005"
     assert "promises tflite>=1.8" in outcome.error.what
     assert other.error is None
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "shapes", "release"),
+    [
+        ("EQUAL", "float32", [(1, 2, 2, 2), (1, 1, 2, 2)], "1.14.0"),
+        ("EQUAL", "float32", [(1, 2, 2, 2, 2), (1, 2, 2, 2, 2)], "1.14.0"),
+        ("EQUAL", "float32", [(1, 2, 2, 2, 2), ()], UNKNOWN_RELEASE),
+        ("SELECT_V2", "float32", [(1, 2, 2, 2, 2), ()], "2.2.0"),
+        ("SELECT_V2", "float32", [(1, 1, 2, 2, 2, 2), ()], UNKNOWN_RELEASE),
+        ("SELECT_V2", "uint64", [(2,), (2,)], UNKNOWN_RELEASE),
+        ("ADD", "float32", [(1, 2, 2, 2, 2), ()], "1.5.0"),
+    ],
+)
+def test_kernels_that_grew_without_a_new_version(op: str, dtype: str, shapes: list[tuple[int, ...]], release: str) -> None:
+    assert Emitted("node", op, 1, tuple(Tensor("t", shape, dtype) for shape in shapes)).release == release
+
+
+def test_a_comparison_broadcast_over_five_axes_is_refused_where_it_would_crash() -> None:
+    nodes = [
+        helper.make_node("Less", ["x", "zero"], ["a"], name="less"),
+        helper.make_node("Cast", ["a"], ["y"], to=1, name="cast"),
+    ]
+    artifact = written(graph(nodes, {"x": (1, 2, 2, 2, 3)}, ["y"], zero=np.float32(0)))
+    assert artifact.release == UNKNOWN_RELEASE
+    with pytest.raises(TargetError, match="EW-T005") as caught:
+        require_floor(artifact.emitted, Floor.parse("tflite>=2.14"), "phone")
+    assert caught.value.why == f"less: LESS version 1 needs {UNKNOWN_RELEASE}"

@@ -165,3 +165,11 @@ def test_activations_take_either_layout_and_tie_channels():
 def test_elu_of_another_alpha_is_rejected_for_tflite():
     node = node_of(single("Elu", (1, 3), alpha=0.5))
     assert [rule.sentence for rule in operator_of(node).constraints if not rule.holds(node)] == ["The alpha of Elu is 1."]
+
+
+@pytest.mark.parametrize("slope", [np.array([0.25]), np.array([[-1.5]]), np.array(2.0)])
+def test_prelu_of_one_slope_is_a_leaky_relu(slope):
+    """XNNPACK of TFLite 2.14 reads as many slopes as there are channels, whatever the tensor holds."""
+    model = single("PRelu", (1, 3, 4), slope.astype(np.float32))
+    assert assert_legalized(model) == ["LeakyRelu"]
+    assert assert_legalized(model, "onnx") == ["PRelu"]

@@ -19,7 +19,7 @@ from exporter.backends.tflite.container import Container, Tensor
 from exporter.backends.tflite.floor import Emitted
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
-from exporter.backends.tflite.releases import first_release
+from exporter.backends.tflite.releases import first_release, release_key
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, rank, static_shape
 from exporter.ops.base import Refused, operator_of
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
@@ -134,9 +134,8 @@ class Writer:
             for value in (*self._graph.inputs, *self._graph.outputs)
             if (name := name_of(value))
         }
-        return TFLiteArtifact(
-            content, tuple(self._emitted), first_release(self.container.operators), dict(self._transposed), layouts
-        )
+        release = max((entry.release for entry in self._emitted), key=release_key, default=first_release(()))
+        return TFLiteArtifact(content, tuple(self._emitted), release, dict(self._transposed), layouts)
 
     def _constant_output(self, value: ir.Value) -> int:
         array = constant(value)
@@ -259,7 +258,8 @@ class Writer:
             inputs = [self._seen(op, inputs[0], outputs[0]), *inputs[1:]]
             self._viewed[outputs[0]] = inputs[0]
         self.container.operator(op, inputs, outputs, version, options)
-        self._emitted.append(Emitted(self._writing, op, version))
+        read = tuple(self.container.tensors[handle] for handle in inputs if handle >= 0)
+        self._emitted.append(Emitted(self._writing, op, version, read))
 
     def _seen(self, op: str, source: int, target: int) -> int:
         """The tensor that a RESHAPE or BITCAST of `source` shows in the end, where the same operator can make `target` of it.
