@@ -209,8 +209,7 @@ def _case(
 
 
 def _beyond_float32(array: Array) -> bool:
-    finite = array[np.isfinite(array)] if array.dtype == np.float64 else array[:0]
-    return bool((np.abs(finite) > np.finfo(np.float32).max).any())
+    return array.dtype == np.float64 and bool((np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)).any())
 
 
 def _required(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

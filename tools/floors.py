@@ -1,7 +1,8 @@
 """The conformance cases written for an old TFLite and run by that very release: `python -m tools.floors` (needs the network once).
 
 It proves `exporter.backends.tflite.releases`: each builtin operator and version that the table gives to releases up to the floor is loaded by
-the floor's own interpreter. Results are as in `tools.conformance`; a file that the release does not load, or computes otherwise, is wrong.
+the floor's own interpreter. Results are as in `tools.conformance`; a file that the release does not load, or computes otherwise, is wrong. Apart: "not run", where the
+release's Python binding cannot hand over a dtype, and "elsewhere", where the newest LiteRT computes the same other numbers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tools.conformance_cases import Case, eligible_cases
 __all__ = ["RELEASE", "main", "operators_of", "run_at"]
 
 RELEASE: Final = "2.14.0"  # the last under the old name
+_UNBOUND: Final = ("uint16",)
 
 
 def run_at(release: str) -> Callable[[Case, bool], tuple[str, str, str]]:
@@ -34,6 +36,8 @@ def run_at(release: str) -> Callable[[Case, bool], tuple[str, str, str]]:
         from exporter import convert
         from exporter.runtimes import open_session
 
+        if any(array.dtype in _UNBOUND for array in (*case.inputs.values(), *case.outputs)):
+            return "not run", "", ""
         with tempfile.TemporaryDirectory(prefix="floors-") as folder:
             model, artifact = Path(folder) / "model.onnx", Path(folder) / "model.tflite"
             onnx.save(case.model, model)
@@ -46,7 +50,13 @@ def run_at(release: str) -> Callable[[Case, bool], tuple[str, str, str]]:
                     found = session.run({info.name: case.inputs[info.name] for info in session.inputs})
             except EdgewrightError as error:
                 return "wrong", error.code, f"{dict(operators)}: {error.why}"
-        why = judge([value.name for value in case.model.graph.output], case.outputs, found)
+            names = [value.name for value in case.model.graph.output]
+            why = judge(names, case.outputs, found)
+            if why:
+                with open_session("litert-builtin", artifact) as session:
+                    newest = session.run({info.name: case.inputs[info.name] for info in session.inputs})
+                if not judge(names, [newest[name] for name in names], found):
+                    return "elsewhere", "", why
         return ("wrong", "differs", f"{dict(operators)}: {why}") if why else ("pass", "", json.dumps(operators))
 
     return run

