@@ -35,6 +35,9 @@ test: $(STAMP) ## Run the tests, the slow ones aside.
 test-all: $(STAMP) ## Run all tests.
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
+floors: $(STAMP) ## Convert the same tests for TFLite 2.14 and run them on that release, which pip fetches once.
+	$(TEST_ENV) $(BIN)/python -m tools.floors
+
 conformance: $(STAMP) ## Convert the ONNX project's own node tests to TFLite, run them on LiteRT and write down which pass.
 	$(TEST_ENV) $(BIN)/python -m tools.conformance --expect tests/conformance/expected.json
 

@@ -1,8 +1,9 @@
 """The conformance cases written for an old TFLite and run by that very release: `python -m tools.floors` (needs the network once).
 
 It proves `exporter.backends.tflite.releases`: each builtin operator and version that the table gives to releases up to the floor is loaded by
-the floor's own interpreter. Results are as in `tools.conformance`; a file that the release does not load, or computes otherwise, is wrong. Apart: "not run", where the
-release's Python binding cannot hand over a dtype, and "elsewhere", where the newest LiteRT computes the same other numbers.
+the floor's own interpreter. Results are as in `tools.conformance`; a file that the release does not load, or computes otherwise, is wrong.
+Apart are "not run", where the release's Python binding cannot hand over a dtype, and "elsewhere", where the newest LiteRT computes the same
+other numbers.
 """
 
 from __future__ import annotations
