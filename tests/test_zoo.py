@@ -89,7 +89,9 @@ def test_a_link_in_an_archive_is_refused(tmp_path):
 LARGE = ("facemesh_half", "minilm")  # packages of many megabytes
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in zoo.MODELS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in (*zoo.MODELS, *zoo.KERAS_MODELS)]
+)
 def test_every_model_is_what_load_takes(name):
     from calibration import Preprocess
 

@@ -21,11 +21,9 @@ __all__ = ["Reference", "Signature", "Source", "load"]
 
 _CALLABLE: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _LATER: Final[Mapping[str, str]] = {
-    ".h5": "Keras",
-    ".hdf5": "Keras",
-    ".keras": "Keras",
     ".pb": "TensorFlow",
 }
+_KERAS: Final = frozenset({".h5", ".hdf5", ".keras"})
 _KEYS: Final = frozenset({"model", "inputs", "shapes", "preprocess"})
 
 
@@ -121,8 +119,12 @@ def _load_path(path: Path, inputs: Any, shapes: Mapping[str, Sequence[int]] | No
     if not path.exists():
         raise ModelError("EW-M001", f"the model {path} does not exist", fix="give a file, or module:callable")
     suffix = path.suffix.lower()
+    if suffix in _KERAS or (path / "saved_model.pb").exists():
+        from exporter.frontends.keras import load_keras
+
+        return load_keras(path, shapes, unsafe=allow_pickle)
     if path.is_dir() or suffix in _LATER:
-        framework = "TensorFlow SavedModel" if (path / "saved_model.pb").exists() else _LATER.get(suffix, "")
+        framework = _LATER.get(suffix, "")
         if not framework:
             raise ModelError(
                 "EW-M003", f"{path} is a folder, not a model", fix="give an .onnx, .tflite or .pt2 file, or module:callable"

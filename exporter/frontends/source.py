@@ -53,7 +53,7 @@ class Source:
     """
 
     name: str
-    kind: Literal["torch", "onnx", "tflite"]
+    kind: Literal["torch", "onnx", "tflite", "keras"]
     model: ir.Model
     reference: Reference
     sha256: str

@@ -153,19 +153,13 @@ def test_loading_is_silent(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["net.keras", "net.h5", "graph.pb"])
+@pytest.mark.parametrize("name", ["graph.pb"])
 def test_formats_of_a_later_release_are_recognised(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(EdgewrightError, match=name) as error:
         load(tmp_path / name)
     assert error.value.code == "EW-M003"
     assert "later release" in error.value.why
-
-
-def test_a_saved_model_folder_is_recognised(tmp_path):
-    (tmp_path / "saved_model.pb").write_bytes(b"x")
-    with pytest.raises(EdgewrightError, match="SavedModel"):
-        load(tmp_path)
 
 
 def test_what_is_no_model(tmp_path):
