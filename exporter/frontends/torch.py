@@ -148,6 +148,7 @@ def _from_exported(
             model = program.model
     except Exception as error:  # the exporter wraps errors of every step
         raise _untraceable(module, error) from error
+    _adopt_constants(model.graph)
     model = model.clone()
     refuse_bad_weights(model)
     fix_shapes(model)
@@ -172,6 +173,17 @@ def _from_exported(
         preprocess=preprocess,
         example={key: tensor.detach().cpu().numpy() for key, tensor in zip(names, tensors, strict=True)},
     )
+
+
+def _adopt_constants(graph: ir.Graph) -> None:
+    """Register constants that nodes use and the graph does not know: the exporter's optimizer leaves some behind."""
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.const_value is None or value.is_initializer():
+                continue
+            while value.name in graph.initializers:
+                value.name = f"{value.name}_"
+            graph.register_initializer(value)
 
 
 def _plain_attention(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
