@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import onnx_ir as ir
 
 from calibration import Preprocess
 from diagnostics import ModelError
