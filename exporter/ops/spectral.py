@@ -74,7 +74,9 @@ class DFT(_Spectral):
         given = ints_of(node, 1)
         length = given[0] if given else result[axis] if inverse else shape[axis]
         real = inverse and half
-        whole = _real_from_half(shape[axis], length) if real else fourier_matrix(shape[axis], result[axis], length, inverse=inverse)
+        whole = (
+            _real_from_half(shape[axis], length) if real else fourier_matrix(shape[axis], result[axis], length, inverse=inverse)
+        )
         matrix = whole[:, : shape[-1], :, : result[-1]]
         to, perm = Tape(rewriter, _FLOAT), [place for place in range(rank(x)) if place != axis]
         perm.insert(rank(x) - 2, axis)
