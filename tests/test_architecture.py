@@ -96,6 +96,12 @@ def test_diagnostics_imports_nothing_of_the_product():
     assert {name.split(".")[0] for name in imported(tree, package="")} <= {"__future__", "typing"}
 
 
+def test_test_files_have_names_of_their_own():
+    """pytest imports a test file by its bare name where its folder is no package."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_folder_of_sources_is_a_package():
     """setuptools finds packages by their `__init__.py`, so a folder without one would be missing from the wheel only."""
     assert {path.parent for path in FILES} - {ROOT} == {path.parent for path in FILES if path.name == "__init__.py"}

@@ -53,7 +53,7 @@ CASES: dict[str, tuple[str, int, Case]] = {
         3,
         lambda t: [str(_garbage(t / "m.onnx")), *X86, "--calib", str(write_data(t / "d.npy"))],
     ),
-    "unread format": ("EW-M003", 3, lambda t: [str(_garbage(t / "m.keras")), *X86, "--calib", str(write_data(t / "d.npy"))]),
+    "unknown format": ("EW-M003", 3, lambda t: [str(_garbage(t / "m.caffe")), *X86, "--calib", str(write_data(t / "d.npy"))]),
     "NaN in a weight": (
         "EW-M005",
         3,
