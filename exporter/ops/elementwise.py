@@ -15,7 +15,7 @@ from exporter.ops.erf import gelu_of
 from exporter.ops.formulas import Formula
 from exporter.ops.hard_swish import hard_swish_of
 from exporter.ops.integers import long_quotient, unsigned_quotient
-from exporter.ops.kernels import dtype_of, in_wider_dtype, takes
+from exporter.ops.kernels import dtype_of, in_fewer_axes, in_wider_dtype, takes
 
 __all__ = ["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"]
 
@@ -40,7 +40,8 @@ class Binary(Elementwise):
     constraints = (Constraint("tflite", _rank_at_most_5), takes("Arithmetic", ("float32", "int32", "int64")))
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        return in_wider_dtype(node, rewriter, self.wider)
+        found = in_wider_dtype(node, rewriter, self.wider)
+        return in_fewer_axes(node, rewriter, 5) if found is None and _broadcasts_high(node) else found
 
 
 @register
@@ -132,7 +133,7 @@ class Div(Binary):
             return found
         divisor = constant(node.inputs[1])
         if divisor is None or FLOAT in node.metadata_props:  # without an integer kernel to gain, the quotient stays exact
-            return None
+            return in_fewer_axes(node, rewriter, 5) if _broadcasts_high(node) else None
         with np.errstate(divide="ignore", over="ignore"):
             reciprocal = (1 / divisor.astype(np.float64)).astype(divisor.dtype)
         # A reciprocal that is infinite or subnormal has lost what the quotient keeps.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import rank
+from exporter.graph.values import constant, rank, static_shape
 from exporter.ops.base import Constraint, Lowering, Rewriter
-from exporter.ops.common import input_of, is_float
+from exporter.ops.common import input_of, is_float, output_shape
 
-__all__ = ["MOVED", "builtin_version", "dtype_of", "in_wider_dtype", "most_axes", "stored_dtype", "takes"]
+__all__ = ["MOVED", "builtin_version", "dtype_of", "in_fewer_axes", "in_wider_dtype", "most_axes", "stored_dtype", "takes"]
 
 # What the kernels that only move elements take (LiteRT 2.x, probed on its reference, optimized and XNNPACK kernels alike).
 MOVED: Final = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
@@ -107,3 +108,41 @@ def in_wider_dtype(node: ir.Node, rewriter: Rewriter, wider: Mapping[str, str]) 
         rewriter.op("Cast", new, to=int(narrow)) if old.dtype == narrow else new
         for old, new in zip(node.outputs, made.outputs, strict=True)
     ]
+
+
+def in_fewer_axes(node: ir.Node, rewriter: Rewriter, most: int) -> Sequence[ir.Value] | None:
+    """An elementwise node of more than `most` axes on reshaped inputs, where neighbouring axes are broadcast alike; None where it fits as it is.
+
+    ::
+
+        [B, H, 7, 7, 7, 7] + [B, H, 7, 7, 7, 1]     is     [B*H*7*7*7, 7] + [B*H*7*7*7, 1]
+
+    Exact: nothing is computed otherwise. Still more than `most` groups of axes are left as they are, for the constraint to refuse.
+    """
+    out = output_shape(node)
+    if rewriter.runtime != "tflite" or len(out) <= most:
+        return None
+    values = [input_of(node, index) for index in range(len(node.inputs))]
+    shapes = [(1,) * (len(out) - rank(value)) + static_shape(value) for value in values]
+    groups: list[list[int]] = []
+    last: tuple[bool, ...] | None = None
+    for axis, length in enumerate(out):
+        pattern = tuple(shape[axis] != 1 for shape in shapes) if length != 1 else last
+        if not groups or (pattern != last and last is not None):
+            groups.append([])
+        groups[-1].append(axis)
+        last = pattern
+    if len(groups) > most:
+        return None
+
+    def grouped(value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        merged = [prod(shape[axis] for axis in group) for group in groups]
+        array = constant(value)
+        if array is not None:
+            return rewriter.const(array.reshape(merged), value.name or "")
+        return rewriter.op("Reshape", value, rewriter.const(np.asarray(merged, np.int64), "shape"))
+
+    attributes = {name: found.value for name, found in node.attributes.items()}
+    inputs = [grouped(value, shape) for value, shape in zip(values, shapes, strict=True)]
+    found = rewriter.op(node.op_type, *inputs, **attributes)
+    return [rewriter.op("Reshape", found, rewriter.const(np.asarray(out, np.int64), "shape"))]

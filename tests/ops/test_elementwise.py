@@ -180,3 +180,29 @@ def test_max_and_min_share_one_encoding_and_arithmetic_requantizes():
 def test_cost_counts_the_outputs_elements():
     node = node_of(single("Add", (1, 3, 4, 5), (1, 3, 1, 1)))
     assert operator_of(node).cost(node) == Cost(elementwise=60)
+
+
+@pytest.mark.parametrize("op_type", BINARY)
+@settings(max_examples=15, deadline=None)
+@given(mutually_broadcastable_shapes(num_shapes=2, min_dims=6, max_dims=8, max_side=3), st.integers(0, 99))
+def test_many_axes_are_merged_where_neighbours_are_broadcast_alike(op_type, shapes, seed):
+    """Exact, and no broadcast of more than five axes is left where there are at most five groups of axes."""
+    model = single(op_type, *shapes.input_shapes)
+    assert_legalized(model, feed=sample(model, seed, low=0.5))
+    legal = legalize(model, "tflite")
+    left = [node for node in legal.graph if node.op_type == op_type]
+    out = shapes.result_shape
+    patterns = []
+    for axis, length in enumerate(out):
+        own = [((1,) * (len(out) - len(shape)) + shape)[axis] != 1 for shape in shapes.input_shapes]
+        if length != 1 and (not patterns or patterns[-1] != own):
+            patterns.append(own)
+    if len(patterns) <= 5 and len(set(shapes.input_shapes)) > 1:
+        assert all(len(node.outputs[0].shape) <= 5 for node in left)
+
+
+def test_an_attention_bias_over_height_and_width_runs_on_tflite():
+    """[B, heads, h, w, h, w] + [B, heads, h, w, h, 1]: relative positions in a pooled vision transformer."""
+    found = lowered(single("Add", (1, 2, 3, 4, 3, 4), (1, 2, 3, 4, 3, 1)))
+    assert builtins(found) == [("RESHAPE", 1), ("RESHAPE", 1), ("ADD", 1), ("RESHAPE", 1)]
+    assert found.errors == {"y0": 0.0}
