@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from exporter.backends.tflite.layout import to_channels_last
 from exporter.graph.values import constant, fused_activation, is_constant, name_of, rank
-from exporter.ops.base import Refused, operator_of
+from exporter.ops.base import Port, Refused, operator_of
 from exporter.quantization.apply import apply_corrections, encode_constant, node_name, runs_in_integers
 from exporter.quantization.plan import Encoding
 
@@ -39,6 +39,9 @@ class NodeLowering:
         if not is_constant(value):
             return self._writer.read(self._node, index)
         array, encoding = self._constant(index)
+        port = operator_of(self._node).layout(self._node).inputs[index]
+        if port is Port.LAST and array.ndim >= 3:
+            return self._add(name_of(value), array.transpose(to_channels_last(array.ndim)), _whole(encoding))
         if self.channels_last and (full := rank(self._node.outputs[0])) >= 3 and array.ndim > 0:
             array = array.reshape((1,) * (full - array.ndim) + array.shape).transpose(to_channels_last(full))
             encoding = _whole(encoding)
