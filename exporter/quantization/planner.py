@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError, TargetError
@@ -123,6 +124,8 @@ def _check_form(node: ir.Node, rule: QuantRule) -> None:
     channels = 0
     for given, value in zip(rule.inputs, node.inputs, strict=False):
         array = constant(value)
+        if given.role is Role.ACTIVATION and array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Refused(node, f"the constant {value.name if value else ''} holds infinities, which no encoding has")
         if value is None or given.role in (Role.ACTIVATION, Role.PARAMETER):
             continue
         if array is None:

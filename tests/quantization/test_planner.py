@@ -230,3 +230,15 @@ def test_a_float_plan_has_one_precision_and_no_encodings(precision):
     plan = float_plan(residual_net(), target(precision=precision))
     assert set(plan.precision.values()) == {precision}
     assert plan.encodings == {}
+
+
+def test_a_mask_of_infinities_keeps_its_node_in_float_and_the_reason_is_told():
+    model = network(
+        "y = Mul(x, s)\n z = Max(y, mask)",
+        inputs="float[1,4] x",
+        outputs="float[1,4] z",
+        s=np.full(4, 2, np.float32),
+        mask=np.array([0, -np.inf, 0, -np.inf], np.float32),
+    )
+    assert "infinities" in next(iter(refusals(model).values()))
+    assert planned(model).precision == {node_name(node(model, "Mul")): "int8", node_name(node(model, "Max")): "float32"}
