@@ -211,7 +211,7 @@ def _cast(array: np.ndarray[Any, Any], spec: InputSpec, label: str) -> np.ndarra
         )
     if wanted.kind == "f":
         with np.errstate(over="ignore"):
-            result = np.ascontiguousarray(array, wanted)
+            result = np.asarray(array, wanted, order="C")  # ascontiguousarray would give a scalar an axis
         if not np.isfinite(result).all():
             at = np.argwhere(~np.isfinite(result))[0].tolist()
             raise DataError(
@@ -221,12 +221,13 @@ def _cast(array: np.ndarray[Any, Any], spec: InputSpec, label: str) -> np.ndarra
                 fix="mend the data or leave the sample out",
             )
         return result
-    result = np.ascontiguousarray(array, wanted)
+    result = np.asarray(array, wanted, order="C")
     if not np.array_equal(result, array):
+        low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
         raise DataError(
             "EW-D003",
             f"a sample for the input {spec.name!r} holds {array.dtype} numbers that {wanted} cannot hold",
             where=label,
-            fix=f"give numbers from {np.iinfo(wanted).min} to {np.iinfo(wanted).max}",
+            fix=f"give numbers from {low} to {high}",
         )
     return result

@@ -5,12 +5,14 @@ Only graphs that edgewright itself wrote run here; a user's file runs in a worke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from diagnostics import RuntimeFailure
 from exporter.graph.values import activation_nodes, fused_activation, name_of
 
 __all__ = ["FloatRunner", "observed_values"]
@@ -20,6 +22,8 @@ class FloatRunner:
     """Calls the graph: named inputs to named values.
 
     One thread, so that the same inputs give the same bits on every machine of a kind, whatever its number of cores.
+
+    Raises RuntimeFailure EW-R002 where onnxruntime lacks a kernel of the graph.
 
     Args:
         model: the graph.
@@ -33,14 +37,36 @@ class FloatRunner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(_with_outputs(model, self.outputs), options, providers=["CPUExecutionProvider"])
-        self._inputs = {entry.name for entry in self._session.get_inputs()}
+        self._inputs = {name_of(value) for value in model.graph.inputs}
+        self._computed = [name for name in self.outputs if name not in self._inputs]
+        self._session: Any = None
+        if self._computed:
+            with _refusals():
+                content = _with_outputs(model, self._computed)
+                self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, sample: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         feed = {name: array for name, array in sample.items() if name in self._inputs}
-        computed = [name for name in self.outputs if name not in self._inputs]
-        results = dict(zip(computed, self._session.run(computed, feed), strict=True)) if computed else {}
+        found: Sequence[np.ndarray[Any, Any]] = ()
+        if self._session is not None:
+            with _refusals():
+                found = self._session.run(self._computed, feed)
+        results = dict(zip(self._computed, found, strict=True))
         return {name: feed[name] if name in self._inputs else results[name] for name in self.outputs}
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What onnxruntime raises of a graph that it lacks kernels for, as an error of ours."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime has an exception class a status
+        raise RuntimeFailure(
+            "EW-R002",
+            "onnxruntime cannot run the float graph that calibration watches",
+            why=" ".join(str(error).split())[:300],
+            fix="a model with an operator younger than the installed onnxruntime exports to float targets only",
+        ) from error
 
 
 def observed_values(model: ir.Model) -> tuple[str, ...]:

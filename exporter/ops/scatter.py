@@ -26,11 +26,13 @@ from exporter.ops.common import (
 )
 from exporter.ops.indexing import WIDER, Rigid, flat_places, from_front, is_counted, reshaped
 from exporter.ops.kernels import MOVED, dtype_of, in_wider_dtype
+from exporter.ops.tape import Tape
 
 __all__ = ["MaxUnpool", "ScatterElements", "ScatterND", "TensorScatter"]
 
 _SEGMENTS: Final = {"mul": "UNSORTED_SEGMENT_PROD", "max": "UNSORTED_SEGMENT_MAX", "min": "UNSORTED_SEGMENT_MIN"}
 _COMBINE: Final = {"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}
+_EXTREME: Final = "where no update falls stands the greatest or least float, a range that 8 bits cannot share with the data"
 _WIDER: Final = {"int8": "int32", "uint8": "int32", "int16": "int32", "uint16": "int32", "bool": "int32", "float16": "float32"}
 
 
@@ -247,11 +249,13 @@ def _scattered(rewriter: Rewriter, data: ir.Value, places: ir.Value, updates: ir
     part = _onto_constant(rewriter, shape, places, updates, reduction)
     if old is not None and (old == neutral).all():
         return part
-    both = rewriter.op(_COMBINE[reduction], data, part)
-    if reduction in ("max", "min") and dtype.kind == "f":
+    extreme = reduction in ("max", "min") and dtype.kind == "f"
+    tape = Tape(rewriter, _EXTREME if extreme else "")
+    both = tape.op(_COMBINE[reduction], data, part)
+    if extreme:
         # A row of infinities that no update reaches stays infinite, though the part is finite there.
-        idle = rewriter.op("Equal", part, rewriter.const(np.full((1, 1), neutral, dtype), "idle"))
-        return rewriter.op("Where", idle, data, both)
+        idle = tape.op("Equal", part, rewriter.const(np.full((1, 1), neutral, dtype), "idle"))
+        return tape.op("Where", idle, data, both)
     return both
 
 

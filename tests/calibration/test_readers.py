@@ -394,3 +394,15 @@ def test_a_large_file_is_never_held_whole(tmp_path: Path, kind: str) -> None:
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert used < whole.nbytes / 4
+
+
+def test_flags_and_scalars_keep_their_dtype_and_shape():
+    inputs = (Input("flag", (1,), "bool"), Input("gain", (), "float32"))
+    (sample,) = open_samples([{"flag": np.array([True]), "gain": np.float64(0.5)}], inputs)
+    assert (sample["flag"].dtype, sample["flag"].shape) == (np.dtype(bool), (1,))
+    assert (sample["gain"].dtype, sample["gain"].shape) == (np.dtype(np.float32), ())
+
+
+def test_a_flag_is_nothing_but_0_or_1():
+    error = code_of(lambda: list(open_samples([np.array([3])], (Input("flag", (1,), "bool"),))))
+    assert error.code == "EW-D003"

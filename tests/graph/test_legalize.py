@@ -190,7 +190,7 @@ def test_an_addend_that_varies_within_a_channel_stays(shape):
 
 def test_all_reasons_are_collected_with_their_nodes():
     model = parse(
-        """g (float[1,1,2,3,2,2] x, float[1,2,1,1,2] b) => (float[1,1,2,3,2,2] y, float[1,1,2,3,2,2] z)
+        """g (float[2,1,2,1,2,1] x, float[1,2,1,2,1,2] b) => (float[2,2,2,2,2,2] y, float[2,1,2,1,2,1] z)
         { y = Add(x, b)  z = RandomNormalLike(x) }"""
     )
     found = unsupported(legalize(model, "tflite"), "lower")

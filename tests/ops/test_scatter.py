@@ -5,6 +5,7 @@ from typed_bench import Fixed, everywhere, refusals, typed, values
 
 from exporter.graph.coverage import unsupported
 from exporter.graph.legalize import legalize
+from exporter.graph.values import FLOAT
 
 REDUCTIONS = ["none", "add", "mul", "max", "min"]
 # Two of these meet at one place, where there is a reduction.
@@ -84,3 +85,17 @@ def test_tensor_scatter_writes_each_entry_from_its_own_start(mode):
         for step in range(2):
             wanted[entry, :, (start + step) % 4] = update[entry, :, step]
     everywhere("TensorScatter", cache, update, starts, mode=mode, axis=2, opset=24, torch=False, wanted=[wanted])
+
+
+@pytest.mark.parametrize("reduction", ["max", "min"])
+def test_the_extreme_where_no_update_falls_never_gets_an_encoding(reduction):
+    """It is the least or greatest float: a range that would leave the data one step."""
+    data, indices, updates = values("float32", 4, 3), np.asarray(MEETING)[..., None], values("float32", 2, 2, 3, seed=2)
+    legal = legalize(typed("ScatterND", data, indices, updates, reduction=reduction)[0], "tflite")
+    combining = [
+        node for node in legal.graph if node.op_type in ("Max", "Min", "Where", "ScatterND") and node.inputs[0] is not None
+    ]
+    assert any(node.op_type == "Where" for node in combining)
+    for node in combining:
+        if node.outputs[0].dtype == ir.DataType.FLOAT:
+            assert node.op_type == "ScatterND" or FLOAT in node.metadata_props

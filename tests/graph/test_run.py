@@ -1,0 +1,39 @@
+"""The float graph in this process: intermediate values, inputs handed through, and refusals in our own words."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from diagnostics import RuntimeFailure
+from exporter.graph.run import FloatRunner, observed_values
+
+
+def model(op_type: str = "Relu") -> ir.Model:
+    x = ir.val("x", ir.DataType.FLOAT, [1, 3])
+    inner = ir.node(op_type, inputs=[x], name="inner")
+    outer = ir.node("Neg", inputs=[inner.outputs[0]], name="outer")
+    for value, name in ((inner.outputs[0], "a"), (outer.outputs[0], "y")):
+        value.name, value.shape, value.type = name, ir.Shape([1, 3]), ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([x], [outer.outputs[0]], nodes=[inner, outer], opset_imports={"": 21}, name="g")
+    return ir.Model(graph, ir_version=10)
+
+
+def test_any_value_can_be_asked_for_inputs_too():
+    sample = {"x": np.array([[-1, 0, 2]], np.float32)}
+    found = FloatRunner(model(), ["x", "a", "y"])(sample)
+    np.testing.assert_array_equal(found["x"], sample["x"])
+    np.testing.assert_array_equal(found["a"], [[0, 0, 2]])
+    np.testing.assert_array_equal(found["y"], [[0, 0, -2]])
+    assert observed_values(model()) == ("x", "a", "y")
+
+
+def test_inputs_alone_need_no_session():
+    sample = {"x": np.ones((1, 3), np.float32)}
+    assert FloatRunner(model("NoSuchOperator"), ["x"])(sample).keys() == {"x"}
+
+
+def test_what_onnxruntime_lacks_is_an_error_of_ours():
+    with pytest.raises(RuntimeFailure) as caught:
+        FloatRunner(model("NoSuchOperator"))
+    assert caught.value.code == "EW-R002"
+    assert "NoSuchOperator" in caught.value.why
