@@ -296,6 +296,7 @@ class Operator:
     refuses: ClassVar[Mapping[str, str]] = {}
     constraints: ClassVar[tuple[Constraint, ...]] = ()
     fuses_activation: ClassVar[bool] = False  # its TFLite kernels clamp their output for free
+    bias_index: ClassVar[int | None] = None  # the input that may hold one bias a channel (axis 1 of the output)
 
     def activation(self, node: ir.Node) -> str:
         """The TFLite fused-activation name that this node is when it follows a fusing operator ("RELU6"), else "NONE"."""

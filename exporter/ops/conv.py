@@ -48,6 +48,7 @@ class Conv(Operator):
     """Input [N, C, spatial...], weight [O, C / group, kernel...], bias [O]; output [N, O, spatial...]."""
 
     op_type = "Conv"
+    bias_index = 2
     fuses_activation = True
     constraints = (
         takes("Conv", ("float32",)),

@@ -87,6 +87,7 @@ class ConvTranspose(Operator):
     """
 
     op_type = "ConvTranspose"
+    bias_index = 2
     constraints = (
         takes("ConvTranspose", ("float32",)),
         Constraint("tflite", _constant_weight),

@@ -43,6 +43,7 @@ class Gemm(Operator):
     """``alpha * A' @ B' + beta * C``: A [M, K] (or transposed), B [K, N] (or transposed), C broadcast to [M, N]."""
 
     op_type = "Gemm"
+    bias_index = 2
     fuses_activation = True
     constraints = (Constraint("tflite", _plain_form), takes("Gemm", ("float32",)))
 

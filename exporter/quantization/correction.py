@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.backends.onnx.qdq import insert_qdq
-from exporter.graph.values import constant, consumers, name_of
-from exporter.ops.base import Role, operator_of
+from exporter.graph.values import constant, consumers, name_of, static_shape
+from exporter.ops.base import Refused, Role, operator_of
 from exporter.quantization.apply import encode_constant, node_name, runs_in_integers
 from exporter.quantization.plan import Plan
 from exporter.quantization.segments import Runner, output_means, outputs_of
@@ -150,9 +150,10 @@ def _sqnr(reference: list[dict[str, np.ndarray[Any, Any]]], given: list[dict[str
 
 def _bias_slot(node: ir.Node) -> tuple[int, int] | None:
     """Index of the bias input and number of channels of a node with a constant weight, where its operator has a bias."""
-    slots = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
-    weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    output = node.outputs[0].shape
-    if node.domain not in ("", "ai.onnx") or node.op_type not in slots or weight is None or output is None:
+    try:
+        index = operator_of(node).bias_index
+    except Refused:  # an operator without rules runs in float, where the target has that
         return None
-    return slots[node.op_type], int(output[1])  # type: ignore[arg-type]
+    if index is None or constant(node.inputs[1]) is None:
+        return None
+    return index, static_shape(node.outputs[0])[1]
