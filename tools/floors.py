@@ -1,6 +1,6 @@
 """The conformance cases written for an old TFLite and run by that very release: `python -m tools.floors` (needs the network once).
 
-It proves `exporter.backends.tflite.releases`: each builtin operator and version that the table gives to releases up to the floor is loaded by
+It proves `targets.releases.tflite`: each builtin operator and version that the table gives to releases up to the floor is loaded by
 the floor's own interpreter. Results are as in `tools.conformance`; a file that the release does not load, or computes otherwise, is wrong.
 Apart are "not run", where the release's Python binding cannot hand over a dtype, and "elsewhere", where the newest LiteRT computes the same
 other numbers.
@@ -74,8 +74,8 @@ def operators_of(results: Sequence[Result]) -> Counter[tuple[str, int]]:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; exit status 1 where a case is wrong or crashes."""
-    from exporter.backends.tflite.releases import release_of
     from exporter.runtimes.install import add_environment
+    from targets.releases.tflite import release_of
 
     parser = argparse.ArgumentParser(prog="python -m tools.floors", description=__doc__.partition("\n")[0])
     parser.add_argument("--release", default=RELEASE, help=f"of tflite-runtime; default {RELEASE}")

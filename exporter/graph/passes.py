@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
-from exporter.backends.onnx.releases import format_for
 from exporter.graph.check import check
 from exporter.graph.control_flow import inline_control_flow
 from exporter.graph.dead_code import remove_dead_code
@@ -25,6 +24,7 @@ from exporter.graph.one_float import one_float
 from exporter.graph.opset import canonical_opset
 from exporter.ops.base import all_operators
 from targets.floor import Floor
+from targets.releases.onnxruntime import format_for
 
 __all__ = ["canonicalize", "check", "legalize"]
 

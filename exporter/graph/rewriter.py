@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError
-from exporter.backends.tflite.releases import release_of
 from exporter.graph.infer_shapes import shown_opset
 from exporter.graph.values import FUSED, constant, name_of
 from targets.floor import Floor
+from targets.releases.tflite import release_of
 
 __all__ = ["GraphRewriter", "Names"]
 

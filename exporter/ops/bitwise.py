@@ -204,7 +204,7 @@ class BitShift(Elementwise):
         """x * 2**places, with the power from a table, whose last entry stands for all places beyond the width: nothing is left."""
         places = f.cast(f("Min", self._places(f, node, width), width), "int32")
         powers = np.asarray([*(1 << place for place in range(width)), 0], np.uint64).astype(np.int64)
-        product = f("Mul", f.cast(input_of(node, 0), "int64"), f("Gather", f.array(powers), places, axis=0))
+        product = f("Mul", f.cast(input_of(node, 0), "int64"), f("Gather", powers, places, axis=0))
         return f.cast(product, dtype_of(input_of(node, 0)))
 
     def _wide_right(self, f: Formula, node: ir.Node) -> ir.Value:
@@ -216,14 +216,14 @@ class BitShift(Elementwise):
         places = f.cast(f("Min", self._places(f, node, limit), limit), "int32")
         x = f.cast(input_of(node, 0), "int64")
         g = Formula(node, f.rewriter, dtype="int64")
-        power = g("Gather", g.array(np.asarray([1 << min(place, 62) for place in range(65)], np.int64)), places, axis=0)
+        power = g("Gather", np.asarray([1 << min(place, 62) for place in range(65)], np.int64), places, axis=0)
         quotient = g("Div", g("Sub", x, g("Mod", x, power)), power)
         last = g("Greater", g.cast(places, "int64"), 62)
         shifted = g.chosen(last, g.chosen(g("Less", x, 0), -1, 0), quotient)
         if _signed(node):
             return shifted
         masks = np.asarray([(1 << (64 - place)) - 1 for place in range(65)], np.uint64).astype(np.int64)
-        kept = g("BitwiseAnd", shifted, g("Gather", g.array(masks), places, axis=0))
+        kept = g("BitwiseAnd", shifted, g("Gather", masks, places, axis=0))
         return g.cast(kept, "uint64")
 
     def lower(self, node: ir.Node, to: Lowering) -> None:

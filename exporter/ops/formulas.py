@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import FLOAT
 from exporter.ops.base import Rewriter
 from exporter.ops.common import input_of
+from exporter.ops.tape import Operand, Tape
 
 __all__ = ["Formula"]
 
 
-class Formula:
-    """Appends operators to a node's replacement. Plain numbers become constants of `dtype`, by default that of the node's first input.
+class Formula(Tape):
+    """A tape that is called: plain numbers become constants of `dtype`, by default that of the node's first input.
 
     With `float_because`, all of them stay in float where the rest of the graph runs in integers: a formula that cancels, or whose middle
     terms span many powers of two, is not to be had in 8 bits.
@@ -27,31 +27,29 @@ class Formula:
     """
 
     def __init__(self, node: ir.Node, rewriter: Rewriter, float_because: str = "", dtype: str = "") -> None:
-        self.rewriter, self._reason = rewriter, float_because
+        super().__init__(rewriter, float_because)
         own = input_of(node, 0).dtype
         self._dtype = np.dtype(dtype) if dtype or own is None else own.numpy()
 
-    def __call__(self, op_type: str, *operands: ir.Value | float, **attributes: Any) -> ir.Value:
+    def __call__(self, op_type: str, *operands: Operand | None, **attributes: Any) -> ir.Value:
         """The first output of a new `op_type` of `operands`."""
-        inputs = [value if isinstance(value, ir.Value) else self.number(value) for value in operands]
-        value = self.rewriter.op(op_type, *inputs, **attributes)
-        made = value.producer()
-        if self._reason and made is not None:
-            made.metadata_props[FLOAT] = self._reason
-        return value
+        return self.op(op_type, *operands, **attributes)
+
+    def value(self, entry: Operand) -> ir.Value:
+        """An operand as a value of the graph; numbers have the formula's dtype, arrays keep theirs."""
+        return entry if isinstance(entry, ir.Value) else self.rewriter.const(np.asarray(entry, self._dtype_of(entry)))
 
     def number(self, value: float, dtype: str = "") -> ir.Value:
         """A constant scalar; of the formula's dtype where none is given."""
         return self.rewriter.const(np.asarray(value, dtype or self._dtype))
 
-    def array(self, values: np.ndarray[Any, Any]) -> ir.Value:
-        """A constant tensor."""
-        return self.rewriter.const(values)
-
     def cast(self, value: ir.Value, dtype: str) -> ir.Value:
         """The value in another dtype (a numpy name), or itself where it has that."""
         wanted = ir.DataType.from_numpy(np.dtype(dtype))
         return value if value.dtype == wanted else self("Cast", value, to=int(wanted))
+
+    def _dtype_of(self, entry: float | np.ndarray[Any, Any]) -> np.dtype[Any]:
+        return entry.dtype if isinstance(entry, np.ndarray) else self._dtype
 
     def chosen(self, condition: ir.Value, x: ir.Value | float, y: ir.Value | float) -> ir.Value:
         """x where `condition` holds, else y."""

@@ -10,12 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from diagnostics import TargetError
 from exporter.backends.onnx import downgrade
 from exporter.backends.onnx.downgrade import fit_floor
-from exporter.backends.onnx.releases import Format, first_release, format_for
 from exporter.backends.onnx.writer import write_onnx
 from exporter.graph.passes import legalize
 from exporter.graph.run import FloatRunner
 from exporter.quantization.planner import float_plan
 from targets.floor import Floor
+from targets.releases.onnxruntime import Format, first_release, format_for
 from tests.ops.op_bench import assert_legalized, graph, op_types, sample, single
 from tests.quantization.planned import planned, residual_net, run, samples, target
 

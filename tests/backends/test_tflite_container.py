@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from exporter.backends.tflite.container import Container
-from exporter.backends.tflite.releases import first_release, release_key, release_of
 from exporter.quantization.plan import Encoding
+from targets.releases.tflite import first_release, release_key, release_of
 
 
 def _adder(constant: np.ndarray[Any, Any]) -> bytes:
@@ -95,7 +95,7 @@ def test_the_least_runtime_is_that_of_the_newest_operator_version() -> None:
 
 
 def test_releases_of_an_operator_never_go_back() -> None:
-    from exporter.backends.tflite.releases import _RELEASES
+    from targets.releases.tflite import _RELEASES
 
     for row in _RELEASES.values():
         assert list(row) == sorted(row, key=release_key)

@@ -13,13 +13,13 @@ from exporter import convert, export
 from exporter.backends.tflite.container import Tensor
 from exporter.backends.tflite.floor import Emitted, require_floor
 from exporter.backends.tflite.layout import assign
-from exporter.backends.tflite.releases import UNKNOWN_RELEASE, first_release, release_of
 from exporter.backends.tflite.writer import write_tflite
 from exporter.cli.main import main
 from exporter.graph.legalize import legalize
 from exporter.graph.run import FloatRunner
 from exporter.quantization.planner import float_plan
 from targets.floor import Floor
+from targets.releases.tflite import UNKNOWN_RELEASE, first_release, release_of
 from tests.ops.op_bench import TARGET, graph, lowered, op_types, sample, single
 
 WEIGHT = np.random.default_rng(0).normal(size=(6, 2, 3, 3)).astype(np.float32)

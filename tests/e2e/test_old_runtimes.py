@@ -9,7 +9,6 @@ import pytest
 
 from calibration import open_samples
 from exporter import convert
-from exporter.backends.tflite.releases import release_of
 from exporter.pipeline import Options, build
 from exporter.runtimes import open_session
 from exporter.runtimes.install import add_environment
@@ -17,6 +16,7 @@ from exporter.verification.runner import ArtifactRunner
 from exporter.verifying import verify
 from targets.floor import Floor, lower_floors
 from targets.loader import load_target
+from targets.releases.tflite import release_of
 from tests.conftest import zoo_source
 from tools.conformance import run_cases
 from tools.conformance_cases import eligible_cases

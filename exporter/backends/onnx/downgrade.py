@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from diagnostics import TargetError
-from exporter.backends.onnx.releases import Format, first_release, format_for
 from targets.floor import Floor
+from targets.releases.onnxruntime import Format, first_release, format_for
 
 __all__ = ["fit_floor"]
 

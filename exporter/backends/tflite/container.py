@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from exporter.backends.tflite.releases import first_release
 from exporter.quantization.plan import Encoding
+from targets.releases.tflite import first_release
 
 __all__ = ["Container", "Tensor"]
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from diagnostics import TargetError
 from exporter.backends.tflite.container import Tensor
-from exporter.backends.tflite.releases import UNKNOWN_RELEASE, release_key, release_of
 from targets.floor import Floor
+from targets.releases.tflite import UNKNOWN_RELEASE, release_key, release_of
 
 __all__ = ["Emitted", "require_floor"]
 

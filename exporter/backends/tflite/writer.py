@@ -19,11 +19,11 @@ from exporter.backends.tflite.container import Container, Tensor
 from exporter.backends.tflite.floor import Emitted
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
-from exporter.backends.tflite.releases import first_release, release_key
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, rank, static_shape
 from exporter.ops.base import Refused, operator_of
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
+from targets.releases.tflite import first_release, release_key
 
 __all__ = ["TFLiteArtifact", "write_tflite"]
 

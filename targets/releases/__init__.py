@@ -1,0 +1,1 @@
+"""Which release of a runtime first ran what: tables that make a runtime floor checkable."""
