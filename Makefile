@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all bench lint format breadth docs clean
+.PHONY: help install demo test test-all bench bench-convert lint format breadth docs clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -52,6 +52,9 @@ format: $(STAMP) ## Put the sources in the one format.
 
 bench: $(STAMP) ## Measure time and memory as ratios beside a peer.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.bench
+
+bench-convert: $(STAMP) ## Convert every zoo model beside onnx2tf and litert-torch (fetched once, gigabytes) and write docs/benchmarks.md.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.bench convert
 
 breadth: $(STAMP) ## Export every timm family and some transformers configurations, random weights (an hour).
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps timm==1.0.31

@@ -21,7 +21,7 @@ from exporter.verification.runner import ArtifactRunner
 from targets.floor import lower_floors
 from targets.schema import Artifact, Target, Unit, Verification
 
-__all__ = ["Converted", "agreement", "convert", "random_sample"]
+__all__ = ["Converted", "agreement", "any_device", "convert", "random_sample"]
 
 # An artifact whose outputs are further from the original than this is not the same model; errors below the absolute tolerance of the
 # ONNX project's own node tests do not count (a saturated sigmoid has outputs of 1e-7 and a runtime's own error of 1e-10).
@@ -101,7 +101,7 @@ def convert(
         )
     if path.exists() and not overwrite:
         raise UsageError("EW-U004", f"{path} exists", fix="give --force to replace it, or another destination")
-    target = _any_device(suffix, precision, io_layout)
+    target = any_device(suffix, precision, io_layout)
     if runtime is not None:
         [target] = lower_floors([target], runtime)
     source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
@@ -201,7 +201,7 @@ def _differs(what: str, why: str) -> RuntimeFailure:
     )
 
 
-def _any_device(suffix: str, precision: str, io_layout: str) -> Target:
+def any_device(suffix: str, precision: str, io_layout: str) -> Target:
     """The profile of whatever runs the newest runtime of a format, with nothing known of the device."""
     runtime, prover = _RUNTIME[suffix]
     return Target(

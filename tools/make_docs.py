@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import diagnostics
+from tools.bench.page import PAGE, benchmarks_page
 
 __all__ = ["errors_page", "main", "operators_page", "pages", "statuses"]
 
@@ -116,7 +117,7 @@ def operators_page() -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page by its path."""
-    return {DOCS / "errors.md": errors_page(), DOCS / "operators.md": operators_page()}
+    return {DOCS / "errors.md": errors_page(), DOCS / "operators.md": operators_page(), PAGE: benchmarks_page()}
 
 
 def main(arguments: list[str]) -> int:

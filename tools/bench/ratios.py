@@ -179,7 +179,3 @@ def _median(run: Callable[[], Any], repeats: int = 7) -> float:
         run()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

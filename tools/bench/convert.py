@@ -1,0 +1,218 @@
+"""``make bench-convert``: ONNX to float TFLite beside onnx2tf's direct back-end and litert-torch, on every zoo model, in one run.
+
+Every side reads the same static ONNX file (litert-torch, which reads none, the module) in a process of its own with its imports done; the
+repetitions of all sides are interleaved and the least counts. Then what they wrote is compared: with onnxruntime on one random sample, by
+the TRANSPOSE operators in it, and by its latency on LiteRT (XNNPACK, one thread) in paired rounds of one process, measured several times.
+Results go to docs/benchmarks/convert.json, from which the page docs/benchmarks.md is generated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from diagnostics import EdgewrightError
+from exporter import convert
+from exporter.converting import random_sample
+from exporter.frontends import load
+from exporter.frontends.quiet import quiet
+from exporter.runtimes.process import Worker
+from exporter.verification.metrics import json_number
+from tools import zoo
+from tools.bench.artifacts import agreement, facts
+from tools.bench.page import RESULTS, conversion_section, write_page
+from tools.bench.peers import LITERT_TORCH, ONNX2TF
+
+__all__ = ["OURS", "SIDES", "main"]
+
+OURS: Final = "edgewright"
+SIDES: Final = (OURS, "edgewright, free I/O", "edgewright convert", "onnx2tf", "onnx2tf, no onnxsim", "litert-torch")
+_WORKER: Final = Path(__file__).with_name("convert_worker.py")
+_PEERS: Final = {"onnx2tf": ONNX2TF, "litert-torch": LITERT_TORCH}
+_LIMIT_S: Final = 600.0
+_TIMES: Final = ("cpu_s", "wall_s")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.bench convert", description=__doc__)
+    parser.add_argument("models", nargs="*", help="zoo models; without any: all, and the result is kept")
+    parser.add_argument("--repeats", type=int, default=3, help="conversions of each side")
+    parser.add_argument("--sessions", type=int, default=3, help="processes in which latency is measured")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of paired rounds in each of them")
+    parser.add_argument("--json", type=Path, help="keep the figures here as well")
+    chosen = parser.parse_args(arguments)
+    rows = []
+    for name in chosen.models or zoo.MODELS:
+        rows.append(_measure(name, chosen.repeats, chosen.sessions, chosen.seconds))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    result = {"machine": _machine(), "versions": _versions(), "repeats": chosen.repeats, "models": rows}
+    if chosen.json is not None:
+        chosen.json.write_text(_text(result), encoding="utf-8")
+    if not chosen.models:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "convert.json").write_text(_text(result), encoding="utf-8")
+        write_page()
+    print("\n".join(conversion_section(result)))
+    return 0
+
+
+def _measure(name: str, repeats: int, sessions: int, budget_s: float) -> dict[str, Any]:
+    """All figures of one zoo model."""
+    with tempfile.TemporaryDirectory(prefix="edgewright-bench-") as text:
+        folder = Path(text)
+        made = getattr(zoo, name)()
+        model = _onnx_file(made, folder / "original.onnx")
+        is_module = not isinstance(made["model"], Path)
+        sides = [side for side in SIDES if is_module or side != "litert-torch"]
+        found = _convert_interleaved(name, model, sides, folder, repeats)
+        source = load(model)
+        sample = random_sample(source)
+        wanted = source.reference(sample)
+        runnable: dict[str, tuple[Path, Mapping[str, np.ndarray[Any, Any]]]] = {}
+        for side, entry in found.items():
+            if "path" not in entry:
+                continue
+            path = Path(entry.pop("path"))
+            content = path.read_bytes()
+            entry["bytes"] = len(content)
+            try:
+                entry |= vars(facts(content))
+                agreed = agreement(path, sample, wanted)
+            except EdgewrightError as error:
+                entry["error"] = f"its file does not run: {_line(error)}"
+                continue
+            entry |= {"sqnr_db": json_number(agreed.sqnr_db), "delegated": agreed.delegated}
+            runnable[side] = (path, agreed.feed)
+        _add_latency(found, runnable, sessions, budget_s)
+    kind = "module" if is_module else Path(made["model"]).suffix.lstrip(".")
+    return {"model": name, "source": kind, "nodes": len(source.model.graph), "sides": found}
+
+
+def _onnx_file(made: Mapping[str, Any], out: Path) -> Path:
+    """The model as the one static ONNX file that all sides read; a module through torch's exporter, a .tflite through ours."""
+    import onnx_ir as ir
+
+    from exporter.graph.fix_shapes import fix_shapes
+
+    model = made["model"]
+    if not isinstance(model, Path):
+        import torch
+
+        with quiet(prints=True):
+            torch.onnx.export(model, made["inputs"], out, dynamo=True, opset_version=18, external_data=False, verbose=False)
+    elif model.suffix == ".tflite":
+        convert(model, out)
+    else:
+        static = ir.load(model)
+        fix_shapes(static, made.get("shapes"))
+        ir.save(static, out)
+    return out
+
+
+def _convert_interleaved(name: str, model: Path, sides: Sequence[str], folder: Path, repeats: int) -> dict[str, dict[str, Any]]:
+    """Seconds and peak memory of each side, with the path of what it wrote last; or its error."""
+    found: dict[str, dict[str, Any]] = {side: {} for side in sides}
+    with ExitStack() as stack:
+        workers = {}
+        for side in sides:
+            try:
+                workers[side] = _started(stack, side)
+            except EdgewrightError as error:
+                found[side]["error"] = _line(error)
+        for number in range(repeats):
+            for side, worker in list(workers.items()):
+                place = folder / side.replace(" ", "-") / str(number)
+                place.mkdir(parents=True)
+                copy = Path(shutil.copy(model, place / "model.onnx"))  # onnx2tf writes over what it reads
+                try:
+                    answer = worker.ask({"model": str(copy), "zoo": name, "folder": str(place)}, {}, _LIMIT_S)[0]
+                except EdgewrightError as error:
+                    answer = {"error": _line(error)}
+                answer.pop("arrays", None)
+                if "error" in answer:
+                    found[side] = {"error": answer["error"]}
+                    del workers[side]
+                    continue
+                best = found[side] or answer
+                found[side] = {**answer, **{key: min(best[key], answer[key]) for key in _TIMES}}
+    return found
+
+
+def _started(stack: ExitStack, side: str) -> Worker:
+    """The side's process, once it has done its imports."""
+    peer = _PEERS.get(side.split(",")[0])
+    worker = Worker([peer.interpreter() if peer else sys.executable, _WORKER, side], label=side, threads=1)
+    stack.callback(worker.close)
+    worker.wait(_LIMIT_S)
+    return worker
+
+
+def _add_latency(
+    found: Mapping[str, dict[str, Any]], runnable: Mapping[str, tuple[Path, Mapping[str, Any]]], sessions: int, budget_s: float
+) -> None:
+    """Add to each side that runs: its least milliseconds, and the ratios of ours to it, one a session: `edgewright` and with free I/O.
+
+    Ours is measured twice: `noise` are its ratios to itself.
+    """
+    sides = [side for side in runnable if side != "edgewright convert"]
+    if OURS not in sides:
+        return
+    files = [runnable[side] for side in (*sides, OURS)]
+    arrays = {f"{place}:{name}": array for place, (_, feed) in enumerate(files) for name, array in feed.items()}
+    request = {"paths": [str(path) for path, _ in files], "budget_s": budget_s}
+    for _ in range(sessions):
+        with ExitStack() as stack:
+            worker = Worker([sys.executable, "-m", "tools.bench.latency_worker"], label="LiteRT", threads=1)
+            stack.callback(worker.close)
+            seconds = np.array(worker.ask(request, arrays, _LIMIT_S)[0]["seconds"])
+        for side, row in zip(sides, seconds, strict=False):
+            entry = found[side]
+            entry["latency_ms"] = min(entry.get("latency_ms", np.inf), float(row.min()) * 1e3)
+            for ours in (OURS, "edgewright, free I/O"):
+                if ours in sides:
+                    ratio = float(np.median(seconds[sides.index(ours)] / row))
+                    entry.setdefault("latency_ratios", {}).setdefault(ours, []).append(ratio)
+        found[OURS].setdefault("noise", []).append(float(np.median(seconds[sides.index(OURS)] / seconds[-1])))
+
+
+def _line(error: EdgewrightError) -> str:
+    return " ".join(f"{error.what}: {error.why}".split())[:200]
+
+
+def _machine() -> str:
+    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {len(models)} cores"
+
+
+def _lines(path: str) -> Iterator[str]:
+    with open(path, encoding="utf-8") as file:
+        yield from file
+
+
+def _versions() -> dict[str, str]:
+    ours = {name: version(name) for name in ("ai-edge-litert", "onnxruntime")}
+    return {**ours, **{peer.name: peer.version for peer in _PEERS.values()}}
+
+
+def _text(result: Any) -> str:
+    return json.dumps(_rounded(result), indent=1) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    """Figures to four digits, which is more than a shared machine gives."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value

@@ -1,0 +1,61 @@
+"""LiteRT latency of several artifacts in one process, in paired rounds: ``python -m tools.bench.latency_worker``.
+
+A request names the .tflite files and the folder of their inputs; each is loaded with XNNPACK and one thread. A round runs every artifact
+once, in an order that rotates, so that whatever else the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from exporter.runtimes.worker import ADAPTERS, Adapter, Arrays, receive, send
+
+__all__ = ["main", "paired_rounds"]
+
+_LEAST, _MOST = 20, 400  # rounds
+
+
+def paired_rounds(adapters: Sequence[Adapter], budget_s: float) -> list[list[float]]:
+    """Wall seconds of every round, one row an adapter: as many rounds as `budget_s` seconds hold, within limits."""
+    for adapter in adapters:
+        adapter.invoke()
+    seconds: list[list[float]] = [[] for _ in adapters]
+    end = time.perf_counter() + budget_s
+    for number in range(_MOST):
+        if number >= _LEAST and time.perf_counter() > end:
+            break
+        for place in range(len(adapters)):
+            index = (place + number) % len(adapters)
+            start = time.perf_counter()
+            adapters[index].invoke()
+            seconds[index].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> int:
+    """Answer one request ``{"paths": [...], "budget_s": S}``, whose arrays are named "PLACE:INPUT", by ``{"seconds": [[...], ...]}``."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    message = receive(requests)
+    if message is None:
+        return 0
+    meta, arrays = message
+    adapters = []
+    for place, path in enumerate(meta["paths"]):
+        adapter = ADAPTERS["litert"](path, {"kernels": "xnnpack", "threads": 1})
+        adapter.feed(_of(arrays, place))
+        adapters.append(adapter)
+    send(answers, {"seconds": paired_rounds(adapters, meta["budget_s"])})
+    return 0
+
+
+def _of(arrays: Arrays, place: int) -> Arrays:
+    head = f"{place}:"
+    return {name.removeprefix(head): array for name, array in arrays.items() if name.startswith(head)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
