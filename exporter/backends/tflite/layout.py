@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
-import numpy as np
 import onnx_ir as ir
 
+from exporter.graph.minimum_cut import SINK, SOURCE, MinimumCut
 from exporter.graph.values import activation_nodes, fused_activation, is_constant, name_of, rank, static_shape
 from exporter.ops.base import LayoutRule, Port, operator_of
 from exporter.quantization.plan import Plan
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 CHANNELS_LAST = "channels_last"
-_SOURCE, _SINK = "channels first", "channels last"  # terminals of the cut graph
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ def solve(model: ir.Model, io_layout: str = "keep") -> Layout:
     Raises:
         Refused: a node's operator has no layout rule.
     """
-    problem = _Cut()
+    problem = MinimumCut()
     producer: dict[str, str] = {}  # value name -> term (a variable or a terminal)
     wanted: dict[str, list[str]] = {}  # value name -> terms of its consumers
     values: dict[str, ir.Value] = {}
 
     for value in model.graph.inputs:
         values[name_of(value)] = value
-        producer[name_of(value)] = _SOURCE if io_layout == "keep" else f"value {value.name}"
+        producer[name_of(value)] = SOURCE if io_layout == "keep" else f"value {value.name}"
     for node, _ in activation_nodes(model.graph):
         rule = operator_of(node).layout(node)
         for index, value in _laid_out_inputs(node):
@@ -96,13 +95,13 @@ def solve(model: ir.Model, io_layout: str = "keep") -> Layout:
             producer[name_of(value)] = _term(node, port, value)
     if io_layout == "keep":
         for value in model.graph.outputs:
-            wanted.setdefault(name_of(value), []).append(_SOURCE)
+            wanted.setdefault(name_of(value), []).append(SOURCE)
 
     for name, terms in wanted.items():
         if name in values and rank(values[name]) >= 3:
             shape = static_shape(values[name])
-            problem.disagree(name, producer[name], terms, 1 if same_memory_order(shape) else prod(shape))
-    last = problem.minimum()
+            _disagree(problem, name, producer[name], terms, 1 if same_memory_order(shape) else prod(shape))
+    last = problem.sink_side()
 
     nodes = {node.name for node, _ in activation_nodes(model.graph) if f"node {node.name}" in last}
     laid_last = {name for name, term in producer.items() if rank(values[name]) >= 3 and term in last}
@@ -140,46 +139,18 @@ def _laid_out_inputs(node: ir.Node) -> Iterable[tuple[int, ir.Value]]:
 
 
 def _term(node: ir.Node, port: Port, value: ir.Value) -> str:
-    fixed = {Port.FIRST: _SOURCE, Port.LAST: _SINK, Port.NODE: f"node {node.name}"}
+    fixed = {Port.FIRST: SOURCE, Port.LAST: SINK, Port.NODE: f"node {node.name}"}
     return fixed.get(port, f"value {value.name}")
 
 
-class _Cut:
-    """A minimum-cut problem under construction, with named variables."""
-
-    def __init__(self) -> None:
-        self._index: dict[str, int] = {_SOURCE: 0, _SINK: 1}
-        self._edges: list[tuple[int, int, int | None]] = []
-
-    def disagree(self, name: str, producer: str, consumers: Iterable[str], weight: int) -> None:
-        """Charge `weight` once when any consumer's side differs from the producer's."""
-        terms = [term for term in dict.fromkeys(consumers) if term != producer]
-        if not terms:
-            return
-        a, b, p = self._variable(f"{name} first"), self._variable(f"{name} last"), self._variable(producer)
-        self._edges += [(p, a, weight), (b, p, weight)]
-        for term in terms:
-            c = self._variable(term)
-            self._edges += [(a, c, None), (c, b, None)]
-
-    def minimum(self) -> frozenset[str]:
-        """Names on the sink side (channels-last) of a minimum cut; the source side wins where either is as cheap."""
-        from scipy.sparse import coo_array, csr_array
-        from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-        size = len(self._index)
-        finite = sum(weight for *_, weight in self._edges if weight is not None)
-        shrink = max(1, -(-finite // 2**29))  # capacities are int32
-        capacity = [(-(-weight // shrink) if weight is not None else 2**30) for *_, weight in self._edges]
-        rows, columns = [edge[0] for edge in self._edges], [edge[1] for edge in self._edges]
-        graph = csr_array(coo_array((np.array(capacity, np.int64), (rows, columns)), shape=(size, size)).tocsr())
-        graph.data = np.minimum(graph.data, 2**30).astype(np.int32)
-        graph.indices, graph.indptr = graph.indices.astype(np.int32), graph.indptr.astype(np.int32)
-        residual = graph - maximum_flow(graph, 0, 1).flow
-        residual.eliminate_zeros()
-        reaches_sink = breadth_first_order(csr_array(residual.T), 1, return_predecessors=False)
-        names = list(self._index)
-        return frozenset(names[int(index)] for index in reaches_sink)
-
-    def _variable(self, name: str) -> int:
-        return self._index.setdefault(name, len(self._index))
+def _disagree(problem: MinimumCut, name: str, producer: str, consumers: Iterable[str], weight: int) -> None:
+    """Charge `weight` once when any consumer's side differs from the producer's."""
+    terms = [term for term in dict.fromkeys(consumers) if term != producer]
+    if not terms:
+        return
+    first, last = f"{name} first", f"{name} last"
+    problem.edge(producer, first, weight)
+    problem.edge(last, producer, weight)
+    for term in terms:
+        problem.edge(first, term)
+        problem.edge(term, last)

@@ -1,0 +1,59 @@
+"""Mixed precision: what it spares is what hurts, and no more."""
+
+import numpy as np
+
+from exporter.quantization.mixed import mix
+from tests.quantization.planned import network, planned, residual_net, samples, target
+
+GAINS = np.ones((1, 8, 1, 1), np.float32)
+GAINS[0, 3] = 1e4
+
+
+def outliers():
+    """Between two poolings one channel is 10,000 times as large as the others, then brought back."""
+    weights = np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32)
+    return network(
+        """
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+        k = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a)
+        s = Mul (k, losses)
+        m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s)
+        c = Conv (m, w2, b2)
+        r = Relu (c)
+        y = Conv (r, w3, b3)
+        """,
+        inputs="float[1,3,8,8] x",
+        outputs="float[1,4,8,8] y",
+        losses=1 / GAINS,
+        w1=weights * GAINS.reshape(8, 1, 1, 1),
+        b1=(8,),
+        w2=(8, 8, 1, 1),
+        b2=(8,),
+        w3=(4, 8, 1, 1),
+        b3=(4,),
+    )
+
+
+def test_a_plan_that_meets_the_goal_stays_as_it_is():
+    model = residual_net()
+    found = mix(model, planned(model), target(), samples(model, seed=1), goal_db=20)
+    assert not found.floats
+    assert found.planned_db == found.mixed_db > 20
+
+
+def test_only_the_nodes_around_the_outlier_go_to_float():
+    model = outliers()
+    plan = planned(model)
+    found = mix(model, plan, target(), samples(model, seed=1), goal_db=25)
+    assert found.planned_db < 10
+    assert found.mixed_db >= 25
+    kept = {node.op_type for node in model.graph if node.name in found.floats}
+    assert kept == {"Conv", "MaxPool", "Mul"}
+    assert 0 < found.macs < 0.8  # the first convolution of three
+    assert any("value a alone" in reason or "value k alone" in reason for reason in found.floats.values())
+
+
+def test_a_goal_out_of_reach_leaves_nothing_in_integers():
+    model = outliers()
+    found = mix(model, planned(model), target(), samples(model, seed=1), goal_db=200)
+    assert found.macs == 1.0
