@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, rank
+from exporter.ops.activation_integers import clamp_integers, elu, gelu, gelu_by_tanh, hard_swish_integers, logistic
 from exporter.ops.base import Constraint, Lowering, OutputRule, QuantRule, Refused, Rewriter, register
 from exporter.ops.common import (
     FIXED_UNIT,
@@ -22,6 +23,7 @@ from exporter.ops.common import (
     version,
 )
 from exporter.ops.formulas import Formula
+from exporter.ops.reference import Affine, Stored, encoding_of, pair, rescaled, single, tabulated
 
 __all__ = ["Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh", "clip_bounds"]
 
@@ -71,6 +73,11 @@ class Relu(Activation):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].relu()]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [clamp_integers(single(inputs[0]), encoding_of(outputs), 0.0, np.inf)]
 
 
 _FARTHEST: Final = float(np.finfo(np.float32).max)
@@ -137,6 +144,11 @@ class Clip(Elementwise):
             value = value if bound is None else value.clamp(**{at: bound})
         return [value]
 
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [clamp_integers(single(inputs[0]), encoding_of(outputs), *clip_bounds(node))]
+
 
 @register
 class LeakyRelu(Activation):
@@ -152,6 +164,15 @@ class LeakyRelu(Activation):
         import torch
 
         return [torch.nn.functional.leaky_relu(inputs[0], float(attribute(node, "alpha", 0.01)))]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Source: LiteRT `kernels/internal/reference/leaky_relu.h`."""
+        x, to = single(inputs[0]), encoding_of(outputs)
+        slope, scale = np.float32(attribute(node, "alpha", 0.01)), np.float32(to.scale[0])
+        found = [rescaled(node, x.centred, float(factor), to) for factor in (x.scale / scale, x.scale * slope / scale)]
+        return [np.where(x.centred >= 0, *found)]
 
 
 def _prelu_kernel(node: ir.Node) -> bool:
@@ -189,6 +210,16 @@ class PRelu(Elementwise):
         x, slope = inputs
         return [x.clamp(min=0) + slope * x.clamp(max=0)]
 
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Source: LiteRT `kernels/internal/reference/prelu.h`."""
+        (x, slope), to = pair(inputs), encoding_of(outputs)
+        scale = np.float32(to.scale[0])
+        above = rescaled(node, x.centred, float(x.scale / scale), to)
+        below = rescaled(node, x.centred * slope.centred, float(x.scale * slope.scale / scale), to)
+        return [np.where(x.centred >= 0, above, below)]
+
 
 @register
 class Sigmoid(Activation):
@@ -201,6 +232,11 @@ class Sigmoid(Activation):
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].sigmoid()]
 
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [tabulated(single(inputs[0]), encoding_of(outputs), logistic)]
+
 
 @register
 class Tanh(Activation):
@@ -212,6 +248,11 @@ class Tanh(Activation):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].tanh()]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [tabulated(single(inputs[0]), encoding_of(outputs), np.tanh)]
 
 
 @register
@@ -264,6 +305,11 @@ class HardSwish(Activation):
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0] * (inputs[0] / 6 + 0.5).clamp(0, 1)]
 
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [hard_swish_integers(single(inputs[0]), encoding_of(outputs))]
+
 
 def _elu_alpha(node: ir.Node) -> bool:
     """The alpha of Elu is 1."""
@@ -290,6 +336,11 @@ class Elu(Activation):
         import torch
 
         return [torch.nn.functional.elu(inputs[0], float(attribute(node, "alpha", 1.0)))]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [tabulated(single(inputs[0]), encoding_of(outputs), elu)]
 
 
 @register
@@ -318,3 +369,9 @@ class Gelu(Activation):
         import torch
 
         return [torch.nn.functional.gelu(inputs[0], approximate=attribute(node, "approximate", "none"))]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        approximate = attribute(node, "approximate", "none") == "tanh"
+        return [tabulated(single(inputs[0]), encoding_of(outputs), gelu_by_tanh if approximate else gelu)]

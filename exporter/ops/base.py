@@ -11,6 +11,7 @@ facet          question                                                         
 ``legalize``   what it becomes where a runtime lacks it (exactly)                       the legalize stage
 ``lower``      which TFLite operators it is, at which version                           the TFLite writer
 ``torch``      what it computes, in torch                                               simulation, recovery
+``integers``   what its integer kernel computes, to the last bit                        the integer reference
 ``cost``       how many multiply-accumulates it takes                                   reports, cost model
 =============  =======================================================================  =====================
 
@@ -24,10 +25,13 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from exporter.ops.reference import Affine, Stored
 
 __all__ = [
     "FACETS",
@@ -50,6 +54,7 @@ __all__ = [
     "register",
 ]
 
+# `integers` is none of them: operators that only move, pick or compare numbers need none, see `reference.moved`.
 FACETS: Final = ("couple", "quantize", "layout", "legalize", "lower", "torch", "cost")
 
 
@@ -321,6 +326,15 @@ class Operator:
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         """Outputs for torch tensors `inputs` (None where an optional input is absent)."""
         raise Refused(node, self._reason("torch"))
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Integers of the outputs, at the encodings `outputs`, as TFLite's reference kernel computes them (`exporter.ops.reference`).
+
+        Raises Refused where no reference is known.
+        """
+        raise Refused(node, f"{self.op_type} has no integer reference")
 
     def cost(self, node: ir.Node) -> Cost:
         raise Refused(node, self._reason("cost"))

@@ -28,6 +28,7 @@ from exporter.ops.base import (
 )
 from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.kernels import takes
+from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rescaled_by_channel
 from exporter.ops.windows import Window, lifted, spatial_pads, unlifted, window_of
 
 __all__ = ["Conv"]
@@ -177,6 +178,12 @@ class Conv(Operator):
                 groups=attribute(node, "group", 1),
             ),
         )
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        x, weight = pair(inputs)
+        return [rescaled_by_channel(node, accumulated(node, inputs), x, weight, encoding_of(outputs))]
 
     def cost(self, node: ir.Node) -> Cost:
         return Cost(macs=prod(output_shape(node)) * prod(input_shape(node, 1)[1:]))

@@ -29,6 +29,7 @@ from exporter.ops.base import (
 )
 from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout
 from exporter.ops.kernels import takes
+from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rescaled_by_channel
 from exporter.ops.windows import lifted, unlifted
 
 __all__ = ["ConvTranspose"]
@@ -168,6 +169,12 @@ class ConvTranspose(Operator):
                 y = functional.pad(y, (0, 0) * (y.dim() - 1 - axis) + (0, beyond))
             y = y.narrow(axis, begin, count)
         return (y if bias is None else y + bias.reshape(-1, *(1,) * len(shape.kernel)),)
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        x, weight = pair(inputs)
+        return [rescaled_by_channel(node, accumulated(node, inputs), x, weight, encoding_of(outputs))]
 
     def cost(self, node: ir.Node) -> Cost:
         return Cost(macs=prod(input_shape(node)) * prod(input_shape(node, 1)[1:]))

@@ -12,13 +12,16 @@ from exporter.graph.values import FLOAT, constant, rank
 from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, register
 from exporter.ops.common import SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
 from exporter.ops.erf import gelu_of
+from exporter.ops.fixed_point import multiply, quantize_multiplier
 from exporter.ops.formulas import Formula
 from exporter.ops.hard_swish import hard_swish_of
 from exporter.ops.integers import long_quotient, unsigned_quotient
 from exporter.ops.kernels import dtype_of, in_fewer_axes, in_wider_dtype, takes
+from exporter.ops.reference import Affine, Stored, encoding_of, pair, rescaled
 
 __all__ = ["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"]
 
+_HEADROOM: Final = 20  # bits by which 8-bit addends are raised before they are brought to one scale
 _SMALL: Final = dict.fromkeys(("int8", "uint8", "int16", "uint16"), "int32")
 _UNSIGNED: Final = {"uint32": "int64", "uint64": "int64"}  # what overflows is cut off alike: two's complement
 
@@ -60,6 +63,12 @@ class Add(Binary):
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0] + inputs[1]]
 
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        left, right, scale = _at_common_scale(*pair(inputs))
+        return [rescaled(node, left + right, scale / encoding_of(outputs).scale[0], encoding_of(outputs))]
+
 
 @register
 class Sub(Binary):
@@ -77,6 +86,12 @@ class Sub(Binary):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0] - inputs[1]]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        left, right, scale = _at_common_scale(*pair(inputs))
+        return [rescaled(node, left - right, scale / encoding_of(outputs).scale[0], encoding_of(outputs))]
 
 
 @register
@@ -107,6 +122,13 @@ class Mul(Binary):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0] * inputs[1]]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        left, right = pair(inputs)
+        factor = left.scale * right.scale / np.float32(encoding_of(outputs).scale[0])
+        return [rescaled(node, left.centred * right.centred, float(factor), encoding_of(outputs))]
 
 
 @register
@@ -162,6 +184,16 @@ def _as_activation(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | No
         if rewriter.runs(builtin, newest) and (source := find(node.outputs[0])) is not None:
             return [rewriter.op(op_type, source)]
     return None
+
+
+def _at_common_scale(left: Stored, right: Stored) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:
+    """Both inputs in steps of twice the greater scale over 2**20, and that step.
+
+    Source: LiteRT `kernels/add.cc`, `kernels/sub.cc` and `kernels/internal/reference/integer_ops/add.h`.
+    """
+    common = 2 * float(max(left.scale, right.scale))
+    found = [multiply(side.centred << _HEADROOM, *quantize_multiplier(float(side.scale) / common)) for side in (left, right)]
+    return found[0], found[1], common / (1 << _HEADROOM)
 
 
 def _emit_binary(builtin: str, to: Lowering, at: int) -> None:

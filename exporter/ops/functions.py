@@ -14,6 +14,7 @@ from exporter.ops.common import Elementwise, activation_rule, input_of, is_float
 from exporter.ops.formulas import Formula
 from exporter.ops.integers import integer_power
 from exporter.ops.kernels import dtype_of, in_wider_dtype, takes
+from exporter.ops.reference import Affine, Stored, encoding_of, rescaled, single
 
 __all__ = ["Abs", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt"]
 
@@ -68,6 +69,13 @@ class Abs(Elementwise):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].abs()]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Source: AbsEvalQuantized in LiteRT `kernels/elementwise.cc`."""
+        x, to = single(inputs[0]), encoding_of(outputs)
+        return [rescaled(node, np.abs(x.centred), float(x.scale / np.float32(to.scale[0])), to)]
 
 
 class FloatOnly(Elementwise):

@@ -28,6 +28,7 @@ from exporter.ops.base import (
 )
 from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.kernels import dtype_of, takes
+from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rounded_once
 
 __all__ = ["Gemm"]
 
@@ -99,6 +100,12 @@ class Gemm(Operator):
         b = b.T if attribute(node, "transB", 0) else b
         y = attribute(node, "alpha", 1.0) * (a @ b)
         return (y if c is None else y + attribute(node, "beta", 1.0) * c,)
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        x, weight = pair(inputs)
+        return [rounded_once(node, accumulated(node, inputs), x, weight, encoding_of(outputs))]
 
     def cost(self, node: ir.Node) -> Cost:
         depth = input_shape(node)[0 if attribute(node, "transA", 0) else 1]

@@ -30,6 +30,7 @@ from exporter.ops.common import OWN, activation_rule, input_of, input_shape, out
 from exporter.ops.composite import Composite
 from exporter.ops.indexing import reshaped
 from exporter.ops.kernels import dtype_of, most_axes, takes
+from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rescaled
 
 __all__ = ["MatMul", "MatMulInteger"]
 
@@ -90,6 +91,14 @@ class MatMul(Operator):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return (inputs[0] @ inputs[1],)
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Source: LiteRT `kernels/batch_matmul.cc` and `kernels/internal/reference/batch_matmul.h`."""
+        (left, right), to = pair(inputs), encoding_of(outputs)
+        factor = float(left.scale * right.scale) / to.scale[0]
+        return [rescaled(node, accumulated(node, inputs), factor, to)]
 
     def cost(self, node: ir.Node) -> Cost:
         return Cost(macs=prod(output_shape(node)) * input_shape(node)[-1])

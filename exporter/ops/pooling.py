@@ -28,7 +28,9 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import SHARED, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.fixed_point import divide_rounding
 from exporter.ops.kernels import takes
+from exporter.ops.reference import Affine, Stored, encoding_of, limits, single, through_torch
 from exporter.ops.tape import Tape
 from exporter.ops.window_sums import by_planes, window_counts, window_maximum, window_sum, window_taps
 from exporter.ops.windows import Window, lifted, spatial_pads, unlifted, window_of
@@ -199,6 +201,16 @@ class AveragePool(_Pool):
             inside = x.new_tensor((taps >= 0) & (taps < size)).reshape(*taps.shape, *(1,) * (x.dim() - axis - 3))
             x = (_gather(x, axis + 2, np.clip(taps, 0, size - 1)) * inside).sum(dim=axis + 3)
         return (x / counts,)
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Source: AveragePool in LiteRT `kernels/internal/reference/integer_ops/pooling.h`, which means the integers as they are."""
+        x, to, window = single(inputs[0]), encoding_of(outputs), _window(node)
+        whole = Stored(x.array.astype(np.float64))
+        counts = _all_counts(node, window).astype(np.int64)
+        sums = np.rint(through_torch(node, [whole])[0] * counts).astype(np.int64)
+        return [np.clip(divide_rounding(sums, counts), *limits(node, to))]
 
 
 _NONNEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs", "Sqrt"))

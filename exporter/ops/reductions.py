@@ -28,7 +28,9 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import OWN, SHARED, input_of, input_shape, ints_of, output_shape, uniform_layout
+from exporter.ops.fixed_point import multiply, quantize_multiplier
 from exporter.ops.kernels import builtin_version, dtype_of, in_wider_dtype, most_axes, stored_dtype, takes
+from exporter.ops.reference import Affine, Stored, clamped, encoding_of, single
 
 __all__ = [
     "GlobalAveragePool",
@@ -137,6 +139,17 @@ class ReduceMean(_Builtin):
 
     def _reduce(self, x: Any, axes: tuple[int, ...], keep: bool) -> Any:
         return x.mean(dim=axes, keepdim=keep)
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Source: QuantizedMeanOrSum in LiteRT `kernels/internal/reference/reduce.h`."""
+        x, to, axes = single(inputs[0]), encoding_of(outputs), reduced_axes(node)
+        count = prod(x.array.shape[axis] for axis in axes)
+        multiplier, shift = quantize_multiplier(float(x.scale) / to.scale[0])
+        more = min(count.bit_length() - 1, 32, 31 + shift)
+        sums = x.centred.sum(axis=axes, keepdims=bool(attribute(node, "keepdims", 1)))
+        return [clamped(node, multiply(sums, (multiplier << more) // count, shift - more), to)]
 
 
 @register

@@ -27,6 +27,8 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import SHARED, input_of, input_shape, output_shape, version
+from exporter.ops.fixed_point import quotient
+from exporter.ops.reference import Affine, Stored, moved, single
 from exporter.ops.resampling import interpolation_matrix, mode_of, moves, nearest_indices, outside, positions, refusal
 
 __all__ = ["Resize"]
@@ -129,9 +131,35 @@ class Resize(Operator):
         fill = x.new_tensor(attribute(node, "extrapolation_value", 0.0))
         return (torch.where(torch.as_tensor(beyond, device=x.device), fill, x),)
 
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Source: ResizeBilinear of int8 in LiteRT `kernels/internal/reference/resize_bilinear.h`."""
+        form = _tflite_form(node)
+        if mode_of(node) == "nearest":
+            return moved(node, inputs, outputs)
+        if form is None:
+            raise Refused(node, "no TFLite kernel computes this Resize")
+        found = single(inputs[0]).array.astype(np.int64)
+        for axis in (2, 3):
+            below, above, part = _tenth_bit_places(input_shape(node)[axis], output_shape(node)[axis], *form)
+            part = part.reshape(-1, *(1,) * (3 - axis))
+            found = found.take(below, axis) * ((1 << 10) - part) + found.take(above, axis) * part
+        return [quotient(found + np.where(found > 0, 1 << 19, -(1 << 19)), 1 << 20)]
+
     def cost(self, node: ir.Node) -> Cost:
         taps = {"nearest": 1, "linear": 4}.get(mode_of(node), 16)
         return Cost(elementwise=prod(output_shape(node)) * taps)
+
+
+def _tenth_bit_places(size: int, count: int, align: bool, half: bool) -> tuple[np.ndarray[Any, Any], ...]:
+    """Elements below and above each output along an axis, and how far it lies above the lower one, in 1/1024 of an element."""
+    spans, steps = (size - 1, count - 1) if align and count > 1 else (size, count)
+    scale = ((1 << 10) * spans + steps // 2) // steps
+    at = np.arange(count) * scale + (scale // 2 - (1 << 9) if half else 0)
+    below = np.maximum(quotient(at, 1 << 10), 0)
+    above = np.minimum(quotient(at + (1 << 10) - 1, 1 << 10), size - 1)
+    return below, above, at - (below << 10)
 
 
 def _product(x: ir.Value, matrix: np.ndarray[Any, Any], axis: int, rewriter: Rewriter) -> ir.Value:

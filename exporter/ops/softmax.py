@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import rank
+from exporter.ops.activation_integers import log_softmax_integers, softmax_integers
 from exporter.ops.base import (
     Channels,
     Cost,
@@ -32,6 +34,7 @@ from exporter.ops.common import (
     uniform_layout,
     version,
 )
+from exporter.ops.reference import Affine, Stored, single
 
 __all__ = ["LogSoftmax", "Softmax"]
 
@@ -85,6 +88,11 @@ class Softmax(Normalized):
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].softmax(axis_of(node, -1))]
 
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [softmax_integers(single(inputs[0]), axis_of(node, -1))]
+
 
 @register
 class LogSoftmax(Normalized):
@@ -95,3 +103,8 @@ class LogSoftmax(Normalized):
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].log_softmax(axis_of(node, -1))]
+
+    def integers(
+        self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        return [log_softmax_integers(single(inputs[0]), axis_of(node, -1))]

@@ -25,11 +25,11 @@ import onnx_ir as ir
 from diagnostics import DataError, ModelError
 from exporter.quantization.plan import Plan
 from exporter.runtimes.session import open_session
-from exporter.verification.cut import Point, cut_layers, find_points
+from exporter.verification.cut import cut_layers, find_points
 from exporter.verification.kept import stored_layouts
 from exporter.verification.runner import ArtifactRunner
 
-__all__ = ["LayerParity", "Parity", "artifact_parity", "layer_parity"]
+__all__ = ["LayerParity", "Parity", "Tally", "artifact_parity", "layer_parity"]
 
 Array = np.ndarray[Any, Any]
 
@@ -52,6 +52,12 @@ class LayerParity:
     def equal(self) -> int:
         """Elements without any difference."""
         return self.elements - self.off_by_one - self.more
+
+    @classmethod
+    def of(cls, name: str, op: str, tally: Tally) -> LayerParity:
+        """What a tally came to."""
+        _, one, more = (int(bucket) for bucket in tally.histogram)
+        return cls(name, op, tally.elements, one, more, tally.largest)
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,15 @@ class Parity:
 
 
 @dataclass
-class _Tally:
+class Tally:
+    """Differences of one layer's integers in the course of the samples."""
+
     elements: int = 0
     histogram: Array = field(default_factory=lambda: np.zeros(3, np.int64))
     largest: int = 0
 
     def add(self, difference: Array) -> None:
+        """Add absolute differences."""
         self.elements += difference.size
         self.histogram += np.bincount(np.minimum(difference.ravel(), 2), minlength=3)
         self.largest = max(self.largest, int(difference.max(initial=0)))
@@ -142,7 +151,7 @@ def artifact_parity(
             raise ModelError("EW-Q002", f"{tflite} and {qdq} share no quantized value", why="they are not artifacts of one plan")
         path = Path(folder) / "layers.onnx"
         path.write_bytes(cut_layers(model, points))
-        tallies = {name: _Tally() for name in layers}
+        tallies = {name: Tally() for name in layers}
         count = 0
         with open_session("onnxruntime", path, threads=threads, timeout_s=timeout_s, options={"optimize": optimize}) as ort:
             wanted = {info.name for info in ort.inputs}
@@ -158,7 +167,9 @@ def artifact_parity(
                 for name, found in ort.run(feeds).items():
                     tallies[name].add(np.abs(found.astype(np.int32) - integers[name].astype(np.int32)))
                 sample = next(walk, None)
-    return Parity(count, tuple(_layer(layers[name], tally) for name, tally in tallies.items()), uncompared)
+    return Parity(
+        count, tuple(LayerParity.of(layers[name].value, layers[name].op, tally) for name, tally in tallies.items()), uncompared
+    )
 
 
 def layer_parity(
@@ -173,8 +184,3 @@ def layer_parity(
         qdq = Path(folder) / "qdq.onnx"
         qdq.write_bytes(ir.serde.serialize_model(model).SerializeToString())
         return artifact_parity(tflite, qdq, samples, layouts=stored_layouts(graph, plan), timeout_s=timeout_s)
-
-
-def _layer(point: Point, tally: _Tally) -> LayerParity:
-    _, one, more = (int(bucket) for bucket in tally.histogram)
-    return LayerParity(point.value, point.op, tally.elements, one, more, tally.largest)

@@ -1,0 +1,75 @@
+"""Puts small int8 networks beside their integer reference: random data, LiteRT's reference kernels with every tensor kept."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from op_bench import TARGET
+
+from exporter.backends.tflite.layout import assign
+from exporter.backends.tflite.writer import write_tflite
+from exporter.graph.legalize import legalize
+from exporter.graph.run import FloatRunner, observed_values
+from exporter.quantization.correction import ensure_biases
+from exporter.quantization.plan import Plan
+from exporter.quantization.planner import make_plan
+from exporter.verification.parity import Parity
+from exporter.verification.reference import Comparison
+
+# What the reference resolver lacks is run by the optimized builtin.
+OPTIMIZED = {"ELU"}
+
+
+def feeds(model: ir.Model, random: np.random.Generator, spread: float, shift: float, count: int = 2):
+    """Normal numbers around `shift` for every input."""
+    return [
+        {value.name: random.normal(shift, spread, list(value.shape)).astype(np.float32) for value in model.graph.inputs}
+        for _ in range(count)
+    ]
+
+
+def planned(model: ir.Model, samples) -> tuple[ir.Model, Plan]:
+    """The legalized graph and its int8 plan, calibrated by the extremes of the samples."""
+    legal = ensure_biases(legalize(model, "tflite"))
+    runner = FloatRunner(legal, observed_values(legal))
+    seen = [runner(sample) for sample in samples]
+    ranges = {
+        name: SimpleNamespace(low=min(float(run[name].min()) for run in seen), high=max(float(run[name].max()) for run in seen))
+        for name in seen[0]
+    }
+    return legal, assign(legal, make_plan(legal, SimpleNamespace(values=ranges), TARGET), "keep")
+
+
+def compared(model: ir.Model, samples, runs=None) -> Parity:
+    """The artifact calibrated on `samples` beside the reference, on `runs` (default: the samples, twice as large: some of it saturates)."""
+    graph, plan = planned(model, samples)
+    artifact = write_tflite(graph, plan)
+    resolver = (
+        OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        if OPTIMIZED & {name for name, _ in artifact.operators}
+        else OpResolverType.BUILTIN_REF
+    )
+    interpreter = Interpreter(
+        model_content=artifact.content, experimental_op_resolver_type=resolver, experimental_preserve_all_tensors=True
+    )
+    interpreter.allocate_tensors()
+    comparison = Comparison(graph, plan)
+    for sample in runs or [*samples, *({name: 2 * array for name, array in sample.items()} for sample in samples)]:
+        for detail in interpreter.get_input_details():
+            interpreter.set_tensor(detail["index"], sample[detail["name"]])
+        interpreter.invoke()
+        comparison.update(tensors_of(interpreter))
+    return comparison.result()
+
+
+def tensors_of(interpreter: Interpreter) -> dict[str, np.ndarray]:
+    """Every tensor of the last run, by "index:name"."""
+    found = {}
+    for detail in interpreter.get_tensor_details():
+        if np.dtype(detail["dtype"]).kind in "biuf":
+            try:
+                found[f"{detail['index']}:{detail['name']}"] = interpreter.get_tensor(detail["index"])
+            except ValueError:  # a scratch tensor of a kernel
+                continue
+    return found
