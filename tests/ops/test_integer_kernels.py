@@ -1,0 +1,211 @@
+"""Every family of integer kernels, random shapes and encodings: LiteRT's reference kernels give the integers of the `integers` facets."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from integer_bench import compared, feeds, planned
+from onnx import helper
+from op_bench import graph, single
+
+from exporter.graph.values import activation_nodes
+from exporter.ops.base import Refused, all_operators
+from exporter.quantization import integers
+from exporter.quantization.apply import runs_in_integers
+
+pytest.importorskip("torch")
+
+
+def array(*values, dtype=np.int64):
+    return np.array(values[0] if len(values) == 1 else values, dtype)
+
+
+class Draw:
+    """Random lengths, weights and numbers of one example."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+
+    def length(self, low=1, high=9):
+        return int(self.random.integers(low, high + 1))
+
+    def shape(self, rank):
+        return tuple(self.length() for _ in range(rank))
+
+    def weight(self, *shape):
+        return (self.random.normal(size=shape) * self.random.uniform(0.02, 2)).astype(np.float32)
+
+    def number(self, low, high):
+        return float(self.random.uniform(low, high))
+
+
+def convolution(d):
+    channels, group = 2 * d.length(1, 3), int(d.random.choice((1, 2)))
+    weight = d.weight(2 * d.length(1, 3), channels // group, d.length(1, 3), d.length(1, 3))
+    return single("Conv", (1, channels, 8, 7), weight, d.weight(len(weight)), group=group, strides=[d.length(1, 2), 1])
+
+
+def depthwise(d):
+    channels = d.length(2, 5)
+    return single("Conv", (1, channels, 8, 7), d.weight(channels * d.length(1, 2), 1, 3, 3), group=channels, pads=[1, 1, 1, 1])
+
+
+def transposed(d):
+    channels, filters = d.length(1, 4), d.length(1, 4)
+    weight = d.weight(channels, filters, d.length(1, 3), 3)
+    return single("ConvTranspose", (1, channels, *d.shape(2)), weight, d.weight(filters), strides=[2, d.length(1, 2)])
+
+
+def connected(d):
+    depth, filters = d.length(1, 80), d.length()
+    return single("Gemm", (d.length(), depth), d.weight(filters, depth), d.weight(filters), transB=1)
+
+
+def clamped_convolution(d):
+    high = float(d.random.choice((1.0, 6.0)))
+    bounds = {"low": np.array(-1.0 if high == 1.0 else 0.0, np.float32), "high": np.array(high, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["c", "low", "high"], ["y"], name="clip"),
+    ]
+    return graph(nodes, {"x": (1, 3, *d.shape(2))}, ["y"], w=d.weight(d.length(), 3, 3, 3), **bounds)
+
+
+def binary(op_type):
+    def make(d):
+        shape = d.shape(4)
+        other = tuple(int(d.random.choice((1, length))) for length in shape)
+        return single(op_type, shape, d.weight(*other) if d.length(0, 1) else other)
+
+    return make
+
+
+def unary(op_type, **attributes):
+    return lambda d: single(op_type, d.shape(3), **attributes)
+
+
+def resize(**attributes):
+    def make(d):
+        rows, columns = d.shape(2)
+        sizes = array(1, 3, d.length(rows, 20), d.length(columns, 20))
+        return single("Resize", (1, 3, rows, columns), None, None, sizes, leaky=True, **attributes)
+
+    return make
+
+
+def pooled(op_type):
+    return lambda d: single(
+        op_type, (1, d.length(), 8, 7), kernel_shape=[d.length(1, 3), 2], strides=[d.length(1, 2), 1], leaky=True
+    )
+
+
+FAMILIES = {
+    "CONV_2D": convolution,
+    "DEPTHWISE_CONV_2D": depthwise,
+    "TRANSPOSE_CONV": transposed,
+    "FULLY_CONNECTED": connected,
+    "fused activation": clamped_convolution,
+    "BATCH_MATMUL": lambda d: single("MatMul", (2, d.length(), 7), (2, 7, d.length())),
+    "ADD": binary("Add"),
+    "SUB": binary("Sub"),
+    "MUL": binary("Mul"),
+    "AVERAGE_POOL_2D": pooled("AveragePool"),
+    "MAX_POOL_2D": pooled("MaxPool"),
+    "MEAN of images": lambda d: single("GlobalAveragePool", d.shape(4)),
+    "MEAN": lambda d: single("ReduceMean", d.shape(3), array([d.length(0, 2)]), keepdims=d.length(0, 1)),
+    "SUM": lambda d: single("ReduceSum", d.shape(3), array([d.length(0, 2)])),
+    "SOFTMAX": lambda d: single("Softmax", (d.length(), d.length(1, 200)), axis=-1),
+    "LOG_SOFTMAX": lambda d: single("LogSoftmax", (d.length(), d.length(1, 200)), axis=-1),
+    "LOGISTIC": unary("Sigmoid"),
+    "TANH": unary("Tanh"),
+    "ELU": unary("Elu"),
+    "GELU": unary("Gelu"),
+    "GELU by tanh": unary("Gelu", approximate="tanh"),
+    "HARD_SWISH": unary("HardSwish"),
+    "hard sigmoid": unary("HardSigmoid"),
+    "LEAKY_RELU": lambda d: single("LeakyRelu", d.shape(3), alpha=d.number(-0.5, 1.5)),
+    "PRELU": lambda d: single("PRelu", (2, 5, d.length()), d.weight(5, 1)),
+    "RELU": unary("Relu"),
+    "RELU6": lambda d: single("Clip", d.shape(3), array(0, dtype=np.float32), array(6, dtype=np.float32)),
+    "clamp": lambda d: single("Clip", d.shape(3), array(-0.3, dtype=np.float32), array(0.7, dtype=np.float32)),
+    "ABS": unary("Abs"),
+    "RESIZE_BILINEAR half pixel": resize(mode="linear"),
+    "RESIZE_BILINEAR corners": resize(mode="linear", coordinate_transformation_mode="align_corners"),
+    "RESIZE_BILINEAR asymmetric": resize(mode="linear", coordinate_transformation_mode="asymmetric"),
+    "RESIZE_NEAREST_NEIGHBOR": resize(mode="nearest"),
+    "CONCATENATION": lambda d: single("Concat", (1, d.length(), 4), (1, d.length(), 4), axis=1, leaky=True),
+    "MAXIMUM": lambda d: single("Max", (3, d.length(), 4), d.weight(4), leaky=True),
+    "MINIMUM": lambda d: single("Min", (3, 2, 4), (3, 2, 4), leaky=True),
+    "PAD": lambda d: single("Pad", (1, 3, d.length(2), 4), array([0, 0, 1, 0, 0, 0, 2, 1]), leaky=True),
+    "PADV2": lambda d: single("Pad", (3, d.length()), array([0, 2, 1, 0]), array(d.number(-9, 9), dtype=np.float32), leaky=True),
+    "MIRROR_PAD": lambda d: single("Pad", (1, 3, 5, 4), array([0, 0, 1, 2, 0, 0, 2, 1]), mode="reflect", leaky=True),
+    "TRANSPOSE": lambda d: single("Transpose", d.shape(3), perm=[2, 0, 1], leaky=True),
+    "SLICE": lambda d: single("Slice", (3, 5 + d.length()), array([1]), array([5]), array([1]), leaky=True),
+    "GATHER": lambda d: single("Gather", (3, 5, d.length()), array([1, 4, 1]), axis=1, leaky=True),
+    "TOPK_V2": lambda d: single("TopK", (3, 2 + d.length()), array([2]), outputs=2, leaky=True),
+    "ARG_MAX": lambda d: single("ArgMax", d.shape(3), axis=2, leaky=True),
+    "REDUCE_MAX": lambda d: single("ReduceMax", d.shape(3), array([1]), leaky=True),
+    "DEPTH_TO_SPACE": lambda d: single("DepthToSpace", (1, 8, *d.shape(2)), blocksize=2, leaky=True),
+    "SPACE_TO_DEPTH": lambda d: single("SpaceToDepth", (1, d.length(), 4, 6), blocksize=2, leaky=True),
+    "SPLIT": lambda d: single("Split", (2, 4, d.length()), outputs=2, axis=1, num_outputs=2, leaky=True),
+    "TILE": lambda d: single("Tile", (1, 3, d.length()), array([2, 1, 3]), leaky=True),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), decades=st.floats(-2, 2))
+def test_the_reference_is_the_kernel_to_the_last_bit(family, seed, decades):
+    draw = Draw(seed)
+    model = FAMILIES[family](draw)
+    found = compared(model, feeds(model, draw.random, 10**decades, draw.number(-1, 1) * 10**decades))
+    assert found.layers
+    assert [layer for layer in found if layer.max_lsb] == []
+
+
+def test_operators_that_the_planner_quantizes_have_a_reference():
+    """Of those that TFLite has: the others are gone when the graph is legal."""
+    known = all_operators().values()
+    lacking = {operator.op_type for operator in known if operator.has("quantize") and operator.has("lower")}
+    lacking -= {operator.op_type for operator in known if operator.has("integers")}
+    moved = """ArgMax ArgMin Concat DepthToSpace Expand Flatten Gather GatherND Identity Max MaxPool Min Pad ReduceMax ReduceMin Reshape
+        Slice SpaceToDepth Split Squeeze Tile TopK Transpose Unsqueeze Where"""
+    never = "CumSum Neg ReduceProd ReduceSum"  # refuse to be quantized, or become other operators for TFLite
+    assert lacking == {*moved.split(), *never.split()}
+
+
+def test_a_node_without_a_reference_is_named(monkeypatch):
+    from exporter.ops.base import Operator
+    from exporter.ops.elementwise import Add
+
+    model = single("Add", (2, 3), (2, 3))
+    samples = feeds(model, np.random.default_rng(0), 1.0, 0.0)
+    legal, plan = planned(model, samples)
+    monkeypatch.setattr(Add, "integers", Operator.integers)
+    with pytest.raises(Refused, match="Add has no integer reference"):
+        integers.run(legal, plan, samples[0])
+
+
+def test_a_run_gives_integers_where_nodes_run_in_integers_and_floats_elsewhere():
+    nodes = [
+        helper.make_node("LeakyRelu", ["x"], ["a"], name="a"),
+        helper.make_node("Exp", ["a"], ["b"], name="b"),
+        helper.make_node("Mul", ["a", "b"], ["y"], name="y"),
+    ]
+    model = graph(nodes, {"x": (2, 50)}, ["y"])
+    samples = feeds(model, np.random.default_rng(0), 1.0, 0.0)
+    legal, plan = planned(model, samples)
+    values = integers.run(legal, plan, samples[0])
+    assert {name: array.dtype.name for name, array in values.items()} == {
+        "x": "float32",
+        "a": "int8",
+        "b": "float32",
+        "y": "int8",
+    }
+    exact = np.exp(plan.encodings["a"].dequantize(values["a"]))
+    np.testing.assert_allclose(values["b"], exact, rtol=1e-6)
+    assert [runs_in_integers(node, plan) for node, _ in activation_nodes(legal.graph)] == [True, False, True]
+    step = plan.encodings["y"].scale[0]
+    wanted = samples[0]["x"] * np.exp(samples[0]["x"])
+    leaky = np.where(samples[0]["x"] > 0, wanted, 0.01 * samples[0]["x"] * np.exp(0.01 * samples[0]["x"]))
+    assert np.abs(plan.encodings["y"].dequantize(values["y"]) - leaky).max() < 6 * step
