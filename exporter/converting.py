@@ -1,4 +1,4 @@
-"""`convert`: a model as float TFLite or ONNX, run once beside the original before it is called a success."""
+"""`convert`: a model as TFLite or ONNX in one file, run once beside the original before it is called a success."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from calibration import open_samples
 from diagnostics import ModelError, RuntimeFailure, UsageError
+from exporter.built import Written
 from exporter.bundle.staging import write_file
 from exporter.frontends import Signature, Source, load
 from exporter.pipeline import build
@@ -19,19 +21,36 @@ from exporter.runtimes import open_session
 from exporter.verification.metrics import decibels, json_number
 from exporter.verification.runner import ArtifactRunner
 from targets.floor import lower_floors
-from targets.schema import Artifact, Target, Unit, Verification
+from targets.precision import choose_io, choose_precision
+from targets.schema import PRECISIONS, Artifact, Target, Unit, Verification
 
 __all__ = ["Converted", "agreement", "any_device", "convert", "random_sample"]
 
 # An artifact whose outputs are further from the original than this is not the same model; errors below the absolute tolerance of the
 # ONNX project's own node tests do not count (a saturated sigmoid has outputs of 1e-7 and a runtime's own error of 1e-10).
-_FLOOR_DB: Final = {"float32": 60.0, "float16": 30.0}
+# Of quantized artifacts the figures are no quality goal: below them something is broken.
+_FLOOR_DB: Final[Mapping[str, float]] = {
+    "float32": 60.0,
+    "float16": 30.0,
+    "int16x8": 20.0,
+    "weight_int8": 20.0,
+    "dynamic_int8": 15.0,
+    "int8": 10.0,
+    "weight_int4": 3.0,
+    "dynamic_int4": 3.0,
+}
+_EXACT: Final = ("float32", "float16")  # integer outputs must be equal; behind rounded weights an index may fall on the runner-up
 _TOLERANCE: Final = 1e-5
 # Ranges of random integers, the most telling first: of either sign, such as are indices, such as are flags.
 _INTEGERS: Final = ((-9, 9), (1, 9), (0, 1), (0, 0), (1, 1))
 _RUNTIME: Final[Mapping[str, tuple[Literal["litert", "onnxruntime"], str]]] = {
     "tflite": ("litert", "litert-builtin"),
     "onnx": ("onnxruntime", "onnxruntime"),
+}
+_PRECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "tflite": PRECISIONS,
+    # onnxruntime quantizes activations as it runs only behind operators of its own, which QuantizeLinear and its like do not become.
+    "onnx": tuple(precision for precision in PRECISIONS if not precision.startswith("dynamic")),
 }
 
 
@@ -72,6 +91,8 @@ def convert(
     out: str | Path,
     *,
     precision: str = "float32",
+    calibration: Any = None,
+    io_dtype: str = "float32",
     io_layout: str = "keep",
     runtime: str | None = None,
     inputs: Any = None,
@@ -82,13 +103,16 @@ def convert(
 ) -> Converted:
     """Write `model` (see `load`) to `out`, a .tflite or .onnx path.
 
+    `precision`: one of `targets.schema.PRECISIONS`; int8 and int16x8 need `calibration` data, see `open_samples`.
     `runtime`: the oldest release that must run it, ``"tflite>=2.11"`` or ``"onnxruntime>=1.17"``; None: the newest.
     `isolate`: run what was written in a worker process, which may crash; False is for callers that are such a process themselves.
 
     Raises:
-        UsageError: EW-U001, another suffix, precision or form of `runtime`; EW-U002, `runtime` runs no such file;
-            EW-U004, `out` exists and `overwrite` is not set.
-        ModelError, TargetError: the model cannot be read or expressed, EW-T005: not for so old a runtime.
+        UsageError: EW-U001, another suffix, precision or form of `runtime`; EW-U002, `runtime` runs no such file, or there is
+            `calibration` that `precision` does not read; EW-U004, `out` exists and `overwrite` is not set.
+        DataError: EW-Q001, `precision` needs calibration data.
+        ModelError, TargetError: the model cannot be read or expressed, EW-T005: not for so old a runtime; EW-T006: not in this
+            precision, or not with inputs and outputs of `io_dtype`.
         RuntimeFailure: the runtime cannot run what was written (EW-R002), or it computes something else (EW-R005); nothing is kept.
     """
     path = Path(out)
@@ -97,16 +121,20 @@ def convert(
         raise UsageError(
             "EW-U001",
             f"cannot convert to {path.name} in {precision}",
-            fix="name the output NAME.tflite or NAME.onnx; precision is float32 or float16",
+            fix=f"name the output NAME.tflite or NAME.onnx; precision is one of {', '.join(PRECISIONS)}",
         )
     if path.exists() and not overwrite:
         raise UsageError("EW-U004", f"{path} exists", fix="give --force to replace it, or another destination")
-    target = any_device(suffix, precision, io_layout)
+    target = choose_io(any_device(suffix, precision, io_layout), io_dtype)
+    if calibration is not None and not target.artifact.calibrated:
+        raise UsageError("EW-U002", f"precision {precision} does not read calibration data", fix="leave it out")
     if runtime is not None:
         [target] = lower_floors([target], runtime)
     source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
-    written = build(source, target, None).artifact
-    agreement = _check_once(source, written.content, suffix, written.layouts, _FLOOR_DB[precision], isolate)
+    samples = open_samples(calibration, source.inputs, source.preprocess) if calibration is not None else None
+    written = build(source, target, samples).artifact
+    sample = next(iter(samples.take(1))) if samples is not None else None
+    agreement = _check_once(source, written, precision, sample, isolate)
     write_file(path, written.content, overwrite=overwrite)
     return Converted(path, agreement, written.layouts, written.operators, written.release, _notes(source))
 
@@ -138,16 +166,17 @@ def random_sample(source: Source, seed: int = 0, integers: tuple[int, int] = (0,
 
 
 def _check_once(
-    source: Source, content: bytes, suffix: str, layouts: Mapping[str, str], floor_db: float, isolate: bool
+    source: Source, written: Written, precision: str, given: Mapping[str, np.ndarray[Any, Any]] | None, isolate: bool
 ) -> float | None:
-    """SQNR of the worst output on one random sample, in decibels; None where all are equal."""
-    sample, wanted = _reference_run(source)
+    """SQNR of the worst output on one sample (a random one where none is given), in decibels; None where all are equal."""
+    sample, wanted = _reference_run(source) if given is None else (given, source.reference(given))
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-        artifact = Path(folder) / f"model.{suffix}"
-        artifact.write_bytes(content)
-        with open_session(_RUNTIME[suffix][1], artifact, isolate=isolate) as session:
-            found = ArtifactRunner(session, layouts)(sample)
-    found_db = [agreement(signature, wanted[signature.name], found, floor_db) for signature in source.outputs]
+        artifact = Path(folder) / f"model{written.suffix}"
+        artifact.write_bytes(written.content)
+        with open_session(_RUNTIME[written.suffix[1:]][1], artifact, isolate=isolate) as session:
+            found = ArtifactRunner(session, written.layouts, written.encodings)(sample)
+    floor_db, exact = _FLOOR_DB[precision], precision in _EXACT
+    found_db = [agreement(signature, wanted[signature.name], found, floor_db, exact=exact) for signature in source.outputs]
     return min((value for value in found_db if value is not None), default=None)
 
 
@@ -163,10 +192,16 @@ def _reference_run(source: Source) -> tuple[dict[str, np.ndarray[Any, Any]], dic
 
 
 def agreement(
-    signature: Signature, wanted: np.ndarray[Any, Any], found: Mapping[str, np.ndarray[Any, Any]], floor_db: float
+    signature: Signature,
+    wanted: np.ndarray[Any, Any],
+    found: Mapping[str, np.ndarray[Any, Any]],
+    floor_db: float,
+    *,
+    exact: bool = True,
 ) -> float | None:
-    """SQNR of an output in decibels, None where it is equal; integers and booleans must be, and NaN and infinities lie at the same places.
+    """SQNR of an output in decibels, None where it is equal or of integers; NaN and infinities must lie at the same places.
 
+    Integers and booleans must be equal where the artifact is `exact`.
     Raises RuntimeFailure EW-R005 where it is no such output: absent, of another shape or dtype, or further off than `floor_db`.
     """
     name = signature.name
@@ -176,7 +211,7 @@ def agreement(
     if array.shape != wanted.shape:
         raise _differs(f"output {name} of what was written has shape {array.shape}", f"the original gives {wanted.shape}")
     if wanted.dtype.kind != "f":
-        if array.dtype.kind == "f" or not np.array_equal(array, wanted):
+        if array.dtype.kind == "f" or (exact and not np.array_equal(array, wanted)):
             raise _differs(
                 f"output {name} of what was written differs from the original", "integers and booleans are compared exactly"
             )
@@ -202,19 +237,24 @@ def _differs(what: str, why: str) -> RuntimeFailure:
 
 
 def any_device(suffix: str, precision: str, io_layout: str) -> Target:
-    """The profile of whatever runs the newest runtime of a format, with nothing known of the device."""
+    """The profile of whatever runs the newest runtime of a format, with nothing known of the device.
+
+    Raises TargetError EW-T006 where that runtime has not this precision.
+    """
     runtime, prover = _RUNTIME[suffix]
-    return Target(
+    anything = Target(
         name=f"any-{suffix}",
         title=f"any device with {runtime}",
         artifact=Artifact.model_validate(
             {
                 "format": suffix,
                 "runtime": runtime,
-                "precision": precision,
+                "precision": "float32",
+                "precisions": _PRECISIONS[suffix],
                 "io_layout": io_layout if suffix == "tflite" else "keep",
             }
         ),
-        units=(Unit(name="cpu", kind="cpu", dtypes=("float16", "float32")),),
+        units=(Unit(name="cpu", kind="cpu", dtypes=("int8", "uint8", "int16", "float16", "float32")),),
         verification=Verification(runtimes=(prover,), level="run"),
     )
+    return choose_precision(anything, precision)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration import Preprocess, Samples, held_out, open_samples
-from diagnostics import DataError, EdgewrightError, GateError, TargetError
+from diagnostics import DataError, EdgewrightError, GateError, TargetError, UsageError
 from exporter.bundle.assemble import assemble
 from exporter.bundle.bundle import Bundle
 from exporter.bundle.manifest import FileRecord, digest_path
@@ -24,6 +24,7 @@ from exporter.verification.prove import Evidence, prove
 from targets.floor import lower_floors
 from targets.loader import load_target
 from targets.memory import require_fit
+from targets.precision import choose_io, choose_precision
 from targets.schema import Target
 
 __all__ = ["Exported", "export"]
@@ -92,6 +93,7 @@ def export(
     method: Any = None,
     refine: bool = True,
     effort: Effort = "balanced",
+    precision: str | None = None,
     io_dtype: Any = None,
     io_layout: Any = None,
     runtime: str | None = None,
@@ -112,6 +114,7 @@ def export(
         gates: conditions such as ``"top1_agreement>=0.98"``; a bundle whose gates fail is written all the same, and says so.
         plan: replay an earlier plan instead of deciding.
         method, refine, effort: see `Options`.
+        precision: one of those that each target takes (`targets.schema.Precision`), instead of its own.
         io_dtype, io_layout: instead of what the target says.
         runtime: the oldest release that must run the artifact, instead of the floor of each target that has this runtime:
             ``"tflite>=2.11"`` or ``"onnxruntime>=1.17"``.
@@ -122,12 +125,13 @@ def export(
         UsageError, ModelError, DataError, RuntimeFailure: what concerns all targets alike.
     """
     parsed_gates = [Gate.parse(text, task=metric is not None) for text in gates]
-    profiles: Sequence[Target] = [_profile(target, io_dtype, io_layout) for target in targets]
+    replayed = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
+    precision = _replayed_precision(precision, replayed)
+    profiles: Sequence[Target] = [_profile(target, precision, io_dtype, io_layout) for target in targets]
     if runtime is not None:
         profiles = lower_floors(profiles, runtime)
     for profile in profiles:
         require_free(Path(out) / profile.name, overwrite=force)
-    replayed = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
     goal = parse_goal(prune).macs if isinstance(prune, str) else prune
     options = Options(goal, method, refine, replayed, effort)
     with progress.stage("load"):
@@ -156,13 +160,26 @@ def export(
     return tuple(outcomes)
 
 
-def _profile(target: str | Path | Target, io_dtype: str | None, io_layout: str | None) -> Target:
+def _replayed_precision(chosen: str | None, plan: Plan | None) -> str | None:
+    """The precision that a replayed plan was made for, unless the user chose one: then it must be the same."""
+    made_for = plan.artifact_precision if plan is not None else ""
+    if chosen is not None and made_for and made_for != chosen:
+        raise UsageError(
+            "EW-U002", f"the plan was made for precision {made_for}, not {chosen}", fix="leave --precision out, or plan anew"
+        )
+    return chosen or made_for or None
+
+
+def _profile(target: str | Path | Target, precision: str | None, io_dtype: str | None, io_layout: str | None) -> Target:
     profile = target if isinstance(target, Target) else load_target(target)
-    chosen = {key: value for key, value in (("io_dtype", io_dtype), ("io_layout", io_layout)) if value is not None}
-    if not chosen:
+    if precision is not None:
+        profile = choose_precision(profile, precision)
+    if io_dtype is not None:
+        profile = choose_io(profile, io_dtype)
+    if io_layout is None:
         return profile
     data = profile.model_dump()
-    return Target.model_validate({**data, "artifact": {**data["artifact"], **chosen}})
+    return Target.model_validate({**data, "artifact": {**data["artifact"], "io_layout": io_layout}})
 
 
 def _recipe(preprocess: Preprocess | Mapping[str, Any] | str | Path | None) -> Preprocess | None:

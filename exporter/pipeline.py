@@ -85,7 +85,7 @@ def legal(model: ir.Model, target: Target) -> ir.Model:
     from exporter.quantization.correction import ensure_biases
 
     graph = legalize(model, target.artifact.format, floor_of(target))
-    graph = ensure_biases(graph) if target.artifact.precision == "int8" else graph
+    graph = ensure_biases(graph) if target.artifact.calibrated else graph
     check(graph, "legalize")
     refused = [placement for placement in placements(graph, target) if not placement.unit]
     if refused:
@@ -102,12 +102,12 @@ def calibrate(graph: ir.Model, target: Target, samples: Samples | None, progress
     """One pass of the data through the float graph; statistics of every value that a kernel writes."""
     from exporter.graph.run import FloatRunner, observed_values
 
-    if target.artifact.precision != "int8":
+    if not target.artifact.calibrated:
         return None
     if samples is None:
         raise DataError(
             "EW-Q001",
-            f"target {target.name} is int8 and needs calibration data",
+            f"precision {target.artifact.precision} of target {target.name} needs calibration data",
             fix="give --calib DATA (a folder of images, .npy, .npz, .wav or module:callable)",
         )
     runner = FloatRunner(graph, observed_values(graph))
@@ -127,9 +127,10 @@ def decide(
     from exporter.backends.tflite.layout import assign
     from exporter.quantization.planner import DEFAULT_METHOD, float_plan, make_plan
     from exporter.quantization.refine import refine
+    from exporter.quantization.weights import weight_plan
 
     if statistics is None:
-        plan = float_plan(graph, target)
+        plan = weight_plan(graph, target) if target.artifact.holds_integers else float_plan(graph, target)
     else:
         plan = make_plan(graph, statistics, target, method=options.method or DEFAULT_METHOD)
         if options.refine and samples is not None:

@@ -15,6 +15,7 @@ from exporter.progress import SILENT, Progress
 from exporter.quantization.plan import Encoding
 from exporter.verification.gates import Gate
 from exporter.verification.prove import Evidence, measure
+from exporter.verification.trusted import trusted
 
 __all__ = ["Verified", "verify"]
 
@@ -117,7 +118,8 @@ def _open(path: Path) -> tuple[Path, dict[str, str], dict[str, Encoding], tuple[
             for tensor in tensors
             if tensor.scale is not None
         }
-        return bundle.artifact, layouts, encodings, tuple(manifest.target["verification"]["runtimes"]), recipe
+        named, _ = trusted(manifest.target["verification"]["runtimes"], manifest.target["artifact"]["precision"])
+        return bundle.artifact, layouts, encodings, named, recipe
     if not path.exists():
         raise ModelError("EW-M001", f"{path} does not exist", fix="give a bundle's directory or a .tflite or .onnx file")
     if path.suffix not in _DEFAULT:

@@ -6,11 +6,25 @@ A target is data: no code asks which target it is. Unknown keys, contradictions 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["FLOORS", "Artifact", "Cost", "Memory", "Pruning", "Quantization", "Target", "Unit", "Verification"]
+__all__ = [
+    "ACTIVATIONS",
+    "FLOORS",
+    "IO_DTYPES",
+    "PRECISIONS",
+    "Artifact",
+    "Cost",
+    "Memory",
+    "Precision",
+    "Pruning",
+    "Quantization",
+    "Target",
+    "Unit",
+    "Verification",
+]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -22,6 +36,22 @@ Release = Annotated[
         description='a runtime and its least release, for example "tflite>=2.14"',
     ),
 ]
+
+# float32, float16: no integers. int8, int16x8: activations of 8 or 16 bits and weights of 8 bits, for integer kernels; they need calibration.
+# dynamic_int8, dynamic_int4: integer weights (4 bits in blocks where a kernel has them), float activations that kernels quantize as they run.
+# weight_int8, weight_int4: integer weights that are widened to floats before they are used.
+Precision = Literal["float32", "float16", "int8", "int16x8", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4"]
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+
+# Precision -> the dtype of activations between nodes, which is what a unit must have.
+ACTIVATIONS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(PRECISIONS, "float32"),
+    "float16": "float16",
+    "int8": "int8",
+    "int16x8": "int16",
+}
+# Precision -> what inputs and outputs may be, for those that have integer activations; the others have float32 alone.
+IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {"int8": ("float32", "int8", "uint8"), "int16x8": ("float32", "int16")}
 
 # Artifact.runtime -> the name under which its releases are counted; LiteRT goes on counting as TensorFlow Lite did, TFLM has no releases.
 FLOORS: Final[Mapping[str, str]] = {"litert": "tflite", "onnxruntime": "onnxruntime"}
@@ -37,9 +67,25 @@ class Artifact(_Table):
     format: Literal["tflite", "onnx"]
     runtime: Literal["litert", "onnxruntime", "tflite-micro"]
     floor: Release = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
-    precision: Literal["int8", "float16", "float32"]
-    io_dtype: Literal["float32", "int8", "uint8"] = "float32"
+    precision: Precision
+    precisions: tuple[Precision, ...] = ()  # what --precision may choose instead; empty: `precision` alone
+    io_dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"
     io_layout: Literal["keep", "channels_last"] = "keep"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether activations are integers, whose encodings come from calibration data."""
+        return self.precision in IO_DTYPES
+
+    @property
+    def holds_integers(self) -> bool:
+        """Whether any of its weights are integers."""
+        return self.precision not in ("float32", "float16")
+
+    @property
+    def activations(self) -> str:
+        """The dtype of activations: a key of `Unit.dtypes`."""
+        return ACTIVATIONS[self.precision]
 
 
 class Quantization(_Table):
@@ -114,11 +160,15 @@ class Target(_Table):
             raise ValueError("units: a target has at least one unit")
         if artifact.format != wanted:
             raise ValueError(f"artifact.format: runtime {artifact.runtime} runs {wanted} artifacts, not {artifact.format}")
-        if artifact.precision != "int8" and artifact.io_dtype != "float32":
-            raise ValueError(f"artifact.io_dtype: {artifact.io_dtype} needs precision int8, not {artifact.precision}")
-        if artifact.precision not in dtypes:
-            raise ValueError(f"artifact.precision: no unit has the dtype {artifact.precision}; they have {sorted(dtypes)}")
-        if artifact.precision == "int8" and self.quantization.float_fallback and "float32" not in dtypes:
+        allowed_io = IO_DTYPES.get(artifact.precision, ("float32",))
+        if artifact.io_dtype not in allowed_io:
+            allowed = ", ".join(allowed_io)
+            raise ValueError(f"artifact.io_dtype: precision {artifact.precision} has {allowed}, not {artifact.io_dtype}")
+        for key, precision in (("precision", artifact.precision), *(("precisions", entry) for entry in artifact.precisions)):
+            if ACTIVATIONS[precision] not in dtypes:
+                have = f"they have {sorted(dtypes)}"
+                raise ValueError(f"artifact.{key}: no unit has the dtype {ACTIVATIONS[precision]} of {precision}; {have}")
+        if artifact.calibrated and self.quantization.float_fallback and "float32" not in dtypes:
             raise ValueError("quantization.float_fallback: no unit has the dtype float32, so nothing can fall back to it")
         releases = FLOORS.get(artifact.runtime)
         if artifact.floor and artifact.floor.partition(">=")[0] != releases:

@@ -1,4 +1,4 @@
-"""``edgewright convert``: a model as float TFLite or ONNX, checked once against the original, in about a second."""
+"""``edgewright convert``: a model as TFLite or ONNX, checked once against the original; float takes about a second."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from exporter.cli.options import (
     emit_json,
     force_option,
     human_bytes,
+    io_dtype_option,
     json_option,
     model_argument,
     parse_shapes,
+    precision_option,
     runtime_option,
     shape_option,
 )
@@ -22,7 +24,9 @@ __all__ = ["command"]
 @click.command(name="convert")
 @model_argument
 @click.argument("out", metavar="OUT.tflite|OUT.onnx")
-@click.option("--precision", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@precision_option
+@click.option("--calib", "calibration", metavar="DATA", help="Calibration data, for int8 and int16x8: see export.")
+@io_dtype_option
 @click.option(
     "--io-layout",
     type=click.Choice(["keep", "channels_last"]),
@@ -38,7 +42,9 @@ __all__ = ["command"]
 def command(
     model: str,
     out: str,
-    precision: str,
+    precision: str | None,
+    calibration: str | None,
+    io_dtype: str | None,
     io_layout: str,
     runtime: str | None,
     shapes: tuple[str, ...],
@@ -46,7 +52,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Write MODEL as float TFLite or ONNX, without calibration.
+    """Write MODEL as TFLite or ONNX, in float32 unless --precision says otherwise.
 
     What was written is run once on its runtime beside the original before it is called a success.
     """
@@ -55,7 +61,9 @@ def command(
     done = convert(
         model,
         out,
-        precision=precision,
+        precision=precision or "float32",
+        calibration=calibration,
+        io_dtype=io_dtype or "float32",
         io_layout=io_layout,
         runtime=runtime,
         shapes=parse_shapes(shapes) or None,

@@ -11,9 +11,11 @@ from exporter.cli.options import (
     emit_json,
     force_option,
     human_bytes,
+    io_dtype_option,
     json_option,
     model_argument,
     parse_shapes,
+    precision_option,
     runtime_option,
     shape_option,
     target_option,
@@ -48,7 +50,8 @@ __all__ = ["command"]
     help="How closely the rounding of weights looks at the calibration samples: half the time, or a little more accuracy.",
 )
 @click.option("--no-refine", is_flag=True, help="Round to nearest only: weights and biases as they come.")
-@click.option("--io-dtype", type=click.Choice(["float32", "int8", "uint8"]), help="Type of the artifact's inputs and outputs.")
+@precision_option
+@io_dtype_option
 @click.option(
     "--io-layout", type=click.Choice(["keep", "channels_last"]), help="Axis order of the artifact's inputs and outputs."
 )

@@ -16,9 +16,11 @@ __all__ = [
     "force_option",
     "human_bytes",
     "human_count",
+    "io_dtype_option",
     "json_option",
     "model_argument",
     "parse_shapes",
+    "precision_option",
     "runtime_option",
     "shape_option",
     "target_option",
@@ -42,6 +44,18 @@ shape_option: Final = click.option(
     multiple=True,
     metavar="NAME=1,3,224,224",
     help="Fixed shape of an input; repeatable. Needed where the model leaves a dimension open.",
+)
+
+precision_option: Final = click.option(
+    "--precision",
+    metavar="PRECISION",
+    help="float32, float16, int8, int16x8, dynamic_int8, dynamic_int4, weight_int8 or weight_int4; default: the target's own, or float32.",
+)
+
+io_dtype_option: Final = click.option(
+    "--io-dtype",
+    type=click.Choice(["float32", "int8", "uint8", "int16"]),
+    help="Type of the artifact's inputs and outputs; default: what the target says, or float32.",
 )
 
 runtime_option: Final = click.option(

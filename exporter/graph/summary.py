@@ -11,7 +11,7 @@ import onnx_ir as ir
 from exporter.graph.coverage import unsupported
 from exporter.graph.values import activation_nodes, consumers, fused_activation, is_constant, name_of, source_line, static_shape
 from exporter.ops.base import Refused, operator_of
-from targets.schema import Target
+from targets.schema import ACTIVATIONS, Target
 
 __all__ = ["NodeFacts", "Placement", "Summary", "TensorFacts", "live_bytes", "placements", "summarize"]
 
@@ -158,7 +158,7 @@ def live_bytes(graph: ir.Graph, float_bytes: int) -> dict[ir.Node, int]:
 def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
     """Where each node of a graph that is legalized for the target's runtime would run. The first fitting unit takes it."""
     lowering = _reasons(unsupported(legal, "lower", "tflite")) if target.artifact.format == "tflite" else {}
-    integers = _reasons(unsupported(legal, "quantize")) if target.artifact.precision == "int8" else {}
+    integers = _reasons(unsupported(legal, "quantize")) if target.artifact.calibrated else {}
     found = []
     for node, _ in activation_nodes(legal.graph):
         reasons = [*lowering.get(node, ())]
@@ -177,7 +177,8 @@ def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
 
 
 def _unit(node: ir.Node, precision: str, target: Target) -> str:
-    accepted = {precision, "uint8"} if precision == "int8" else {precision}
+    dtype = ACTIVATIONS[precision]
+    accepted = {dtype, "uint8"} if dtype == "int8" else {dtype}
     for unit in target.units:
         if ("*" in unit.operators or node.op_type in unit.operators) and accepted & set(unit.dtypes):
             return unit.name

@@ -302,6 +302,8 @@ class Operator:
     constraints: ClassVar[tuple[Constraint, ...]] = ()
     fuses_activation: ClassVar[bool] = False  # its TFLite kernels clamp their output for free
     bias_index: ClassVar[int | None] = None  # the input that may hold one bias a channel (axis 1 of the output)
+    # Inputs that may be held as integers where they are constants, beside those of role WEIGHT: index -> channel axis.
+    weight_only: ClassVar[Mapping[int, int | None]] = {}
 
     def activation(self, node: ir.Node) -> str:
         """The TFLite fused-activation name that this node is when it follows a fusing operator ("RELU6"), else "NONE"."""
@@ -312,6 +314,10 @@ class Operator:
 
     def quantize(self, node: ir.Node) -> QuantRule:
         raise Refused(node, self._reason("quantize"))
+
+    def hybrid(self, node: ir.Node) -> str:
+        """The TFLite builtin whose kernel takes float activations with the node's weight in integers ("" where it has no such form)."""
+        return ""
 
     def layout(self, node: ir.Node) -> LayoutRule:
         raise Refused(node, self._reason("layout"))

@@ -88,6 +88,12 @@ class Conv(Operator):
         rules = (InputRule(Role.ACTIVATION), InputRule(Role.WEIGHT, 0), InputRule(Role.BIAS))
         return QuantRule(rules[: len(node.inputs)], (OWN,))
 
+    def hybrid(self, node: ir.Node) -> str:
+        # Which release first runs groups in this form is not on record.
+        if rank(input_of(node, 0)) != 4 or _is_grouped(node):
+            return ""
+        return "DEPTHWISE_CONV_2D" if attribute(node, "group", 1) > 1 else "CONV_2D"
+
     def layout(self, node: ir.Node) -> LayoutRule:
         return uniform_layout(node, Port.LAST)
 

@@ -72,6 +72,9 @@ class Gemm(Operator):
         rules = (InputRule(Role.ACTIVATION), InputRule(Role.WEIGHT, axis), InputRule(Role.BIAS))
         return QuantRule(rules[: len(node.inputs)], (OWN,))
 
+    def hybrid(self, node: ir.Node) -> str:
+        return "FULLY_CONNECTED"
+
     def layout(self, node: ir.Node) -> LayoutRule:
         return uniform_layout(node, Port.FIRST)
 

@@ -6,7 +6,7 @@ front here, computed ones by a Mod with the length, which is exact for every ind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar
 
@@ -73,6 +73,7 @@ class Gather(Operator):
     """The places that indices name along one axis; the indices' axes take the place of it."""
 
     op_type = "Gather"
+    weight_only: ClassVar[Mapping[int, int | None]] = {0: 0}
     constraints = (takes("Gather", MOVED),)
 
     def couple(self, node: ir.Node) -> Coupling:

@@ -40,6 +40,7 @@ class MatMul(Operator):
     """A [..., M, K] @ B [..., K, N] with broadcast batch axes."""
 
     op_type = "MatMul"
+    weight_only: ClassVar[Mapping[int, int | None]] = {1: None}
     constraints = (takes("MatMul", ("float32",)), most_axes("MatMul", 5), most_axes("MatMul", 5, 1))
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -65,6 +66,10 @@ class MatMul(Operator):
         if is_constant(node.inputs[1]) and rank(input_of(node, 1)) == 2:
             return QuantRule((InputRule(Role.ACTIVATION), InputRule(Role.WEIGHT, 1)), (OWN,))
         return activation_rule(node)
+
+    def hybrid(self, node: ir.Node) -> str:
+        # Broadcast batches are left to float: the kernel quantizes the rows of each product anew.
+        return "BATCH_MATMUL" if input_shape(node)[:-2] == input_shape(node, 1)[:-2] else ""
 
     def layout(self, node: ir.Node) -> LayoutRule:
         return uniform_layout(node, Port.FIRST)

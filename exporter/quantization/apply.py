@@ -15,7 +15,16 @@ from exporter.graph.values import constant, name_of
 from exporter.quantization.plan import Encoding, Plan
 from exporter.quantization.rounding import unpack_offsets
 
-__all__ = ["apply_corrections", "encode_constant", "node_name", "quantized_parameters", "read_encoding", "runs_in_integers"]
+__all__ = [
+    "apply_corrections",
+    "encode_constant",
+    "node_name",
+    "precision_of",
+    "quantized_parameters",
+    "read_encoding",
+    "runs_in_integers",
+    "stores_integers",
+]
 
 
 def node_name(node: ir.Node) -> str:
@@ -23,9 +32,19 @@ def node_name(node: ir.Node) -> str:
     return node.name or name_of(node.outputs[0])
 
 
+def precision_of(node: ir.Node, plan: Plan) -> str:
+    """The plan's precision of a node. One that is not in the plan (a fused activation) does not run by itself: "float32"."""
+    return plan.precision.get(node_name(node), "float32")
+
+
 def runs_in_integers(node: ir.Node, plan: Plan) -> bool:
-    """Whether the plan has this node run in integers. A node that is not in the plan (a fused activation) does not run by itself."""
-    return plan.precision.get(node_name(node), "float32").startswith("int")
+    """Whether the plan has this node run in integers: it reads and writes them."""
+    return precision_of(node, plan) in ("int8", "int16x8")
+
+
+def stores_integers(node: ir.Node, plan: Plan) -> bool:
+    """Whether the constants of this node that have an encoding are held as integers, whatever its activations are."""
+    return precision_of(node, plan) not in ("float32", "float16")
 
 
 def read_encoding(node: ir.Node, index: int, plan: Plan) -> Encoding | None:
@@ -52,7 +71,7 @@ def apply_corrections(array: np.ndarray[Any, Any], plan: Plan, name: str) -> np.
 
 
 def encode_constant(node: ir.Node, index: int, plan: Plan) -> tuple[np.ndarray[Any, Any], Encoding]:
-    """The integers of the constant input `index` of a node that runs in integers, with their encoding (axes in the canonical order).
+    """The integers of the constant input `index` of a node that holds its constants so, with their encoding (axes in the canonical order).
 
     Raises:
         ModelError: EW-Q002, the input is not a constant, or the plan has no encoding for it.
@@ -68,10 +87,10 @@ def encode_constant(node: ir.Node, index: int, plan: Plan) -> tuple[np.ndarray[A
 
 
 def quantized_parameters(model: ir.Model, plan: Plan) -> dict[str, tuple[np.ndarray[Any, Any], Encoding]]:
-    """All encoded constants of the nodes that run in integers, by "node:input_index"."""
+    """All encoded constants of the nodes that hold them as integers, by "node:input_index"."""
     found = {}
     for node in model.graph:
-        if runs_in_integers(node, plan):
+        if stores_integers(node, plan):
             for index, value in enumerate(node.inputs):
                 if constant(value) is not None and read_encoding(node, index, plan) is not None:
                     found[f"{node_name(node)}:{index}"] = encode_constant(node, index, plan)

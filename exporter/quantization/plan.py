@@ -29,6 +29,7 @@ _RANGES: Final[Mapping[str, tuple[int, int]]] = {
     "int16": (-32768, 32767),
     "uint16": (0, 65535),
     "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**47), 2**47 - 1),  # biases of int16x8: kernels requantize accumulators of 48 bits
 }
 
 
@@ -43,32 +44,40 @@ class Encoding:
 
     `scale` and `zero_point` have one entry a tensor (`axis` None) or one a channel along `axis`, counted in the canonical,
     channels-first order of the value. Scales are float32 values held in Python floats.
+
+    With `block` > 0 (matrices only) each run of so many elements along the other axis of a channel has a scale of its own: first those
+    of channel 0, then those of channel 1, and so on; `zero_point` is one for all.
     """
 
     dtype: str
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int | None = None
+    block: int = 0
 
     def quantize(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Integers of `dtype` nearest to `array` (ties to even, as ONNX QuantizeLinear), saturated."""
-        scale, zero_point = self._along(array.ndim)
+        scale, zero_point = self._along(array.shape)
         low, high = integer_range(self.dtype)
-        # Runtimes divide in float32; only int32 (biases) does not fit into its 24 bits, and no runtime computes that one.
-        wide = np.float64 if self.dtype == "int32" else np.float32
+        # Runtimes divide in float32; biases alone do not fit into its 24 bits, and no runtime computes those.
+        wide = np.float64 if self.dtype in ("int32", "int64") else np.float32
         integers = np.rint(array.astype(wide) / scale.astype(wide)) + zero_point
         return np.asarray(np.clip(integers, low, high).astype(_numpy_dtype(self.dtype)))
 
     def dequantize(self, integers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The float32 values of `integers`."""
-        scale, zero_point = self._along(integers.ndim)
-        return np.asarray((integers.astype(np.float32) - zero_point) * scale, np.float32)
+        scale, zero_point = self._along(integers.shape)
+        wide = np.float64 if self.dtype == "int64" else np.float32
+        return np.asarray((integers.astype(wide) - zero_point) * scale, np.float32)
 
-    def _along(self, rank: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _along(self, dims: tuple[int, ...]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         scale, zero_point = np.asarray(self.scale, np.float32), np.asarray(self.zero_point, np.float32)
         if self.axis is None:
             return scale.reshape(()), zero_point.reshape(())
-        shape = [1] * rank
+        if self.block:
+            rows = np.repeat(scale.reshape(dims[self.axis], -1), self.block, axis=1)
+            return rows if self.axis == 0 else rows.T, zero_point.reshape(())
+        shape = [1] * len(dims)
         shape[self.axis] = -1
         return scale.reshape(shape), zero_point.reshape(shape)
 
@@ -83,7 +92,8 @@ class Plan:
 
     Attributes:
         target: name of the target profile the plan was made for.
-        precision: "int8", "float32", "float16", ... for every node that runs by itself.
+        artifact_precision: the target's precision that was planned for; "" in plans of older releases. Replaying takes it up.
+        precision: "int8", "int16x8", "float32", ... for every node that runs by itself; the names are those of `targets.schema.Precision`.
         encodings: for every value that an integer node reads or writes; weights and biases included.
         requantize: where a node reads an input in another encoding than the one its value is stored in, that encoding, by
             "node:input_index" (a writer requantizes there; a constant is encoded so for this node alone).
@@ -93,11 +103,12 @@ class Plan:
         layout: "channels_last" for every value that the TFLite artifact holds channels-last where it is produced.
         node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
         io_layout: "keep" (inputs and outputs as the original has them) or "channels_last" (as `layout` says).
-        io_dtype: dtype of encoded graph inputs and outputs: "float32", "int8" or "uint8".
+        io_dtype: dtype of encoded graph inputs and outputs: "float32", "int8", "uint8" or "int16".
         schema: version of this structure.
     """
 
     target: str
+    artifact_precision: str = ""
     precision: Mapping[str, str] = field(default_factory=dict)
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     requantize: Mapping[str, Encoding] = field(default_factory=dict)
@@ -131,7 +142,7 @@ class Plan:
                 raise ValueError(f"unknown keys {sorted(unknown)}")
             for key in ("encodings", "requantize"):
                 data[key] = {
-                    name: Encoding(e["dtype"], tuple(e["scale"]), tuple(e["zero_point"]), e["axis"])
+                    name: Encoding(e["dtype"], tuple(e["scale"]), tuple(e["zero_point"]), e["axis"], e.get("block", 0))
                     for name, e in data[key].items()
                 }
             for key in ("corrections", "kept"):

@@ -59,6 +59,7 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
         encoder.constants(node)
     return Plan(
         target=target.name,
+        artifact_precision=target.artifact.precision,
         precision={node_name(node): "int8" if node in rules else "float32" for node, _ in activation_nodes(graph)},
         encodings=encoder.encodings,
         requantize=encoder.requantize,
@@ -72,7 +73,12 @@ def float_plan(model: ir.Model, target: Target) -> Plan:
     precision = "float16" if target.artifact.precision == "float16" else "float32"
     _check_names(model.graph)
     names = [node_name(node) for node, _ in activation_nodes(model.graph)]
-    return Plan(target=target.name, precision=dict.fromkeys(names, precision), io_layout=target.artifact.io_layout)
+    return Plan(
+        target=target.name,
+        artifact_precision=precision,
+        precision=dict.fromkeys(names, precision),
+        io_layout=target.artifact.io_layout,
+    )
 
 
 def refusals(model: ir.Model) -> dict[str, str]:

@@ -19,6 +19,7 @@ __all__ = [
     "Method",
     "activation_encoding",
     "bias_encoding",
+    "block_encoding",
     "choose_range",
     "weight_encoding",
 ]
@@ -100,6 +101,25 @@ def weight_encoding(
     scale = np.maximum(scale, np.maximum(least_scale, MIN_SCALE)).astype(np.float32)
     # A scale rounded downwards would put the peak at 127.00001 steps, which still rounds to 127: nearest is right here.
     return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if axis is None else axis % weight.ndim)
+
+
+def block_encoding(weight: np.ndarray[Any, Any], axis: int, block: int) -> Encoding | None:
+    """The symmetric int4 encoding of a matrix with a scale for each `block` elements of a channel, integers in [-7, 7].
+
+    Scales are float16 values, as TFLite's FULLY_CONNECTED reads them. None where the matrix has no such blocks, or values whose
+    scales float16 does not hold.
+
+    Args:
+        axis: the channels' axis; the other one is cut into blocks.
+    """
+    if weight.ndim != 2 or weight.shape[1 - axis] % block:
+        return None
+    rows = np.abs(weight if axis == 0 else weight.T).reshape(-1, block)
+    least = float(np.finfo(np.float16).smallest_normal)
+    scale = np.maximum(rows.max(axis=1) / integer_range("int4")[1], least)
+    if scale.max(initial=0.0) > float(np.finfo(np.float16).max):
+        return None
+    return Encoding("int4", tuple(scale.astype(np.float16).astype(np.float32).tolist()), (0,), axis, block)
 
 
 def bias_encoding(inputs: Encoding, weights: Encoding, axis: int) -> Encoding:

@@ -24,6 +24,7 @@ from exporter.verification.layers import LayerQuality, watch_layers
 from exporter.verification.metric import evaluate
 from exporter.verification.parity import Parity, layer_parity
 from exporter.verification.runner import Agreement, ArtifactRunner, equal_outputs
+from exporter.verification.trusted import trusted
 
 __all__ = ["Evidence", "Latency", "measure", "prove"]
 
@@ -82,6 +83,8 @@ def prove(
 
     Raises RuntimeFailure where the deciding runtime is absent or fails; a further runtime that is absent is a warning.
     """
+    target = built.target
+    runtimes, warnings = trusted(target.verification.runtimes, target.artifact.precision)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{built.artifact.suffix}"
         artifact.write_bytes(built.artifact.content)
@@ -89,7 +92,7 @@ def prove(
             artifact,
             built.source.reference,
             samples,
-            runtimes=built.target.verification.runtimes,
+            runtimes=runtimes,
             outputs=[signature.name for signature in built.source.outputs],
             layouts=built.artifact.layouts,
             encodings=built.artifact.encodings,
@@ -97,12 +100,13 @@ def prove(
             metric=metric,
             progress=progress,
         )
-        if built.target.artifact.precision != "int8":
+        evidence = replace(evidence, warnings=(*warnings, *evidence.warnings))
+        if not target.artifact.calibrated:
             return evidence
         with progress.stage("look at every layer"):
             few = list(samples.take(_FEW))
             layers = watch_layers(built.graph, built.plan, artifact, few, layouts=built.artifact.layouts)
-            tflite = built.target.artifact.format == "tflite"
+            tflite = target.artifact.format == "tflite"
             parity = layer_parity(built.graph, built.plan, artifact, few) if tflite else None
         return replace(evidence, layers=layers, parity=parity)
 

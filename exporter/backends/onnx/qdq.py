@@ -19,12 +19,18 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import fused_into, is_constant, name_of, static_shape
-from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
+from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers, stores_integers
 from exporter.quantization.plan import Encoding, Plan
 
 __all__ = ["insert_qdq", "shifted"]
 
-_TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8, "int32": ir.DataType.INT32}
+_TYPES = {
+    "int4": ir.DataType.INT4,
+    "int8": ir.DataType.INT8,
+    "uint8": ir.DataType.UINT8,
+    "int16": ir.DataType.INT16,
+    "int32": ir.DataType.INT32,
+}
 
 
 def shifted(encoding: Encoding, dtype: str) -> Encoding:
@@ -95,8 +101,8 @@ class _Inserter:
                 node.replace_input_with(index, rounded)
 
     def constants(self, node: ir.Node) -> None:
-        """Hold the encoded constants of one integer node as integers behind a DequantizeLinear."""
-        if not runs_in_integers(node, self._plan):
+        """Hold the encoded constants of one node as integers behind a DequantizeLinear, where the plan has it hold any."""
+        if not stores_integers(node, self._plan):
             return
         for index, value in enumerate(node.inputs):
             if value is None or not is_constant(value) or read_encoding(node, index, self._plan) is None:
@@ -105,9 +111,12 @@ class _Inserter:
             name = name_of(value)
             if f"{node_name(node)}:{index}" in self._plan.requantize:
                 name = f"{name}_for_{node_name(node)}_{index}"
+            if encoding.dtype == "int64":  # QuantizeLinear has no such integers; float32 has their value to 24 bits
+                node.replace_input_with(index, self._initializer(f"{name}_rounded", encoding.dequantize(integers)))
+                continue
             stored = self._graph.initializers.get(f"{name}_quantized")
             if stored is None:
-                stored = self._initializer(f"{name}_quantized", integers)
+                stored = self._initializer(f"{name}_quantized", integers, _TYPES[encoding.dtype])
                 self._dequantize(stored, encoding, name, f"{name}_dequantized", before=node)
             node.replace_input_with(index, next(user for user, _ in stored.uses()).outputs[0])
 
@@ -141,7 +150,7 @@ class _Inserter:
     # The two operators. Parameters are initializers named after the value.
 
     def _quantize(self, value: ir.Value, encoding: Encoding, name: str, output: str, *, after: ir.Value) -> ir.Value:
-        parameters = self._parameters(name, encoding)
+        parameters = self._parameters(name, encoding, ())
         return self._insert("QuantizeLinear", [value, *parameters], encoding, output, value, _TYPES[encoding.dtype], after=after)
 
     def _dequantize(
@@ -154,24 +163,33 @@ class _Inserter:
         after: ir.Value | None = None,
         before: ir.Node | None = None,
     ) -> ir.Value:
-        parameters = self._parameters(name, encoding)
+        parameters = self._parameters(name, encoding, _shape(value))
         float32 = ir.DataType.FLOAT
         return self._insert(
             "DequantizeLinear", [value, *parameters], encoding, output, value, float32, after=after, before=before
         )
 
-    def _parameters(self, name: str, encoding: Encoding) -> list[ir.Value]:
+    def _parameters(self, name: str, encoding: Encoding, like: Sequence[int]) -> list[ir.Value]:
+        """Scale and zero point of an encoding; `like` is the shape of what it encodes."""
         shape: tuple[int, ...] = () if encoding.axis is None else (len(encoding.scale),)
         scale = np.asarray(encoding.scale, np.float32).reshape(shape)
+        if encoding.block:
+            scale = scale.reshape(like[encoding.axis or 0], -1)
+            scale = scale if encoding.axis == 0 else np.ascontiguousarray(scale.T)
         found = [self._initializer(f"{name}_scale", scale)]
-        if encoding.dtype != "int32":  # biases are symmetric, and runtimes differ in whether they take an int32 zero point
+        # Biases and weights of four bits are symmetric; runtimes differ in whether they take a zero point there.
+        if encoding.dtype not in ("int32", "int4"):
             zero_point = np.asarray(encoding.zero_point, encoding.dtype).reshape(shape)
             found.append(self._initializer(f"{name}_zero_point", zero_point))
         return found
 
-    def _initializer(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    def _initializer(self, name: str, array: np.ndarray[Any, Any], dtype: ir.DataType | None = None) -> ir.Value:
         if name not in self._graph.initializers:
-            self._graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
+            narrow = dtype == ir.DataType.INT4  # packed by the serialiser; numpy has no such dtype
+            stored = (
+                ir.Tensor(array.astype(ir.DataType.INT4.numpy()), dtype, name=name) if narrow else ir.tensor(array, name=name)
+            )
+            self._graph.register_initializer(ir.val(name, const_value=stored))
         return self._graph.initializers[name]
 
     def _insert(
@@ -186,9 +204,11 @@ class _Inserter:
         after: ir.Value | None = None,
         before: ir.Node | None = None,
     ) -> ir.Value:
-        shape = like.const_value.numpy().shape if like.const_value is not None else static_shape(like)
+        shape = _shape(like)
         result = ir.Value(name=output, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         attributes = {} if encoding.axis is None else {"axis": encoding.axis}
+        if encoding.block:  # ONNX names the axis that is cut into blocks
+            attributes = {"axis": 1 - (encoding.axis or 0), "block_size": encoding.block}
         node = ir.node(op_type, list(inputs), attributes, outputs=[result], name=output + "_" + op_type)
         producer = after.producer() if after is not None else None
         if producer is not None:
@@ -198,3 +218,7 @@ class _Inserter:
         else:
             self._graph.append(node)
         return result
+
+
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    return tuple(value.const_value.numpy().shape) if value.const_value is not None else static_shape(value)

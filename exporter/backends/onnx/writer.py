@@ -33,7 +33,7 @@ def write_onnx(model: ir.Model, plan: Plan, target: Target) -> bytes:
     precisions = set(plan.precision.values())
     if "float16" in precisions:
         to_float16(copy)
-    elif any(precision.startswith("int") for precision in precisions):
+    elif precisions - {"float32"}:
         insert_qdq(copy, plan, target.quantization.activations)
     _strip(copy)
     proto = ir.serde.serialize_model(copy)

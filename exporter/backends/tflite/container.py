@@ -69,6 +69,7 @@ class Container:
         self._buffer_of: dict[int, int] = {}
         self._by_digest: dict[bytes, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], str, Encoding | None, int], int] = {}
+        self._scales: dict[int, int] = {}  # tensors in blocks -> the tensors of their scales
         self._names: dict[str, int] = {}  # every name given so far, with the last suffix tried
 
     def tensor(
@@ -81,9 +82,12 @@ class Container:
     ) -> int:
         """Add a tensor, constant where `data` is given. A name already taken gets a numbered suffix.
 
+        Of an int4 tensor, `data` has one element a byte. The scales of blocks become a float16 tensor of their own beside it.
         Constants equal in name, type and bytes are one tensor; equal bytes share a buffer under any name.
         """
         dims = tuple(int(dim) for dim in shape)
+        if data is not None and dtype == "int4":
+            data = _packed(data)
         buffer = self._buffer(data) if data is not None else 0
         key = (name, dims, dtype, encoding, buffer)
         if data is not None and key in self._constants:
@@ -93,6 +97,9 @@ class Container:
         if data is not None:
             self._buffer_of[handle] = buffer
             self._constants[key] = handle
+        if encoding is not None and encoding.block:
+            scales = np.asarray(encoding.scale, np.float16).reshape(dims[encoding.axis or 0], -1)
+            self._scales[handle] = self.tensor(f"{name}_scales", scales.shape, "float16", None, scales)
         return handle
 
     def rename(self, handle: int, name: str) -> None:
@@ -188,7 +195,14 @@ class Container:
             name=tensor.name,
             hasRank=True,
         )
-        if tensor.encoding is not None:
+        if handle in self._scales and tensor.encoding is not None:
+            packed.quantization = self._schema.QuantizationParametersT(
+                detailsType=self._schema.QuantizationDetails.BlockwiseQuantization,
+                details=self._schema.BlockwiseQuantizationT(
+                    scales=self._scales[handle], zeroPoints=-1, blockSize=tensor.encoding.block
+                ),
+            )
+        elif tensor.encoding is not None:
             packed.quantization = self._schema.QuantizationParametersT(
                 scale=np.asarray(tensor.encoding.scale, np.float32),
                 zeroPoint=np.asarray(tensor.encoding.zero_point, np.int64),
@@ -222,6 +236,14 @@ class _AlignedBuffer:
         if vector is not None:
             self._schema.BufferAddData(builder, vector)
         return self._schema.BufferEnd(builder)
+
+
+def _packed(integers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Four-bit integers two in a byte, the first in the lower half."""
+    flat = np.ascontiguousarray(integers, np.int8).reshape(-1).view(np.uint8) & 15
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return np.asarray(flat[::2] | (flat[1::2] << 4), np.uint8)
 
 
 def _padded(release: str) -> bytes:

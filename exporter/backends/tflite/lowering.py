@@ -12,7 +12,15 @@ import onnx_ir as ir
 from exporter.backends.tflite.layout import to_channels_last
 from exporter.graph.values import constant, fused_activation, is_constant, name_of, rank
 from exporter.ops.base import Port, Refused, operator_of
-from exporter.quantization.apply import apply_corrections, encode_constant, node_name, runs_in_integers
+from exporter.quantization.apply import (
+    apply_corrections,
+    encode_constant,
+    node_name,
+    precision_of,
+    read_encoding,
+    runs_in_integers,
+    stores_integers,
+)
 from exporter.quantization.plan import Encoding
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ class NodeLowering:
         self.channels_last = writer.runs_last(node)
         self.activation = operator_of(behind).activation(behind) if behind is not None else "NONE"
         self.quantized = runs_in_integers(node, self._plan)
+        self._precision = precision_of(node, self._plan)
 
     def input(self, index: int) -> int:
         value = self._node.inputs[index]
@@ -41,11 +50,13 @@ class NodeLowering:
         array, encoding = self._constant(index)
         port = operator_of(self._node).layout(self._node).inputs[index]
         if port is Port.LAST and array.ndim >= 3:
-            return self._add(name_of(value), array.transpose(to_channels_last(array.ndim)), _whole(encoding))
+            perm = to_channels_last(array.ndim)
+            return self._stored(name_of(value), array.transpose(perm), _turned(encoding, perm))
         if self.channels_last and (full := rank(self._node.outputs[0])) >= 3 and array.ndim > 0:
-            array = array.reshape((1,) * (full - array.ndim) + array.shape).transpose(to_channels_last(full))
-            encoding = _whole(encoding)
-        return self._add(name_of(value), array, encoding)
+            perm, added = to_channels_last(full), full - array.ndim
+            array = array.reshape((1,) * added + array.shape).transpose(perm)
+            encoding = _turned(encoding, perm, added)
+        return self._stored(name_of(value), array, encoding)
 
     def output(self, index: int = 0) -> int:
         return self._writer.produced(self._node, index)
@@ -60,8 +71,7 @@ class NodeLowering:
         array, encoding = self._constant(index)
         if perm is not None:
             array = array.transpose(perm)
-            if encoding is not None and encoding.axis is not None:
-                encoding = replace(encoding, axis=list(perm).index(encoding.axis))
+            encoding = _turned(encoding, perm)
         if reshape is not None:
             array = array.reshape(reshape)
             if encoding is not None and encoding.axis is not None:
@@ -107,20 +117,28 @@ class NodeLowering:
         array = constant(value)
         assert value is not None
         assert array is not None
-        if self.quantized and (f"{node_name(self._node)}:{index}" in self._plan.requantize or value.name in self._plan.encodings):
+        if stores_integers(self._node, self._plan) and read_encoding(self._node, index, self._plan) is not None:
             return encode_constant(self._node, index, self._plan)
         return apply_corrections(array, self._plan, name_of(value)), None
 
     def _parameter(self, name: str, array: np.ndarray[Any, Any], encoding: Encoding | None) -> int:
-        """A weight or bias; half precision is stored as float16 and widened by a DEQUANTIZE that runtimes fold when they load."""
-        half = self._plan.precision.get(node_name(self._node)) == "float16" and encoding is None and array.dtype == np.float32
-        if not half:
-            return self._add(name, array, encoding)
-        key = (name, array.shape)
+        """A weight or bias; of a half-precision node as float16."""
+        if self._precision == "float16" and array.dtype == np.float32:
+            return self._widened(name, _to_half(array), None)
+        return self._stored(name, array, encoding)
+
+    def _stored(self, name: str, array: np.ndarray[Any, Any], encoding: Encoding | None) -> int:
+        """A constant in the form in which the node reads it: integers of a node that runs in floats are widened."""
+        widen = encoding is not None and self._precision.startswith("weight")
+        return self._widened(name, array, encoding) if widen else self._add(name, array, encoding)
+
+    def _widened(self, name: str, array: np.ndarray[Any, Any], encoding: Encoding | None) -> int:
+        """A constant behind a DEQUANTIZE, which runtimes fold when they load; made once for all nodes that read it."""
+        key = (name, array.shape, encoding)
         if key not in self._writer.widened:
-            stored = self._add(f"{name}_half", _to_half(array), None)
+            stored = self._add(f"{name}_half" if encoding is None else f"{name}_quantized", array, encoding)
             self._writer.widened[key] = self._container.tensor(name, array.shape, "float32")
-            self.emit("DEQUANTIZE", [stored], [self._writer.widened[key]], 3)
+            self.emit("DEQUANTIZE", [stored], [self._writer.widened[key]])
         return self._writer.widened[key]
 
     def _add(self, name: str, array: np.ndarray[Any, Any], encoding: Encoding | None) -> int:
@@ -134,9 +152,11 @@ def _to_half(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(np.clip(array, -limit, limit), np.float16)
 
 
-def _whole(encoding: Encoding | None) -> Encoding | None:
-    """An activation's encoding is one for the whole tensor, whatever its rank."""
-    return encoding if encoding is None or encoding.axis is None else replace(encoding, axis=None)
+def _turned(encoding: Encoding | None, perm: Sequence[int], added: int = 0) -> Encoding | None:
+    """An encoding of a constant that gets `added` axes in front and is then transposed by `perm`."""
+    if encoding is None or encoding.axis is None:
+        return encoding
+    return replace(encoding, axis=list(perm).index(encoding.axis + added))
 
 
 def _last_axis_of_length(shape: Sequence[int], length: int) -> int:

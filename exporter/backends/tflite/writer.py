@@ -17,6 +17,7 @@ import onnx_ir as ir
 from diagnostics import TargetError
 from exporter.backends.tflite.container import Container, Tensor
 from exporter.backends.tflite.floor import Emitted
+from exporter.backends.tflite.forms import in_form
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, rank, static_shape
@@ -92,9 +93,8 @@ class Writer:
         self.container = Container(description)
         self.plan = plan
         self._graph = model.graph
-        self.widened: dict[
-            tuple[str, tuple[int, ...]], int
-        ] = {}  # half-precision parameters, as the float32 tensors kernels read
+        # Parameters in half precision or integers, as the float32 tensors that kernels read.
+        self.widened: dict[tuple[str, tuple[int, ...], Encoding | None], int] = {}
         self._handles: dict[tuple[str, _Form], int] = {}
         self._emitted: list[Emitted] = []
         self._writing = ""  # the node that is being written, by name
@@ -223,11 +223,8 @@ class Writer:
     # --- conversions --------------------------------------------------------------------------------------------------
 
     def _convert(self, source: int, target: int) -> None:
-        of, to = self.container.tensors[source], self.container.tensors[target]
-        if to.encoding is None:
-            self.emit("DEQUANTIZE", [source], [target], {"int8": 2, "int16": 3}.get(of.dtype, 1))
-        else:
-            self.emit("QUANTIZE", [source], [target], 2 if "int16" in (of.dtype, to.dtype) else 1)
+        to = self.container.tensors[target]
+        self.emit("DEQUANTIZE" if to.encoding is None else "QUANTIZE", [source], [target])
 
     def _move(self, value: ir.Value, source: int, target: int, last: bool) -> None:
         shape = static_shape(value)
@@ -253,12 +250,15 @@ class Writer:
         data = np.asarray(array, np.int32)
         return self.container.tensor("const", data.shape, "int32", None, data)
 
-    def emit(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
+    def emit(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: Any) -> None:
+        """Append an operator, at `version` or the one that the integer form of its tensors needs."""
         if op in ("RESHAPE", "BITCAST"):
             inputs = [self._seen(op, inputs[0], outputs[0]), *inputs[1:]]
             self._viewed[outputs[0]] = inputs[0]
-        self.container.operator(op, inputs, outputs, version, options)
         read = tuple(self.container.tensors[handle] for handle in inputs if handle >= 0)
+        written = tuple(self.container.tensors[handle] for handle in outputs)
+        version, options = in_form(op, version, options, read, written)
+        self.container.operator(op, inputs, outputs, version, options)
         self._emitted.append(Emitted(self._writing, op, version, read))
 
     def _seen(self, op: str, source: int, target: int) -> int:
