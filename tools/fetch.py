@@ -24,7 +24,18 @@ from typing import Final
 
 from diagnostics import DataError, UsageError
 
-__all__ = ["NpmPackage", "Wheel", "build_once", "cache_root", "fetch_npm", "fetch_wheel", "load_package", "unpack"]
+__all__ = [
+    "DebianPackage",
+    "NpmPackage",
+    "Wheel",
+    "build_once",
+    "cache_root",
+    "fetch_debian",
+    "fetch_npm",
+    "fetch_wheel",
+    "load_package",
+    "unpack",
+]
 
 _UNPACKED_LIMIT: Final = 1 << 30  # bytes; a package that unpacks to more is not one of ours
 
@@ -52,6 +63,16 @@ class NpmPackage:
     sha256: str
 
 
+@dataclass(frozen=True)
+class DebianPackage:
+    """A package of Debian: name, version, the sha256 of its .deb, and the folder inside whose files are wanted."""
+
+    name: str
+    version: str
+    sha256: str
+    folder: str
+
+
 def cache_root() -> Path:
     """The folder that holds everything fetched or generated: ``$EDGEWRIGHT_CACHE`` or ``~/.cache/edgewright``."""
     configured = os.environ.get("EDGEWRIGHT_CACHE")
@@ -71,7 +92,7 @@ def fetch_wheel(wheel: Wheel) -> Path:
             command += [f"--platform={wheel.platform}"] if wheel.platform else []
             command += [f"--python-version={wheel.python}"] if wheel.python else []
             _run([*command, requirement], requirement)
-            _unpack_verified(Path(download), "*.whl", wheel.sha256, requirement, folder)
+            unpack(_verified(Path(download), "*.whl", wheel.sha256, requirement), folder)
 
     return build_once(f"{wheel.name}-{wheel.version}", fetch)
 
@@ -86,9 +107,30 @@ def fetch_npm(package: NpmPackage) -> Path:
             raise UsageError("EW-U005", f"npm is needed to fetch {requirement}", fix="install Node.js, which brings npm")
         with tempfile.TemporaryDirectory() as download:
             _run([npm, "pack", "--silent", "--pack-destination", download, requirement], requirement)
-            _unpack_verified(Path(download), "*.tgz", package.sha256, requirement, folder)
+            unpack(_verified(Path(download), "*.tgz", package.sha256, requirement), folder)
 
     return build_once(f"{package.name}-{package.version}", fetch)
+
+
+def fetch_debian(package: DebianPackage) -> Path:
+    """The files of a Debian package's `folder`, fetched with ``apt-get download`` where the cache lacks them. Raises as `fetch_wheel`."""
+    requirement = f"{package.name}={package.version}"
+    apt, dpkg = shutil.which("apt-get"), shutil.which("dpkg-deb")
+
+    def fetch(folder: Path) -> None:
+        if apt is None or dpkg is None:
+            raise UsageError(
+                "EW-U005", f"apt-get is needed to fetch {requirement}", fix="run this on Debian 12 or one of its descendants"
+            )
+        with tempfile.TemporaryDirectory() as download:
+            _run([apt, "download", "--quiet", requirement], requirement, download)
+            deb = _verified(Path(download), "*.deb", package.sha256, requirement)
+            whole = Path(download) / "content.tar"
+            with whole.open("wb") as out:
+                subprocess.run([dpkg, "--fsys-tarfile", str(deb)], stdout=out, timeout=600, check=True)
+            _unpack_folder(whole, package.folder, folder)
+
+    return build_once(f"{package.name}-{package.version.replace(':', '_')}", fetch)
 
 
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
@@ -148,8 +190,8 @@ def load_package(folder: Path, name: str) -> ModuleType:
     return module
 
 
-def _run(command: list[str], requirement: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+def _run(command: list[str], requirement: str, folder: str | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
     if done.returncode != 0:
         reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no output"]
         raise DataError(
@@ -157,14 +199,25 @@ def _run(command: list[str], requirement: str) -> None:
         )
 
 
-def _unpack_verified(download: Path, pattern: str, sha256: str, requirement: str, folder: Path) -> None:
+def _verified(download: Path, pattern: str, sha256: str, requirement: str) -> Path:
+    """The one file that was downloaded. Raises DataError EW-D001 where there is another number of files, EW-D004 for other bytes."""
     files = sorted(download.glob(pattern))
     if len(files) != 1:
         raise DataError("EW-D001", f"{requirement} brought {len(files)} files that match {pattern}, not one")
     found = hashlib.sha256(files[0].read_bytes()).hexdigest()
     if found != sha256:
         raise DataError("EW-D004", f"{requirement} is not the file that was expected", why=f"sha256 {found}, not {sha256}")
-    unpack(files[0], folder)
+    return files[0]
+
+
+def _unpack_folder(archive: Path, wanted: str, folder: Path) -> None:
+    """The plain files below the folder `wanted` of a .tar; links and everything else of it are left out."""
+    with tarfile.open(archive) as tarred:
+        inside = f"./{wanted.strip('/')}/"
+        members = [member for member in tarred.getmembers() if member.isfile() and member.name.startswith(inside)]
+        _refuse_unsafe(archive, [member.name for member in members], sum(member.size for member in members))
+        for member in members:
+            tarred.extract(member.replace(name=member.name.removeprefix(inside), deep=False), folder, filter="data")
 
 
 def _refuse_unsafe(archive: Path, names: list[str], size: int) -> None:

