@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diagnostics import DataError
+from diagnostics import DataError, UsageError
 from tools import fetch, zoo
 
 
@@ -154,3 +154,36 @@ def test_crops_are_the_same_each_time(tmp_path, monkeypatch):
         pixels.append([np.asarray(Image.open(crop)) for crop in crops])
     np.testing.assert_array_equal(pixels[0], pixels[1])
     assert pixels[0][0].shape == (32, 32, 3)
+
+
+def test_a_debian_package_gives_the_plain_files_of_its_folder_alone(cache, tmp_path, monkeypatch):
+    whole = tmp_path / "content.tar"
+    with tarfile.open(whole, "w") as archive:
+        for name in ("./usr/share/photos/a/one.txt", "./usr/share/other.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"abc"))
+        link = tarfile.TarInfo("./usr/share/photos/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        archive.addfile(link)
+
+    def run(command, stdout=None, cwd=None, **_):
+        if command[1] == "download":
+            (Path(cwd) / "demo_1.0_all.deb").write_bytes(b"a deb")
+        else:
+            stdout.write(whole.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(fetch.subprocess, "run", run)
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/usr/bin/{name}")
+    package = fetch.DebianPackage("demo", "1:1.0", hashlib.sha256(b"a deb").hexdigest(), "usr/share/photos")
+    folder = fetch.fetch_debian(package)
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()] == ["a/one.txt"]
+    with pytest.raises(DataError, match="demo=2"):
+        fetch.fetch_debian(fetch.DebianPackage("demo", "2", "0" * 64, "usr"))
+
+
+def test_where_there_is_no_apt_it_is_said(cache, monkeypatch):
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
+    with pytest.raises(UsageError, match="apt-get is needed"):
+        fetch.fetch_debian(fetch.DebianPackage("demo", "1", "0" * 64, "usr"))

@@ -94,6 +94,7 @@ def sentences(part: str) -> tuple[list[str], Array]:
     return [texts[i] for i in order], np.asarray(labels)[order]
 
 
+@cache
 def words(split: Split) -> tuple[str, ...]:
     """Words of 3 to 9 lower-case letters, alphabetically; the two splits share none."""
     found = {word for entries in _definitions().values() for word, _ in entries if re.fullmatch("[a-z]{3,9}", word)}
