@@ -56,7 +56,7 @@ bench: $(STAMP) ## Measure time and memory as ratios beside a peer.
 bench-convert: $(STAMP) ## Convert every zoo model beside onnx2tf and litert-torch (fetched once, gigabytes) and write docs/benchmarks.md.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.bench convert
 
-breadth: $(STAMP) ## Export every timm family and some transformers configurations, random weights (an hour).
+breadth: $(STAMP) ## Export every timm family and some transformers configurations, random weights, float and int8 (an hour or two).
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps timm==1.0.31
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) transformers==5.23.0
 	$(BIN)/python -m tools.breadth

@@ -1,7 +1,8 @@
-"""``make breadth``: one small member of every timm family and some transformers configurations, random weights, to float TFLite.
+"""``make breadth``: one small member of every timm family and some transformers configurations, random weights, to float and int8 TFLite.
 
-Each model is exported in a process of its own with a time limit and judged by what LiteRT computes beside PyTorch on random inputs:
-exact (SQNR of every output at least 60 dB), refused (an error with a code and a reason), wrong (anything else that was called a success).
+Each model is exported in a process of its own with a time limit and judged by what LiteRT computes on random inputs: exact, refused (an
+error with a code and a reason), or wrong (anything else that was called a success). Exact is, of float32, an SQNR of every output of at
+least 60 dB beside PyTorch; of int8, to be as near to PyTorch as onnxruntime is with the same plan (at most 3 dB less).
 
 `tools/breadth_timm.json` names the smallest member of each of timm 1.0's families (parameters times pixels), counted on the meta device.
 timm imports torchvision, of which there is no build for every machine: where it is absent, an importable stand-in takes its place.
@@ -10,73 +11,89 @@ timm imports torchvision, of which there is no build for every machine: where it
 from __future__ import annotations
 
 import argparse
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from diagnostics import EdgewrightError
+from tools.breadth_models import make, names
+
+if TYPE_CHECKING:
+    from exporter.frontends import Source
 
 __all__ = ["Outcome", "main"]
 
 EXACT_DB: Final = 60.0
-_MEMBERS: Final = Path(__file__).with_name("breadth_timm.json")
+PLANNED_DB: Final = (
+    3.0  # roundings of one step add up differently in two runtimes: a network of noise may lose this much more in one
+)
+PRECISIONS: Final = ("float32", "int8")
+Sample = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one model: "exact", "refused" or "wrong", its SQNR (None where all outputs are equal or there is no file), and the reason."""
+    """Of one model in one precision: "exact", "refused" or "wrong", its SQNR (None where all outputs are equal or there is no file), that
+    of the plan in onnxruntime (int8 only), and the reason."""
 
     name: str
+    precision: str
     verdict: str
     sqnr_db: float | None = None
+    planned_db: float | None = None
     reason: str = ""
     seconds: float = 0.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="Export many architectures to float TFLite and compare.")
+    parser = argparse.ArgumentParser(description="Export many architectures to TFLite and compare.")
     parser.add_argument("--only", default="", help="names that hold this text")
     parser.add_argument("--suite", choices=["timm", "transformers", "all"], default="all")
-    parser.add_argument("--limit", type=int, default=400, help="seconds a model")
+    parser.add_argument("--limit", type=int, default=600, help="seconds a model")
+    parser.add_argument("--workers", type=int, default=2, help="models at a time")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.one:
-        print(json.dumps(asdict(_export(chosen.one))))
+        print(json.dumps([asdict(outcome) for outcome in _export(chosen.one)]))
         return 0
-    names = [name for name in _names(chosen.suite) if chosen.only in name]
-    outcomes = []
-    for name in names:
-        outcome = _isolated(name, chosen.limit)
-        outcomes.append(outcome)
-        decibels = "" if outcome.sqnr_db is None else f"{outcome.sqnr_db:.1f} dB"
-        print(f"{outcome.verdict:<8} {name:<48} {decibels:>10} {outcome.seconds:6.1f} s  {outcome.reason[:160]}", flush=True)
-        if chosen.json is not None:
-            chosen.json.write_text(json.dumps([asdict(entry) for entry in outcomes], indent=1) + "\n")
-    for suite in ("timm", "transformers"):
-        counted = Counter(outcome.verdict for outcome in outcomes if outcome.name.startswith(suite))
+    wanted = [name for name in names(chosen.suite) if chosen.only in name]
+    outcomes: list[Outcome] = []
+    with ThreadPoolExecutor(chosen.workers) as pool:
+        for made in pool.map(lambda name: _isolated(name, chosen.limit), wanted):
+            for outcome in made:
+                _print(outcome)
+            outcomes += made
+            if chosen.json is not None:
+                chosen.json.write_text(json.dumps([asdict(entry) for entry in outcomes], indent=1) + "\n")
+    for suite, precision in product(("timm", "transformers"), PRECISIONS):
+        counted = Counter(entry.verdict for entry in outcomes if entry.name.startswith(suite) and entry.precision == precision)
         if counted:
-            print(f"{suite}: " + ", ".join(f"{counted[verdict]} {verdict}" for verdict in ("exact", "refused", "wrong")))
+            listed = ", ".join(f"{counted[verdict]} {verdict}" for verdict in ("exact", "refused", "wrong"))
+            print(f"{suite} {precision}: {listed}")
     return 1 if any(outcome.verdict == "wrong" for outcome in outcomes) else 0
 
 
-def _names(suite: str) -> list[str]:
-    timm = [f"timm:{name}" for name in json.loads(_MEMBERS.read_text()).values()]
-    transformers = [f"transformers:{name}" for name in _TRANSFORMERS]
-    return {"timm": timm, "transformers": transformers, "all": timm + transformers}[suite]
+def _print(outcome: Outcome) -> None:
+    decibels = "" if outcome.sqnr_db is None else f"{outcome.sqnr_db:.1f} dB"
+    planned = "" if outcome.planned_db is None else f"(planned {outcome.planned_db:.1f})"
+    what = f"{outcome.verdict:<8} {outcome.precision:<8} {outcome.name:<44} {decibels:>10} {planned:<16}"
+    print(f"{what} {outcome.seconds:6.1f} s  {outcome.reason[:160]}", flush=True)
 
 
-def _isolated(name: str, limit: int) -> Outcome:
+def _isolated(name: str, limit: int) -> list[Outcome]:
     start = time.perf_counter()
     try:
         done = subprocess.run(
@@ -86,38 +103,80 @@ def _isolated(name: str, limit: int) -> Outcome:
             timeout=limit,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        outcome = Outcome(**json.loads(done.stdout.strip().splitlines()[-1]))
+        return [Outcome(**entry) for entry in json.loads(done.stdout.strip().splitlines()[-1])]
     except subprocess.TimeoutExpired:
-        outcome = Outcome(name, "refused", reason=f"longer than {limit} s")
+        verdict, reason = "refused", f"longer than {limit} s"
     except (IndexError, ValueError):
-        outcome = Outcome(name, "wrong", reason=f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}")
-    return Outcome(outcome.name, outcome.verdict, outcome.sqnr_db, outcome.reason, time.perf_counter() - start)
+        verdict, reason = "wrong", f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}"
+    seconds = time.perf_counter() - start
+    return [Outcome(name, precision, verdict, reason=reason, seconds=seconds) for precision in PRECISIONS]
 
 
-def _export(name: str) -> Outcome:
+def _export(name: str) -> list[Outcome]:
     import torch
 
-    from diagnostics import EdgewrightError
-    from exporter import convert
+    from exporter import load
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    suite, _, member = name.partition(":")
     try:
-        module, inputs = _timm(member) if suite == "timm" else _TRANSFORMERS[member]()
+        module, inputs = make(name)
     except Exception as error:
-        return Outcome(name, "refused", reason=f"the model cannot be made here: {type(error).__name__}: {error}"[:300])
+        reason = f"the model cannot be made here: {type(error).__name__}: {error}"[:300]
+        return [Outcome(name, precision, "refused", reason=reason) for precision in PRECISIONS]
     _spread(module)
-    with tempfile.TemporaryDirectory() as folder:
+    outcomes, source = [], None
+    for precision, export in zip(PRECISIONS, (_float, _integer), strict=True):
+        start = time.perf_counter()
         try:
-            done = convert(module.eval(), Path(folder) / "model.tflite", inputs=inputs)
+            source = source or load(module.eval(), inputs=inputs)
+            outcome = export(
+                name, source, {entry.name: array.numpy() for entry, array in zip(source.inputs, inputs, strict=True)}
+            )
         except EdgewrightError as error:
             verdict = "wrong" if error.code == "EW-R005" else "refused"
-            return Outcome(name, verdict, reason=f"{error.code}: {error.what} {error.why}"[:400])
+            outcome = Outcome(name, precision, verdict, reason=f"{error.code}: {error.what} {error.why}"[:400])
         except Exception as error:
-            return Outcome(name, "wrong", reason=f"{type(error).__name__}: {error}"[:400])
+            outcome = Outcome(name, precision, "wrong", reason=f"{type(error).__name__}: {error}"[:400])
+        outcomes.append(replace(outcome, seconds=time.perf_counter() - start))
+    return outcomes
+
+
+def _float(name: str, source: Source, sample: Sample) -> Outcome:
+    from exporter import convert
+
+    with tempfile.TemporaryDirectory() as folder:
+        done = convert(source, Path(folder) / "model.tflite")
     exact = done.sqnr_db is None or done.sqnr_db >= EXACT_DB
-    return Outcome(name, "exact" if exact else "wrong", done.sqnr_db)
+    return Outcome(name, "float32", "exact" if exact else "wrong", done.sqnr_db)
+
+
+def _integer(name: str, source: Source, sample: Sample) -> Outcome:
+    """Calibrated on the sample that it is judged on: the lowering is in question here, not what calibration is worth."""
+    from calibration import open_samples
+    from exporter.pipeline import Options, build
+    from exporter.quantization.switches import Switchboard
+    from exporter.runtimes import open_session
+    from exporter.verification.runner import ArtifactRunner
+    from targets.loader import load_target
+
+    built = build(source, load_target("android-arm64-cpu"), open_samples([sample], source.inputs), Options(refine=False))
+    wanted, board = source.reference(sample), Switchboard(built.graph, built.plan)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(built.artifact.content)
+        with open_session("litert-builtin", path, timeout_s=300) as session:
+            found = _worst(wanted, ArtifactRunner(session, built.artifact.layouts)(sample))
+    planned = _worst(wanted, board.with_nodes(sample, board.nodes))
+    return Outcome(name, "int8", "exact" if found >= min(planned - PLANNED_DB, EXACT_DB) else "wrong", found, planned)
+
+
+def _worst(wanted: Sample, found: Sample) -> float:
+    """SQNR of the worst output, in decibels."""
+    from exporter.verification.metrics import decibels
+
+    pairs = [(np.asarray(array, np.float64), np.asarray(found[name], np.float64)) for name, array in wanted.items()]
+    return min(decibels(float(np.square(r).sum()), float(np.square(r - c).sum())) for r, c in pairs)
 
 
 def _spread(module: Any) -> None:
@@ -128,149 +187,6 @@ def _spread(module: Any) -> None:
         for parameter in module.parameters():
             if parameter.is_floating_point() and parameter.numel() > 1 and float(parameter.std()) == 0:
                 parameter.add_(torch.randn_like(parameter) * 0.02)
-
-
-# --- models -----------------------------------------------------------------------------------------------------------
-
-
-def _timm(member: str) -> tuple[Any, tuple[Any, ...]]:
-    import torch
-
-    if importlib.util.find_spec("torchvision") is None:
-        sys.meta_path.insert(0, _StandIn())
-    import timm
-
-    model = timm.create_model(member, pretrained=False)
-    return model, (torch.randn(1, *model.default_cfg.get("input_size", (3, 224, 224))),)
-
-
-def _encoder(model: str, config: str, **sizes: Any) -> Callable[[], tuple[Any, tuple[Any, ...]]]:
-    """A text encoder with small random weights: token ids [1, 16] -> last hidden state."""
-
-    def build() -> tuple[Any, tuple[Any, ...]]:
-        import torch
-        import transformers
-
-        settings = getattr(transformers, config)(**{"vocab_size": 100, **sizes})
-        return _first_output(getattr(transformers, model)(settings)), (torch.randint(3, 90, (1, 16)),)
-
-    return build
-
-
-def _vision(model: str, config: str, side: int, **sizes: Any) -> Callable[[], tuple[Any, tuple[Any, ...]]]:
-    """An image encoder with small random weights: pixels [1, 3, side, side] -> last hidden state."""
-
-    def build() -> tuple[Any, tuple[Any, ...]]:
-        import torch
-        import transformers
-
-        settings = getattr(transformers, config)(image_size=side, **sizes)
-        return _first_output(getattr(transformers, model)(settings)), (torch.randn(1, 3, side, side),)
-
-    return build
-
-
-def _audio(model: str, config: str, shape: tuple[int, ...], **sizes: Any) -> Callable[[], tuple[Any, tuple[Any, ...]]]:
-    def build() -> tuple[Any, tuple[Any, ...]]:
-        import torch
-        import transformers
-
-        made = getattr(transformers, model)(getattr(transformers, config)(**sizes))
-        return _first_output(made.get_encoder() if hasattr(made, "get_encoder") and model == "WhisperModel" else made), (
-            torch.randn(*shape),
-        )
-
-    return build
-
-
-def _first_output(model: Any) -> Any:
-    """The model with one tensor as its output: the last hidden state or the logits."""
-    from torch import nn
-
-    class First(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Any) -> Any:
-            found = self.model(x)
-            return found[0] if isinstance(found, tuple) else next(iter(found.values()))
-
-    return First()
-
-
-_SMALL: Final = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-_DECODER: Final = {**_SMALL, "num_key_value_heads": 2, "use_cache": False}
-
-_TRANSFORMERS: Final[dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]]] = {
-    "bert": _encoder("BertModel", "BertConfig", **_SMALL),
-    "roberta": _encoder("RobertaModel", "RobertaConfig", **_SMALL),
-    "distilbert": _encoder("DistilBertModel", "DistilBertConfig", dim=64, n_layers=2, n_heads=4, hidden_dim=128),
-    "electra": _encoder("ElectraModel", "ElectraConfig", **_SMALL, embedding_size=64),
-    "albert": _encoder("AlbertModel", "AlbertConfig", **_SMALL, embedding_size=32),
-    "mobilebert": _encoder("MobileBertModel", "MobileBertConfig", num_hidden_layers=2),
-    "deberta_v2": _encoder("DebertaV2Model", "DebertaV2Config", **_SMALL),
-    "xlm_roberta": _encoder("XLMRobertaModel", "XLMRobertaConfig", **_SMALL),
-    "t5_encoder": _encoder(
-        "T5EncoderModel", "T5Config", d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, use_cache=False
-    ),
-    "gpt2": _encoder("GPT2Model", "GPT2Config", n_embd=64, n_layer=2, n_head=4, use_cache=False),
-    "llama": _encoder("LlamaModel", "LlamaConfig", **_DECODER),
-    "qwen2": _encoder("Qwen2Model", "Qwen2Config", **_DECODER),
-    "mistral": _encoder("MistralModel", "MistralConfig", **_DECODER),
-    "gemma": _encoder("GemmaModel", "GemmaConfig", **_DECODER, head_dim=16),
-    "vit": _vision("ViTModel", "ViTConfig", 64, **_SMALL, patch_size=16),
-    "deit": _vision("DeiTModel", "DeiTConfig", 64, **_SMALL, patch_size=16),
-    "dinov2": _vision(
-        "Dinov2Model", "Dinov2Config", 56, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, patch_size=14
-    ),
-    "swin": _vision("SwinModel", "SwinConfig", 64, embed_dim=24, depths=[1, 1], num_heads=[2, 4], window_size=4),
-    "clip_vision": _vision("CLIPVisionModel", "CLIPVisionConfig", 64, **_SMALL, patch_size=16),
-    "clip_text": _encoder("CLIPTextModel", "CLIPTextConfig", **_SMALL, max_position_embeddings=32, eos_token_id=2),
-    "whisper_encoder": _audio(
-        "WhisperModel",
-        "WhisperConfig",
-        (1, 80, 200),
-        d_model=64,
-        encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=128,
-        decoder_ffn_dim=128,
-        max_source_positions=100,
-    ),
-    "wav2vec2": _audio("Wav2Vec2Model", "Wav2Vec2Config", (1, 4000), **_SMALL, num_conv_pos_embeddings=16),
-}
-
-
-class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes every ``import torchvision...`` succeed with empty classes: enough to import timm, whose models do not use them."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _Hollow(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        pass
-
-
-class _Hollow(types.ModuleType):
-    __path__: list[str] = []  # noqa: RUF012
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Empty(name, (object,), {})
-
-
-class _Empty(type):
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Empty(name, (object,), {})
 
 
 if __name__ == "__main__":
