@@ -1,4 +1,4 @@
-"""If, Loop and Scan become straight lines of nodes where their structure does not depend on data.
+"""If, Loop and Scan become straight lines of nodes where their structure does not depend on data and the line is short.
 
 ::
 
@@ -6,18 +6,19 @@
     If(c) {Relu(x)} else {Neg(x)}             Where(c, Relu(x), Neg(x))
 
 Requires: shapes where inference can know them. Ensures: no If, no Scan over a static length and no Loop of a known trip count is left, up to
-a limit of nodes; what is left computes what it did.
+a limit of nodes; what is left computes what it did, by a body that stands by itself (`close_bodies`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError
+from exporter.graph.close_bodies import close_bodies
 from exporter.graph.edit import add_constant
 from exporter.graph.fold_constants import evaluate, fold_constants
 from exporter.graph.infer_shapes import infer_shapes
@@ -27,20 +28,25 @@ from exporter.graph.values import attribute, source_line, static_shape
 
 __all__ = ["MOST_NODES", "inline_control_flow"]
 
-MOST_NODES: Final = 1 << 15  # nodes that the unrolled iterations of one Loop or Scan may have
+# Nodes that the unrolled iterations of one Loop or Scan may have. Unrolled steps run in integers and without the copies that a loop makes
+# of what it carries; converting and loading them takes time and memory by their number.
+MOST_NODES: Final = 1 << 12
 _MOST_ROUNDS: Final = 16  # of nesting
 
 
-def inline_control_flow(model: ir.Model) -> bool:
+def inline_control_flow(model: ir.Model, canonical: Callable[[ir.Model], ir.Model]) -> bool:
     """Inline in place, innermost last; whether anything was. Shapes and constants of the result are as canonicalizing left them.
 
-    Raises ModelError EW-M007 where the branches of an If give different shapes to a value.
+    `canonical` makes the body of a loop that stays canonical.
+    Raises ModelError EW-M007 where the branches of an If give different shapes to a value; EW-M006 as `close_bodies` does.
     """
-    changed = False
-    for _ in range(_MOST_ROUNDS):
+    changed, rounds = False, 0
+    while rounds < _MOST_ROUNDS:
         selected: list[ir.Node] = []
         inlined = [_inline(model, node, selected) for node in list(model.graph)]
-        if not any(inlined) and not resolve_sequences(model):
+        if any(inlined) or resolve_sequences(model):
+            rounds += 1
+        elif not close_bodies(model, canonical):
             break
         changed = True
         name_everything(model)

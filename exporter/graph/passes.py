@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from exporter.graph.check import check
+from exporter.graph.close_bodies import body_models
 from exporter.graph.control_flow import inline_control_flow
 from exporter.graph.dead_code import remove_dead_code
 from exporter.graph.eliminate_noops import eliminate_noops
@@ -42,7 +43,7 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     infer_shapes(model)
     fold_constants(model)
     infer_shapes(model)
-    inline_control_flow(model)
+    inline_control_flow(model, canonicalize)
     require_static(model)
     eliminate_noops(model)
     explicit_windows(model)
@@ -73,4 +74,9 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Mo
         expanded = model.clone()
         if expand_functions(expanded, keep=lambda op_type: onnx.defs.has(op_type, opset)):
             model = canonicalize(expanded)
-    return rewrite(model, runtime, floor)
+    model = rewrite(model, runtime, floor)
+    if runtime == "tflite":
+        for node in model.graph:
+            for inner in body_models(model, node):
+                node.attributes["body"] = ir.AttrGraph("body", legalize(inner, runtime, floor).graph)
+    return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,26 @@ class GraphRewriter:
         twin = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs))
         twin.name = self._name(node.op_type)
         return self._append(twin)
+
+    def body(
+        self,
+        inputs: Sequence[tuple[Sequence[int], ir.DataType]],
+        build: Callable[[GraphRewriter, Sequence[ir.Value]], Sequence[ir.Value]],
+    ) -> ir.Graph:
+        """A graph for an attribute of a new node: on inputs of these shapes and dtypes, with the outputs that `build` gives."""
+        inner = GraphRewriter(self._graph, self._origin, self.runtime, self._names, self._floor)
+        values = [
+            ir.Value(name=self._name("entering"), shape=ir.Shape(shape), type=ir.TensorType(dtype)) for shape, dtype in inputs
+        ]
+        outputs = build(inner, values)
+        return ir.Graph(
+            values,
+            outputs,
+            nodes=inner._nodes,
+            initializers=inner._constants,
+            opset_imports=dict(self._graph.opset_imports),
+            name=self._name("body"),
+        )
 
     def const(self, array: np.ndarray[Any, Any], name: str = "") -> ir.Value:
         """A new initializer that holds `array`."""

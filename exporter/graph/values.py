@@ -20,6 +20,7 @@ __all__ = [
     "fused_into",
     "is_constant",
     "name_of",
+    "original",
     "rank",
     "source_line",
     "static_shape",
@@ -70,6 +71,15 @@ def name_of(value: ir.Value) -> str:
     if not value.name:
         raise ValueError("a value of the graph has no name")
     return value.name
+
+
+def original(value: ir.Value) -> ir.Value:
+    """What a value is a copy of: the input of the Identity nodes that it comes out of, or the value itself."""
+    while (
+        (node := value.producer()) is not None and node.op_type == "Identity" and not node.domain and node.inputs[0] is not None
+    ):
+        value = node.inputs[0]
+    return value
 
 
 def consumers(value: ir.Value) -> tuple[ir.Node, ...]:

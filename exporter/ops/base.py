@@ -49,6 +49,7 @@ __all__ = [
     "Refused",
     "Rewriter",
     "Role",
+    "Subgraph",
     "all_operators",
     "operator_of",
     "register",
@@ -207,6 +208,38 @@ class Rewriter(Protocol):
 
     def const(self, array: np.ndarray[Any, Any], name: str = "") -> ir.Value: ...
 
+    def body(
+        self,
+        inputs: Sequence[tuple[Sequence[int], ir.DataType]],
+        build: Callable[[Rewriter, Sequence[ir.Value]], Sequence[ir.Value]],
+    ) -> ir.Graph:
+        """A graph for an attribute of a new node (a Scan): `build` gives its outputs, from its inputs of these shapes and dtypes alone."""
+        ...
+
+
+class Subgraph(Protocol):
+    """A TFLite subgraph that an operator's `lower` writes beside the main one. Handles are of the subgraph; nothing in it has an encoding."""
+
+    def constant(self, array: np.ndarray[Any, Any]) -> int:
+        """Handle of a constant tensor of the array's own dtype."""
+        ...
+
+    def tensor(self, shape: Sequence[int], dtype: str) -> int:
+        """Handle of a new tensor."""
+        ...
+
+    def emit(self, op: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: Any) -> None:
+        """Append a builtin operator, as `Lowering.emit` does."""
+        ...
+
+    def graph(self, body: ir.Graph, inputs: Sequence[int], outputs: Sequence[ir.Value]) -> list[int]:
+        """Write a legalized graph on the tensors `inputs`; handles of some of its outputs, distinct and none of them a constant."""
+        ...
+
+    def close(self, inputs: Sequence[int], outputs: Sequence[int]) -> int:
+        """End it; its index in the file."""
+        ...
+
 
 class Lowering(Protocol):
     """What `Operator.lower` is given for one node. Tensors are integer handles.
@@ -249,6 +282,18 @@ class Lowering(Protocol):
 
     def temp(self, like: int, shape: Sequence[int]) -> int:
         """Handle of a new intermediate tensor with dtype and encoding of `like` and the given shape."""
+        ...
+
+    def constant(self, array: np.ndarray[Any, Any]) -> int:
+        """Handle of a constant tensor of the array's own dtype."""
+        ...
+
+    def tensor(self, shape: Sequence[int], dtype: str) -> int:
+        """Handle of a new intermediate tensor without encoding."""
+        ...
+
+    def subgraph(self, name: str) -> Subgraph:
+        """A new subgraph of the file, for a WHILE or IF to run."""
         ...
 
     def shape(self, handle: int) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
-"""LSTM, GRU and RNN: unrolled over their static number of steps into products and activations.
+"""LSTM, GRU and RNN: a few steps are unrolled into products and activations, many become a Scan over one step.
 
 TFLite's UNIDIRECTIONAL_SEQUENCE_LSTM keeps its state in variables that outlive an invocation, so that a second sample would start from
-the first one's last state; the unrolled steps compute what ONNX says, and calibration sees every step.
+the first one's last state; steps compute what ONNX says. Unrolled, they run in integers and calibration sees every one; a Scan's run in
+float.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, static_shape
-from exporter.ops.base import Cost, Refused, Rewriter, register
+from exporter.ops.base import Cost, Rewriter, register
 from exporter.ops.common import input_of, input_shape
 from exporter.ops.composite import Composite
 from exporter.ops.recurrent_cell import (
     Cell,
     State,
+    all_insides,
     concat,
     initial_states,
     insides,
@@ -32,7 +34,7 @@ from exporter.ops.recurrent_cell import (
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
-_MOST_STEPS: Final = 2048  # unrolled steps of all directions together: about ten operators each
+_MOST_STEPS: Final = 128  # unrolled steps of all directions together: about ten operators each
 
 
 class Recurrent(Composite):
@@ -55,17 +57,23 @@ class Recurrent(Composite):
         cells = read_cells(node, rewriter, self.gates, self.defaults)
         shape = input_shape(node)
         steps, batch, width = (shape[1], shape[0], shape[2]) if batch_first else shape
-        if steps * len(cells) > _MOST_STEPS:
-            count = f"{steps * len(cells)} steps, of which at most {_MOST_STEPS} are unrolled"
-            raise Refused(node, f"{node.op_type} has {count}; give it a shorter sequence")
         x = rewriter.op("Transpose", input_of(node, 0), perm=(1, 0, 2)) if batch_first else input_of(node, 0)
         rows = reshaped(rewriter, x, (steps * batch, width))
-        reached = insides(node, rewriter, steps, batch)
+        unrolled = steps * len(cells) <= _MOST_STEPS
+        reached = insides(node, rewriter, steps, batch) if unrolled else []
+        inside = None if unrolled else all_insides(node, rewriter, steps, batch)
         sequences, ends = [], []
-        for cell, start in zip(cells, initial_states(node, rewriter, len(cells), self.states, batch_first), strict=True):
-            inputs = [pieces(rewriter, projected, steps) for projected in self.project(cell, rows)]
-            sequence, end = self._run(cell, list(zip(*inputs, strict=True)), start, reached)
-            sequences.append(reshaped(rewriter, concat(rewriter, sequence, 0), (steps, 1, batch, cell.hidden)))
+        starts = initial_states(node, rewriter, len(cells), self.states, batch_first)
+        for index, (cell, start) in enumerate(zip(cells, starts, strict=True)):
+            inputs = self.project(cell, rows)
+            if unrolled:
+                each = [pieces(rewriter, projected, steps) for projected in inputs]
+                sequence, end = self._run(cell, list(zip(*each, strict=True)), start, reached)
+                sequences.append(reshaped(rewriter, concat(rewriter, sequence, 0), (steps, 1, batch, cell.hidden)))
+            else:
+                whole = [reshaped(rewriter, projected, (steps, batch, static_shape(projected)[-1])) for projected in inputs]
+                y, end = self._scan(node, index, cell, whole, start, inside)
+                sequences.append(reshaped(rewriter, y, (steps, 1, batch, cell.hidden)))
             ends.append([reshaped(rewriter, value, (1, batch, cell.hidden)) for value in end])
         y = concat(rewriter, sequences, 1)
         last = [concat(rewriter, [end[index] for end in ends], 0) for index in range(self.states)]
@@ -96,20 +104,71 @@ class Recurrent(Composite):
         Where a sequence is shorter than the input, its state stays as it is outside of its own steps and its output is zero there:
         a backward one so starts at its own end.
         """
-        to, order = cell.to, range(len(inputs))
-        zeros = to.const(np.zeros((static_shape(inputs[0][0])[0], cell.hidden), np.float32), "zeros")
+        order = range(len(inputs))
         found: dict[int, ir.Value] = {}
         start = state
         for at in reversed(order) if cell.backward else order:
-            new, inside = self.step(cell, inputs[at], state), reached[at]
-            found[at] = new[0] if inside is None else to.op("Where", inside, new[0], zeros)
-            if inside is not None:
-                new = tuple(to.op("Where", inside, value, old or zeros) for value, old in zip(new, state, strict=True))
-            state = new
+            found[at], state = self._advance(cell, inputs[at], state, reached[at])
+        return [found[at] for at in order], self._ends(cell, start, state, reached[0])
+
+    def _scan(
+        self,
+        node: ir.Node,
+        index: int,
+        cell: Cell,
+        inputs: Sequence[ir.Value],
+        start: State,
+        inside: ir.Value | None,
+    ) -> tuple[ir.Value, list[ir.Value]]:
+        """The same as a Scan over `inputs`, each [T, B, .], and `inside`, [T, B, 1] bool; hidden states [T, B, H] and the last state."""
+        to, batch = cell.to, static_shape(inputs[0])[1]
+        zeros = np.zeros((batch, cell.hidden), np.float32)
+        states = [to.const(zeros, "zeros") if value is None else value for value in start]
+        scanned = [*inputs, *([] if inside is None else [inside])]
+        entering = [(static_shape(value), ir.DataType.FLOAT) for value in states]
+        entering += [(static_shape(value)[1:], value.dtype or ir.DataType.FLOAT) for value in scanned]
+
+        def step(within: Rewriter, values: Sequence[ir.Value]) -> list[ir.Value]:
+            inner = read_cells(node, within, self.gates, self.defaults)[index]
+            state, rows = tuple(values[: self.states]), values[self.states :]
+            reaches = rows[-1] if inside is not None else None
+            y, ended = self._advance(inner, rows[: len(inputs)], state, reaches)
+            # onnxruntime (seen in 1.31.1) computes garbage where one value is two outputs of a body
+            return [*(value for value in ended if value is not None), within.op("Identity", y)]
+
+        ways = (int(cell.backward),)
+        first = to.op(
+            "Scan",
+            *states,
+            *scanned,
+            outputs=self.states + 1,
+            body=to.body(entering, step),
+            num_scan_inputs=len(scanned),
+            scan_input_directions=ways * len(scanned),
+            scan_output_directions=ways,
+        ).producer()
+        assert first is not None
+        some = insides(node, to, 1, batch)[0]
+        return first.outputs[-1], self._ends(cell, start, tuple(first.outputs[: self.states]), some)
+
+    def _advance(self, cell: Cell, x: Sequence[ir.Value], state: State, inside: ir.Value | None) -> tuple[ir.Value, State]:
+        """What a step gives, and the state after it; where a sequence has ended, zero and the state as it was."""
+        new = self.step(cell, x, state)
+        if inside is None:
+            return new[0], new
+        to = cell.to
+        zeros = to.const(np.zeros((static_shape(x[0])[0], cell.hidden), np.float32), "zeros")
+        kept = tuple(to.op("Where", inside, value, old or zeros) for value, old in zip(new, state, strict=True))
+        return to.op("Where", inside, new[0], zeros), kept
+
+    @staticmethod
+    def _ends(cell: Cell, start: State, state: State, some: ir.Value | None) -> list[ir.Value]:
+        """The last state; zeros for a sequence of no steps (not `some`), wherever it started."""
         ends = [value for value in state if value is not None]
-        if (some := reached[0]) is not None:  # a sequence of no steps ends in zeros, wherever it started
-            ends = [value if old is None else to.op("Where", some, value, zeros) for value, old in zip(ends, start, strict=True)]
-        return [found[at] for at in order], ends
+        if some is None:
+            return ends
+        zeros = cell.to.const(np.zeros(static_shape(ends[0]), np.float32), "zeros")
+        return [value if old is None else cell.to.op("Where", some, value, zeros) for value, old in zip(ends, start, strict=True)]
 
 
 @register

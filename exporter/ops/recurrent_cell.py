@@ -13,7 +13,19 @@ from exporter.graph.values import attribute, constant, static_shape
 from exporter.ops.base import Refused, Rewriter
 from exporter.ops.common import input_of
 
-__all__ = ["Cell", "State", "concat", "initial_states", "insides", "pieces", "product", "read_cells", "recurrent", "reshaped"]
+__all__ = [
+    "Cell",
+    "State",
+    "all_insides",
+    "concat",
+    "initial_states",
+    "insides",
+    "pieces",
+    "product",
+    "read_cells",
+    "recurrent",
+    "reshaped",
+]
 
 Array = np.ndarray[Any, Any]
 Apply = Callable[[ir.Value], ir.Value]
@@ -173,6 +185,17 @@ def insides(node: ir.Node, to: Rewriter, steps: int, batch: int) -> list[ir.Valu
         column = reshaped(to, lengths, (batch, 1))
         return [to.op("Less", to.const(np.asarray([[step]], np.int32), "step"), column) for step in range(steps)]
     return [None if (step < array).all() else to.const((step < array).reshape(batch, 1), "inside") for step in range(steps)]
+
+
+def all_insides(node: ir.Node, to: Rewriter, steps: int, batch: int) -> ir.Value | None:
+    """The same for all steps at once, [T, B, 1] bool."""
+    lengths = node.inputs[4] if len(node.inputs) > 4 else None
+    if lengths is None:
+        return None
+    order, array = np.arange(steps, dtype=np.int32).reshape(steps, 1, 1), constant(lengths)
+    if array is None:
+        return to.op("Less", to.const(order, "steps"), reshaped(to, lengths, (1, batch, 1)))
+    return to.const(order < array.reshape(1, batch, 1), "inside")
 
 
 # --- pieces of a step -------------------------------------------------------------------------------------------------

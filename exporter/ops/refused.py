@@ -26,8 +26,6 @@ REASONS: Final[Mapping[str, str]] = {
     "TfIdfVectorizer": "counts n-grams by a table of text or numbers, which no TFLite kernel does; do it before the model",
     "ImageDecoder": "decodes a file; decode it before the model",
     "If": "chooses between sequences or optional values by data; only tensors can be chosen",
-    "Loop": "runs a number of times that depends on data, or more often than is unrolled; make its count and condition constants",
-    "Scan": "runs more often than is unrolled; shorten what it scans",
     **dict.fromkeys(
         (
             *("ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),

@@ -6,7 +6,7 @@ from small_graphs import assert_same, graph, kinds, run
 
 from diagnostics import ModelError
 from exporter.graph.coverage import unsupported
-from exporter.graph.passes import canonicalize, legalize
+from exporter.graph.passes import canonicalize
 
 FLOW = {"If", "Loop", "Scan", "SequenceAt", "SequenceConstruct", "SequenceInsert", "SplitToSequence", "ConcatFromSequence"}
 
@@ -219,13 +219,6 @@ def test_a_scan_over_batches_is_refused():
     with pytest.raises(ModelError, match="opset 8") as error:
         canonicalize(model)
     assert error.value.code == "EW-M003"
-
-
-def test_a_loop_of_unknown_length_is_refused_with_advice():
-    body = loop("float[2] v", "float[2] w", "go = Identity(c) w = Neg(v)")
-    model = graph(f"y = Loop(n, , x) {body}", inputs="float[2] x, int64 n", outputs="float[2] y", infer=False)
-    (refused,) = unsupported(legalize(canonicalize(model), "tflite"), "lower")
-    assert "make its count and condition constants" in refused.reason
 
 
 def test_an_optional_that_is_there_is_its_value():

@@ -163,7 +163,6 @@ def test_onnx_keeps_the_operator():
 @pytest.mark.parametrize(
     ("form", "reason"),
     [
-        ({"steps": 2049, "batch": 1}, "2049 steps"),
         ({"activations": ["Sigmoid", "Affine", "Tanh"]}, "activation Affine"),
     ],
     ids=str,
@@ -173,3 +172,27 @@ def test_what_is_not_unrolled_is_refused_with_its_reason(form, reason):
     after = legalize(model, "tflite")
     (refused,) = unsupported(after, "lower")
     assert reason in refused.reason
+
+
+@KINDS
+@DIRECTIONS
+@pytest.mark.parametrize("lengths", [None, [1, 70], "input"], ids=["whole", "constant", "computed"])
+def test_many_steps_become_a_loop_that_computes_the_same(kind, direction, lengths, monkeypatch):
+    """What onnxruntime makes of the Scan, and LiteRT of the WHILE, beside the operator itself."""
+    monkeypatch.setattr("exporter.ops.recurrent._MOST_STEPS", 60)
+    given = {"peephole": kind == "LSTM"} if lengths is None else {"initial": True}
+    model, feed = recurrent(kind, steps=70, direction=direction, lengths=lengths, **given)
+    rounding = 70 * 2**-23  # one a step
+    left = assert_legalized(model, feed=feed, atol=rounding)
+    assert left.count("Scan") == (2 if direction == "bidirectional" else 1)
+    found = lowered(model, feed=feed)
+    assert ("WHILE", 1) in found.operators
+    assert max(found.errors.values()) < rounding
+
+
+def test_a_sequence_of_no_steps_ends_in_zeros_in_a_loop_too(monkeypatch):
+    monkeypatch.setattr("exporter.ops.recurrent._MOST_STEPS", 2)
+    model, feed = recurrent("LSTM", steps=5, direction="bidirectional", lengths="input", initial=True)
+    feed["n"] = np.array([0, 3], np.int32)
+    assert "Scan" in assert_legalized(model, feed=feed)
+    assert max(lowered(model, feed=feed).errors.values()) < 2e-6

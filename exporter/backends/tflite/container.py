@@ -51,26 +51,41 @@ class Tensor:
 
 
 class Container:
-    """Collects tensors and operators; `finish` gives the file's bytes.
+    """Collects the tensors and operators of a subgraph; `finish`, of the main one, gives the file's bytes.
 
-    `description` is the model's description field.
+    `description` is the model's description field. The subgraphs of a file (see `subgraph`) share operator codes and buffers; handles are
+    of one subgraph.
     """
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, parent: Container | None = None) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self._schema: Any = schema
         self._description = description
         self.tensors: list[Tensor] = []
-        self.operators: list[tuple[str, int]] = []  # (name, version), in execution order
+        self._name, self._ends = "main", ((), ())  # type: tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]
         self._packed_operators: list[Any] = []
-        self._codes: dict[tuple[str, int], int] = {}
-        self._buffers: list[np.ndarray[Any, Any] | None] = [None]  # buffer 0 is empty by convention
+        self._graphs: list[Container] = [self] if parent is None else parent._graphs
+        self._codes: dict[tuple[str, int], int] = {} if parent is None else parent._codes
+        # buffer 0 is empty by convention
+        self._buffers: list[np.ndarray[Any, Any] | None] = [None] if parent is None else parent._buffers
         self._buffer_of: dict[int, int] = {}
-        self._by_digest: dict[bytes, int] = {}
+        self._by_digest: dict[bytes, int] = {} if parent is None else parent._by_digest
         self._constants: dict[tuple[str, tuple[int, ...], str, Encoding | None, int], int] = {}
         self._scales: dict[int, int] = {}  # tensors in blocks -> the tensors of their scales
         self._names: dict[str, int] = {}  # every name given so far, with the last suffix tried
+
+    def subgraph(self, name: str) -> Container:
+        """A further subgraph of the file, to be ended by `close`."""
+        child = Container(self._description, self)
+        child._name = name
+        self._graphs.append(child)
+        return child
+
+    def close(self, inputs: Sequence[int], outputs: Sequence[int]) -> int:
+        """What a subgraph takes and gives; its index in the file, by which WHILE and IF name it."""
+        self._ends = tuple(inputs), tuple(outputs)
+        return next(index for index, graph in enumerate(self._graphs) if graph is self)
 
     def tensor(
         self,
@@ -120,7 +135,6 @@ class Container:
         elif options:
             raise ValueError(f"{op} has no options, got {dict(options)}")
         self._packed_operators.append(packed)
-        self.operators.append((op, version))
 
     def finish(
         self,
@@ -134,15 +148,9 @@ class Container:
         schema = self._schema
         model = schema.ModelT(version=3, description=self._description)
         model.operatorCodes = [self._code(op, version) for op, version in self._codes]
-        graph = schema.SubGraphT(
-            inputs=list(inputs.values()),
-            outputs=list(outputs.values()),
-            name="main",
-            operators=self._packed_operators,
-            tensors=[self._tensor(handle) for handle in range(len(self.tensors))],
-        )
-        model.subgraphs = [graph]
-        entries = {"min_runtime_version": _padded(first_release(self.operators)), **metadata}
+        self.close(list(inputs.values()), list(outputs.values()))
+        model.subgraphs = [graph._packed() for graph in self._graphs]
+        entries = {"min_runtime_version": _padded(first_release(self._codes)), **metadata}
         model.metadata = [
             schema.MetadataT(name=name, buffer=self._buffer(np.frombuffer(content, np.uint8)))
             for name, content in entries.items()
@@ -156,9 +164,18 @@ class Container:
             )
         ]
         size = sum(data.nbytes for data in self._buffers if data is not None)
-        builder = flatbuffers.Builder(size + 256 * len(self.tensors) + 4096)
+        builder = flatbuffers.Builder(size + 256 * sum(len(graph.tensors) for graph in self._graphs) + 4096)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
+
+    def _packed(self) -> Any:
+        return self._schema.SubGraphT(
+            inputs=list(self._ends[0]),
+            outputs=list(self._ends[1]),
+            name=self._name,
+            operators=self._packed_operators,
+            tensors=[self._tensor(handle) for handle in range(len(self.tensors))],
+        )
 
     def _unique(self, name: str) -> str:
         unique = name

@@ -18,6 +18,7 @@ from math import prod
 
 import onnx_ir as ir
 
+from exporter.graph.close_bodies import body_models
 from exporter.graph.minimum_cut import SINK, SOURCE, MinimumCut
 from exporter.graph.values import activation_nodes, fused_activation, is_constant, name_of, rank, static_shape
 from exporter.ops.base import LayoutRule, Port, operator_of
@@ -115,13 +116,23 @@ def solve(model: ir.Model, io_layout: str = "keep") -> Layout:
 
 def assign(model: ir.Model, plan: Plan, io_layout: str) -> Plan:
     """The plan with the layout of every value and node decided. Raises what `solve` raises."""
-    solved = solve(model, io_layout)
+    values, nodes = _last(model, io_layout)
     return replace(
         plan,
-        layout=dict.fromkeys(sorted(solved.values), CHANNELS_LAST),
-        node_layout=dict.fromkeys(sorted(solved.nodes), CHANNELS_LAST),
+        layout=dict.fromkeys(sorted(values), CHANNELS_LAST),
+        node_layout=dict.fromkeys(sorted(nodes), CHANNELS_LAST),
         io_layout=io_layout,
     )
+
+
+def _last(model: ir.Model, io_layout: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Values and nodes that are channels-last, those of the bodies of loops included: each body is solved by itself."""
+    solved = solve(model, io_layout)
+    values, nodes = solved.values, solved.nodes
+    for inner in (inner for node in model.graph for inner in body_models(model, node)):
+        more = _last(inner, "keep")
+        values, nodes = values | more[0], nodes | more[1]
+    return values, nodes
 
 
 def wanted_label(rule: LayoutRule, index: int, node_last: bool) -> bool | None:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.backends.tflite.layout import to_channels_last
+from exporter.backends.tflite.subgraph import WrittenSubgraph
 from exporter.graph.values import constant, fused_activation, is_constant, name_of, rank
-from exporter.ops.base import Port, Refused, operator_of
+from exporter.ops.base import Port, Refused, Subgraph, operator_of
 from exporter.quantization.apply import (
     apply_corrections,
     encode_constant,
@@ -96,6 +97,15 @@ class NodeLowering:
     def temp(self, like: int, shape: Sequence[int]) -> int:
         tensor = self._container.tensors[like]
         return self._container.tensor(f"{node_name(self._node)}_part", shape, tensor.dtype, tensor.encoding)
+
+    def constant(self, array: np.ndarray[Any, Any]) -> int:
+        return self._add("const", array, None)
+
+    def tensor(self, shape: Sequence[int], dtype: str) -> int:
+        return self._container.tensor(f"{node_name(self._node)}_part", shape, dtype)
+
+    def subgraph(self, name: str) -> Subgraph:
+        return WrittenSubgraph(self._writer, self._node, self._container.subgraph(f"{node_name(self._node)}/{name}"))
 
     def shape(self, handle: int) -> tuple[int, ...]:
         return self._container.tensors[handle].shape

@@ -6,7 +6,7 @@ another form of it gets QUANTIZE, DEQUANTIZE or TRANSPOSE in between, made once 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -67,10 +67,9 @@ def write_tflite(
         TargetError: EW-T004, a node cannot be lowered, or an output of it.
         ModelError: EW-Q002, the plan does not fit the graph.
     """
-    writer = Writer(model, plan, description)
+    writer = Writer(model.graph, plan, Container(description))
     try:
-        for node, _ in activation_nodes(model.graph):
-            writer.lower(node)
+        writer.write()
         return writer.finish(metadata or {})
     except Refused as refused:
         where = "" if refused.node is None else f"node {refused.node.name} ({refused.node.op_type})"
@@ -87,45 +86,56 @@ class _Form:
 
 
 class Writer:
-    """Keeps track of which form of which value is which tensor."""
+    """Keeps track of which form of which value is which tensor.
 
-    def __init__(self, model: ir.Model, plan: Plan, description: str) -> None:
-        self.container = Container(description)
-        self.plan = plan
-        self._graph = model.graph
+    `given`: the tensors that the inputs of a loop's body are, in order; such a body is channels-first and float at its boundary.
+    """
+
+    def __init__(self, graph: ir.Graph, plan: Plan, container: Container, given: Sequence[int] | None = None) -> None:
+        self.container, self.plan = container, plan
+        self._graph = graph
+        self._is_main = given is None
         # Parameters in half precision or integers, as the float32 tensors that kernels read.
         self.widened: dict[tuple[str, tuple[int, ...], Encoding | None], int] = {}
         self._handles: dict[tuple[str, _Form], int] = {}
-        self._emitted: list[Emitted] = []
-        self._writing = ""  # the node that is being written, by name
+        self.emitted: list[Emitted] = []
+        self.writing = ""  # the node that is being written, by name
         self._viewed: dict[int, int] = {}  # outputs of RESHAPE and BITCAST, with the tensor that they show
         self._home: dict[str, _Form] = {}
         self._transposed: dict[str, int] = {}
-        self._boundary = {name_of(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+        self._boundary = {name_of(value) for value in (*graph.inputs, *graph.outputs)}
         self._inputs: dict[str, int] = {}
-        for value in model.graph.inputs:
+        for index, value in enumerate(graph.inputs):
             form = self._boundary_form(value)
             self._home[name_of(value)] = form
-            self._inputs[name_of(value)] = self._new(value, form)
+            self._inputs[name_of(value)] = self._new(value, form) if given is None else given[index]
+            self._handles[name_of(value), form] = self._inputs[name_of(value)]
 
-    def lower(self, node: ir.Node) -> None:
-        """Write one node that runs by itself."""
-        self._writing = node_name(node)
-        operator_of(node).lower(node, NodeLowering(self, node))
+    def write(self) -> None:
+        """Write every node that runs by itself."""
+        for node, _ in activation_nodes(self._graph):
+            self.writing = node_name(node)
+            operator_of(node).lower(node, NodeLowering(self, node))
+
+    def output(self, value: ir.Value, taken: Collection[int]) -> int:
+        """The tensor of a graph output: no constant, no `taken` output, of the main graph no input, but a copy where it would be one."""
+        self.writing = f"output {name_of(value)}"
+        if is_constant(value):
+            handle = self._constant_output(value)
+        elif name_of(value) in self._home:
+            handle = self.form(value, self._boundary_form(value))
+        else:
+            node = value.producer()
+            raise Refused(node, f"{node.op_type if node else 'nothing'} is not written with its output {name_of(value)}")
+        passes = self._is_main and handle in self._inputs.values()
+        if passes or handle in taken or self.container.tensors[handle].constant:
+            handle = self._copy(handle, name_of(value))
+        return handle
 
     def finish(self, metadata: Mapping[str, bytes]) -> TFLiteArtifact:
         outputs: dict[str, int] = {}
         for value in self._graph.outputs:
-            self._writing = f"output {name_of(value)}"
-            if is_constant(value):
-                handle = self._constant_output(value)
-            elif name_of(value) in self._home:
-                handle = self.form(value, self._boundary_form(value))
-            else:
-                node = value.producer()
-                raise Refused(node, f"{node.op_type if node else 'nothing'} is not written with its output {name_of(value)}")
-            if handle in self._inputs.values() or handle in outputs.values() or self.container.tensors[handle].constant:
-                handle = self._copy(handle, name_of(value))
+            handle = self.output(value, outputs.values())
             self.container.rename(handle, name_of(value))
             outputs[name_of(value)] = handle
         content = self.container.finish(self._inputs, outputs, metadata)
@@ -134,8 +144,8 @@ class Writer:
             for value in (*self._graph.inputs, *self._graph.outputs)
             if (name := name_of(value))
         }
-        release = max((entry.release for entry in self._emitted), key=release_key, default=first_release(()))
-        return TFLiteArtifact(content, tuple(self._emitted), release, dict(self._transposed), layouts)
+        release = max((entry.release for entry in self.emitted), key=release_key, default=first_release(()))
+        return TFLiteArtifact(content, tuple(self.emitted), release, dict(self._transposed), layouts)
 
     def _constant_output(self, value: ir.Value) -> int:
         array = constant(value)
@@ -197,6 +207,8 @@ class Writer:
 
     def _boundary_form(self, value: ir.Value) -> _Form:
         """How the artifact's user sees a graph input or output."""
+        if not self._is_main:
+            return self._as(value, False, None)
         encoding = self.plan.encodings.get(name_of(value)) if self.plan.io_dtype != "float32" else None
         if encoding is not None and self.plan.io_dtype == "uint8" and encoding.dtype == "int8":
             encoding = replace(encoding, dtype="uint8", zero_point=tuple(point + 128 for point in encoding.zero_point))
@@ -259,7 +271,7 @@ class Writer:
         written = tuple(self.container.tensors[handle] for handle in outputs)
         version, options = in_form(op, version, options, read, written)
         self.container.operator(op, inputs, outputs, version, options)
-        self._emitted.append(Emitted(self._writing, op, version, read))
+        self.emitted.append(Emitted(self.writing, op, version, read))
 
     def _seen(self, op: str, source: int, target: int) -> int:
         """The tensor that a RESHAPE or BITCAST of `source` shows in the end, where the same operator can make `target` of it.
