@@ -13,13 +13,16 @@ import numpy as np
 
 from calibration import open_samples
 from diagnostics import ModelError, RuntimeFailure, UsageError
-from exporter.built import Written
+from exporter.built import Built
 from exporter.bundle.staging import write_file
 from exporter.frontends import Signature, Source, load
-from exporter.pipeline import build
+from exporter.pipeline import build, keeps_integers
+from exporter.quantization.given import brings_encodings
+from exporter.quantization.given_plan import given_notes
 from exporter.runtimes import open_session
 from exporter.verification.metrics import decibels, json_number
 from exporter.verification.runner import ArtifactRunner
+from exporter.verification.stepwise import require_steps
 from targets.floor import lower_floors
 from targets.precision import choose_io, choose_precision
 from targets.schema import PRECISIONS, Artifact, Target, Unit, Verification
@@ -39,6 +42,7 @@ _FLOOR_DB: Final[Mapping[str, float]] = {
     "weight_int4": 3.0,
     "dynamic_int4": 3.0,
 }
+_BEHIND_STEPS_DB: Final = 30.0  # of what a quantized source computes on in float, behind integers that may be one step apart
 _EXACT: Final = ("float32", "float16")  # integer outputs must be equal; behind rounded weights an index may fall on the runner-up
 _TOLERANCE: Final = 1e-5
 # Ranges of random integers, the most telling first: of either sign, such as are indices, such as are flags.
@@ -61,6 +65,7 @@ class Converted:
     Attributes:
         path: the file.
         sqnr_db: the worst output's SQNR against the original on random inputs; None where every output is equal.
+        steps: where a quantized source stayed so, how many steps of its encoding an output is apart from the original at most.
         layouts: "channels_last" or "keep" of every input and output.
         operators: (builtin, version) in order, TFLite only; release: the first TFLite release that runs them.
         notes: what the user should know of how the artifact differs in kind from the original.
@@ -72,6 +77,7 @@ class Converted:
     operators: tuple[tuple[str, int], ...]
     release: str
     notes: tuple[str, ...] = ()
+    steps: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
@@ -79,6 +85,7 @@ class Converted:
             "path": str(self.path),
             "bytes": self.path.stat().st_size,
             "sqnr_db": None if self.sqnr_db is None else json_number(self.sqnr_db),
+            "steps": self.steps,
             "layouts": dict(self.layouts),
             "operators": [list(entry) for entry in self.operators],
             "tflite_release": self.release or None,
@@ -131,12 +138,16 @@ def convert(
     if runtime is not None:
         [target] = lower_floors([target], runtime)
     source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
+    if precision == "float32" and keeps_integers(source, integers := choose_precision(target, "int8")):
+        target = integers
     samples = open_samples(calibration, source.inputs, source.preprocess) if calibration is not None else None
-    written = build(source, target, samples).artifact
+    built = build(source, target, samples)
+    written, kept = built.artifact, brings_encodings(built.graph.graph)
     sample = next(iter(samples.take(1))) if samples is not None else None
-    agreement = _check_once(source, written, precision, sample, isolate)
+    agreement, steps = _check_once(built, precision, sample, isolate, kept)
     write_file(path, written.content, overwrite=overwrite)
-    return Converted(path, agreement, written.layouts, written.operators, written.release, _notes(source))
+    notes = (*_notes(source), *(given_notes(built.graph) if kept else ()))
+    return Converted(path, agreement, written.layouts, written.operators, written.release, notes, steps)
 
 
 def _notes(source: Source) -> tuple[str, ...]:
@@ -166,29 +177,48 @@ def random_sample(source: Source, seed: int = 0, integers: tuple[int, int] = (0,
 
 
 def _check_once(
-    source: Source, written: Written, precision: str, given: Mapping[str, np.ndarray[Any, Any]] | None, isolate: bool
-) -> float | None:
-    """SQNR of the worst output on one sample (a random one where none is given), in decibels; None where all are equal."""
-    sample, wanted = _reference_run(source) if given is None else (given, source.reference(given))
+    built: Built, precision: str, given: Mapping[str, np.ndarray[Any, Any]] | None, isolate: bool, kept: bool
+) -> tuple[float | None, int | None]:
+    """The worst output on one sample (a random one where none is given): its SQNR in decibels, None where all are equal; where a quantized
+    source was `kept` so, also how many steps of its encoding an output is apart at most."""
+    source, written, own = built.source, built.artifact, built.plan.io_dtypes
+    sample, wanted = _reference_run(source, own) if given is None else (given, source.reference(given))
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{written.suffix}"
         artifact.write_bytes(written.content)
         with open_session(_RUNTIME[written.suffix[1:]][1], artifact, isolate=isolate) as session:
-            found = ArtifactRunner(session, written.layouts, written.encodings)(sample)
-    floor_db, exact = _FLOOR_DB[precision], precision in _EXACT
-    found_db = [agreement(signature, wanted[signature.name], found, floor_db, exact=exact) for signature in source.outputs]
-    return min((value for value in found_db if value is not None), default=None)
+            found = ArtifactRunner(session, written.layouts, written.encodings, own)(sample)
+    steps = require_steps(built, sample, wanted, found) if kept else None
+    encoded = built.plan.encodings if kept else {}
+    floor_db, exact = _BEHIND_STEPS_DB if kept else _FLOOR_DB[precision], precision in _EXACT
+    found_db = [
+        agreement(entry, wanted[entry.name], found, -math.inf if entry.name in encoded else floor_db, exact=exact)
+        for entry in source.outputs
+        if entry.name not in own
+    ]
+    return min((value for value in found_db if value is not None), default=None), steps
 
 
-def _reference_run(source: Source) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
-    """A sample that the original runs on, and its outputs: integers far from 0 where it takes them, else such as fit for indices."""
+def _reference_run(
+    source: Source, encoded: Mapping[str, str] = {}
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
+    """A sample that the original runs on, and its outputs: integers far from 0 where it takes them, else such as fit for indices.
+
+    Inputs in `encoded` (dtype by name) are integers that stand for real numbers: they are drawn from all of their dtype.
+    """
     for integers in _INTEGERS:
-        sample = random_sample(source, integers=integers)
+        sample = random_sample(source, integers=integers) | _any_integers(source, encoded)
         try:
             return sample, source.reference(sample)
         except ModelError as error:
             refusal = error
     raise refusal
+
+
+def _any_integers(source: Source, encoded: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
+    random = np.random.default_rng(0)
+    limits = {entry: np.iinfo(entry.dtype) for entry in source.inputs if entry.name in encoded}
+    return {entry.name: random.integers(at.min, at.max, entry.shape, entry.dtype, endpoint=True) for entry, at in limits.items()}
 
 
 def agreement(

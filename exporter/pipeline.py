@@ -53,10 +53,14 @@ def build(
         DataError: EW-Q001, an int8 target without calibration data or plan.
         TargetError: the target cannot take the model (EW-T003, EW-T004, EW-T005, EW-Q003).
     """
+    from exporter.quantization.given import brings_encodings
+
     graph, kept = prune(source.model, target, options)  # loading canonicalizes
     graph = legal(graph, target)
     plan, statistics = options.plan, None
-    if plan is None:
+    if plan is None and brings_encodings(graph.graph):
+        plan = replace(take(graph, target), kept=kept)
+    elif plan is None:
         statistics = calibrate(graph, target, samples, progress)
         plan = decide(graph, target, statistics, samples, options, progress)
         plan = replace(plan, kept=kept)
@@ -80,11 +84,14 @@ def prune(model: ir.Model, target: Target, options: Options) -> tuple[ir.Model, 
 
 
 def legal(model: ir.Model, target: Target) -> ir.Model:
-    """Rewrite what the target's runtime lacks, then refuse what is left of it, all at once."""
+    """Rewrite what the target's runtime lacks, then refuse what is left of it, all at once. A source's own encodings are settled."""
+    from exporter.graph.qdq_form import qdq_form
     from exporter.graph.summary import placements
     from exporter.quantization.correction import ensure_biases
+    from exporter.quantization.given import settle
 
-    graph = legalize(model, target.artifact.format, floor_of(target))
+    graph = qdq_form(model) if target.artifact.precision == "int8" else model
+    graph = settle(legalize(graph, target.artifact.format, floor_of(target)))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
     check(graph, "legalize")
     refused = [placement for placement in placements(graph, target) if not placement.unit]
@@ -113,6 +120,23 @@ def calibrate(graph: ir.Model, target: Target, samples: Samples | None, progress
     runner = FloatRunner(graph, observed_values(graph))
     with progress.stage("calibrate", samples.length) as advance:
         return collect(runner, samples, progress=advance)
+
+
+def keeps_integers(source: Source, target: Target) -> bool:
+    """Whether the source came quantized, so that some of it computes in integers on `target` with its own encodings."""
+    from exporter.graph.qdq_form import is_quantized
+    from exporter.quantization.given import computes_in_integers
+
+    return is_quantized(source.model) and computes_in_integers(legal(source.model, target).graph)
+
+
+def take(graph: ir.Model, target: Target) -> Plan:
+    """The plan that a quantized source brings along; only the layout is decided."""
+    from exporter.backends.tflite.layout import assign
+    from exporter.quantization.given_plan import given_plan
+
+    plan = given_plan(graph, target)
+    return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 
 
 def decide(

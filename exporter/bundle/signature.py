@@ -33,12 +33,13 @@ def encodings_of(graph: ir.Model, plan: Plan) -> dict[str, Encoding]:
 def _record(value: ir.Value, plan: Plan) -> TensorRecord:
     name, shape = name_of(value), static_shape(value)
     last = plan.io_layout == CHANNELS_LAST and plan.layout.get(name) == CHANNELS_LAST
-    encoding = plan.encodings.get(name) if plan.io_dtype != "float32" else None
-    shift = 128 if plan.io_dtype == "uint8" else 0
+    dtype = plan.io_dtype_of(name)
+    encoding = plan.encodings.get(name) if dtype != "float32" else None
+    shift = 128 if dtype == "uint8" else 0
     return TensorRecord(
         name=name,
         shape=tuple(shape[axis] for axis in to_channels_last(len(shape))) if last else shape,
-        dtype=plan.io_dtype if encoding is not None else value.dtype.numpy().name if value.dtype is not None else "float32",
+        dtype=dtype if encoding is not None else value.dtype.numpy().name if value.dtype is not None else "float32",
         scale=encoding.scale[0] if encoding is not None else None,
         zero_point=encoding.zero_point[0] + shift if encoding is not None else None,
         layout=CHANNELS_LAST if last else "as_original",

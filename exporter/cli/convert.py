@@ -52,7 +52,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Write MODEL as TFLite or ONNX, in float32 unless --precision says otherwise.
+    """Write MODEL as TFLite or ONNX, in float32 unless --precision says otherwise or the model comes quantized, which it then stays.
 
     What was written is run once on its runtime beside the original before it is called a success.
     """
@@ -74,6 +74,7 @@ def command(
         emit_json(done.to_dict())
     else:
         agreement = "equal" if done.sqnr_db is None else f"{done.sqnr_db:.1f} dB"
+        agreement = agreement if not done.steps else f"at most {done.steps} of 255 steps apart: roundings"
         click.echo(f"{done.path}  {human_bytes(done.path.stat().st_size)}  {agreement} against the original")
         for note in done.notes:
             click.echo(f"note: {note}", err=True)

@@ -29,8 +29,12 @@ class OnnxReference:
     dtype that it lacks), on the ONNX project's reference implementation.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, optimize: bool = True) -> None:
+        self._path, self._optimize = path, optimize
+
+    def as_written(self) -> OnnxReference:
+        """The same file, operator by operator: onnxruntime fuses nothing."""
+        return OnnxReference(self._path, optimize=False)
 
     def __call__(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
         """Outputs by name. Raises ModelError EW-M002 where onnxruntime cannot load the file, EW-M011 where inputs do not fit."""
@@ -49,6 +53,8 @@ class OnnxReference:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
+        if not self._optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # as above

@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from exporter.graph.encoded import pair_encoding, set_encoding
 from exporter.graph.infer_shapes import infer_shapes
 from exporter.graph.values import constant, name_of, static_shape
 
@@ -121,11 +122,14 @@ def _fold(model: ir.Model, node: ir.Node) -> None:
     arrays = _computed(node, model.opset_imports.get("", 0))
     if arrays is None:
         return
+    encoding = pair_encoding(node) if node.op_type == "DequantizeLinear" else None
     graph = model.graph
     for old, array in zip(outputs, arrays, strict=True):
         name = name_of(old)
         tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
         new = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        if encoding is not None:
+            set_encoding(new, encoding)
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name = None
         graph.register_initializer(new)

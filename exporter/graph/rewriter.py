@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError
+from exporter.graph.encoded import inherit_encoding
 from exporter.graph.infer_shapes import shown_opset
 from exporter.graph.values import FUSED, constant, name_of
 from targets.floor import Floor
@@ -97,6 +98,7 @@ class GraphRewriter:
         title = self._name(name or "constant")
         tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=title)
         value = ir.Value(name=title, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        inherit_encoding(value, (*self._origin.inputs, *self._constants))
         self._constants.append(value)
         return value
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 __all__ = [
     "FLOAT",
     "FUSED",
+    "KEPT",
     "REFUSED",
     "activation_nodes",
     "attribute",
@@ -30,6 +31,8 @@ __all__ = [
 FLOAT: Final = "edgewright.float"
 # Metadata key on an activation node that a producer's kernel applies for free; its value is the TFLite name ("RELU6").
 FUSED: Final = "edgewright.fused"
+# Metadata key on a QuantizeLinear or DequantizeLinear of the source that becomes an encoding once the graph is legal.
+KEPT: Final = "edgewright.kept"
 # Metadata key on a node that could not be legalized; its value is the reason.
 REFUSED: Final = "edgewright.refused"
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import attribute, constant, rank
+from exporter.graph.values import KEPT, attribute, constant, rank
 from exporter.ops.base import Cost, Refused, Rewriter, register
 from exporter.ops.common import input_of, input_shape, output_shape
 from exporter.ops.composite import Composite
@@ -39,7 +39,9 @@ class Quantized(Composite):
     }
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        return None if rewriter.runtime != "tflite" else [self.write(node, Tape(rewriter, _ROUNDS))]
+        if KEPT in node.metadata_props or rewriter.runtime != "tflite":
+            return None
+        return [self.write(node, Tape(rewriter, _ROUNDS))]
 
     def write(self, node: ir.Node, tape: Tape) -> ir.Value:
         """The output by other operators."""

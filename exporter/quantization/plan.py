@@ -104,6 +104,7 @@ class Plan:
         node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
         io_layout: "keep" (inputs and outputs as the original has them) or "channels_last" (as `layout` says).
         io_dtype: dtype of encoded graph inputs and outputs: "float32", "int8", "uint8" or "int16".
+        io_dtypes: that of single ones which differ, by name: what a quantized source takes and gives as integers itself.
         schema: version of this structure.
     """
 
@@ -119,7 +120,12 @@ class Plan:
     node_layout: Mapping[str, str] = field(default_factory=dict)
     io_layout: str = "keep"
     io_dtype: str = "float32"
+    io_dtypes: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
+
+    def io_dtype_of(self, name: str) -> str:
+        """The dtype of an encoded graph input or output by name."""
+        return self.io_dtypes.get(name, self.io_dtype)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, one entry a line, a newline at the end. Equal plans give equal text."""

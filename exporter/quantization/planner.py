@@ -21,7 +21,7 @@ from exporter.quantization.plan import Plan
 from exporter.quantization.ranges import Method
 from targets.schema import Target
 
-__all__ = ["DEFAULT_METHOD", "float_plan", "make_plan", "refusals"]
+__all__ = ["DEFAULT_METHOD", "check_form", "float_plan", "make_plan", "refusals"]
 
 DEFAULT_METHOD: Final[Method] = "minmax"
 
@@ -113,7 +113,7 @@ def _rules(graph: ir.Graph, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRul
             continue
         try:
             rule = operator_of(node).quantize(node)
-            _check_form(node, rule)
+            check_form(node, rule)
         except Refused as refused:
             reasons[node_name(node)] = refused.reason
         else:
@@ -124,7 +124,8 @@ def _rules(graph: ir.Graph, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRul
     return rules, reasons
 
 
-def _check_form(node: ir.Node, rule: QuantRule) -> None:
+def check_form(node: ir.Node, rule: QuantRule) -> None:
+    """Raise Refused where the rule of an operator does not fit this node of it."""
     if len(rule.inputs) < len(node.inputs) or len(rule.outputs) < len(node.outputs):
         raise Refused(node, f"the quantize rule of {node.op_type} does not cover all inputs and outputs of this node")
     channels = 0

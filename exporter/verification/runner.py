@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ class ArtifactRunner:
         session: an open session; inputs and outputs are matched by name.
         layouts: "channels_last" for every input or output that the artifact holds so ("keep" or absent: as the canonical graph).
         encodings: of integer inputs and outputs whose runtime does not describe them (ONNX files hold no encoding of their own I/O).
+        integers: names of outputs that the original gives as integers too: they stay what they are.
 
     A call takes ``{input: array}`` (canonical shapes and dtypes) and gives ``{output: float array}``: inputs are transposed and
     quantized (nearest, ties to even, saturated) as the artifact's own description says, outputs dequantized and transposed back.
@@ -53,8 +54,9 @@ class ArtifactRunner:
         session: RunsArtifact,
         layouts: Mapping[str, str] | None = None,
         encodings: Mapping[str, Encoding] | None = None,
+        integers: Collection[str] = (),
     ) -> None:
-        self._session = session
+        self._session, self._integers = session, frozenset(integers)
         self._layouts = dict(layouts or {})
         described = (*session.inputs, *session.outputs)
         self._encodings = {info.name: _encoding(info) for info in described if info.scale is not None} | dict(encodings or {})
@@ -85,7 +87,7 @@ class ArtifactRunner:
         return converted
 
     def _decode(self, info: TensorInfo, array: Array) -> Array:
-        if info.name in self._encodings and array.dtype.kind in "iu":
+        if info.name in self._encodings and info.name not in self._integers and array.dtype.kind in "iu":
             array = self._encodings[info.name].dequantize(array)
         elif array.dtype == np.float16:
             array = array.astype(np.float32)

@@ -72,7 +72,8 @@ class _Inserter:
         encoding = shifted(encoding, self._activations)
         readers = list(value.uses())
         integer_owner = owner is not None and runs_in_integers(owner, self._plan)
-        integer_io = self._plan.io_dtype != "float32"
+        io_dtype = self._plan.io_dtype_of(name)
+        integer_io = io_dtype != "float32"
         is_output = value.is_graph_output()
         if value.is_graph_input() and integer_io:
             rounded = self._integer_input(value, encoding)
@@ -80,14 +81,14 @@ class _Inserter:
         else:
             if is_output and (integer_owner or integer_io):
                 value.name = f"{name}_float"
-            same = integer_io and is_output and encoding.dtype == self._plan.io_dtype
+            same = integer_io and is_output and encoding.dtype == io_dtype
             quantized = self._quantize(value, encoding, name, name if same else f"{name}_quantized", after=value)
             direct = is_output and integer_owner and not integer_io
             rounded = self._dequantize(quantized, encoding, name, name if direct else f"{name}_dequantized", after=quantized)
             if is_output and (integer_owner or integer_io):
                 given = quantized if same else rounded
                 if integer_io and not same:
-                    outside = shifted(encoding, self._plan.io_dtype)
+                    outside = shifted(encoding, io_dtype)
                     given = self._quantize(rounded, outside, f"{name}_{outside.dtype}", name, after=rounded)
                 self._replace_output(value, given)
         for node, index in readers:
@@ -127,7 +128,8 @@ class _Inserter:
             del self._graph.initializers[name]
 
     def _integer_input(self, value: ir.Value, encoding: Encoding) -> ir.Value:
-        outside, name = shifted(encoding, self._plan.io_dtype), name_of(value)
+        name = name_of(value)
+        outside = shifted(encoding, self._plan.io_dtype_of(name))
         value.type = ir.TensorType(_TYPES[outside.dtype])  # a new type: a clone shares its values' types with its original
         if outside == encoding:
             return self._dequantize(value, outside, name, f"{name}_dequantized", after=value)

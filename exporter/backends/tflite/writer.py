@@ -209,8 +209,9 @@ class Writer:
         """How the artifact's user sees a graph input or output."""
         if not self._is_main:
             return self._as(value, False, None)
-        encoding = self.plan.encodings.get(name_of(value)) if self.plan.io_dtype != "float32" else None
-        if encoding is not None and self.plan.io_dtype == "uint8" and encoding.dtype == "int8":
+        dtype = self.plan.io_dtype_of(name_of(value))
+        encoding = self.plan.encodings.get(name_of(value)) if dtype != "float32" else None
+        if encoding is not None and dtype == "uint8" and encoding.dtype == "int8":
             encoding = replace(encoding, dtype="uint8", zero_point=tuple(point + 128 for point in encoding.zero_point))
         last = self.plan.io_layout == CHANNELS_LAST and self.plan.layout.get(name_of(value)) == CHANNELS_LAST
         return self._as(value, last, encoding)
