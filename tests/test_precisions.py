@@ -64,6 +64,30 @@ def test_convert_needs_data_for_integer_activations(model, tmp_path):
     assert made.sqnr_db > 25
 
 
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+def test_int16_activations_lose_little_more_than_the_weights(model, tmp_path, suffix):
+    calibration = data()
+    found = {
+        precision: convert(model, tmp_path / f"{precision}.{suffix}", precision=precision, calibration=calibration, isolate=False)
+        for precision in ("int8", "int16x8")
+    }
+    assert found["int16x8"].sqnr_db > found["int8"].sqnr_db + 3
+    whole = convert(
+        model, tmp_path / f"io.{suffix}", precision="int16x8", io_dtype="int16", calibration=calibration, isolate=False
+    )
+    assert whole.sqnr_db > found["int8"].sqnr_db + 3
+
+
+@pytest.mark.parametrize("precision", ["int16x8", "weight_int4", "dynamic_int8"])
+def test_the_same_inputs_give_the_same_bytes(model, tmp_path, precision):
+    calibration = data() if precision == "int16x8" else None
+    first, second = (
+        convert(model, tmp_path / f"{name}.tflite", precision=precision, calibration=calibration, isolate=False).path
+        for name in "ab"
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("out", "options", "code"),
     [

@@ -25,6 +25,7 @@ _FACETS: Final = {
     "torch": "torch",
     "cost": "MACs",
 }
+_COLUMNS: Final = ("prune", "int8", "int16x8", "layout", "TFLite", "torch", "MACs")
 _RUNTIMES: Final = {"tflite": "TFLite", "onnx": "ONNX"}
 
 
@@ -77,7 +78,9 @@ def operators_page() -> str:
     table, refusals, conditions = [], [], []
     for (domain, op_type), operator in all_operators().items():
         name = f"{domain}.{op_type}" if domain else op_type
-        table.append(f"| {name} | " + " | ".join("yes" if operator.has(facet) else "–" for facet in _FACETS) + " |")
+        entries = {title: operator.has(facet) for facet, title in _FACETS.items()}
+        entries["int16x8"] = operator.has("quantize") and "int16" in operator.kernel_dtypes
+        table.append(f"| {name} | " + " | ".join("yes" if entries[title] else "–" for title in _COLUMNS) + " |")
         lacking = [facet for facet in _FACETS if not operator.has(facet)]
         if lacking:
             refusals.append(f"- **{name}**")
@@ -94,11 +97,11 @@ def operators_page() -> str:
             NOTE,
             "",
             "ONNX operators of the canonical graph (opset 21), and what edgewright does with each: cut its channels (prune), run it in",
-            "integers (int8), place it channels-last (layout), write it as TFLite, compute it in torch (simulation, recovery), count its",
-            "MACs. An operator that is legalized into others is written through those.",
+            "integers (int8; int16x8: with int16 activations), place it channels-last (layout), write it as TFLite, compute it in torch",
+            "(simulation, recovery), count its MACs. An operator that is legalized into others is written through those.",
             "",
-            "| operator | " + " | ".join(_FACETS.values()) + " |",
-            "|---" * (len(_FACETS) + 1) + "|",
+            "| operator | " + " | ".join(_COLUMNS) + " |",
+            "|---" * (len(_COLUMNS) + 1) + "|",
             *table,
             "",
             "## Why not",

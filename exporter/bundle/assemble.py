@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from exporter.bundle.manifest import FileRecord, GateRecord, Manifest
 from exporter.bundle.report import report_html, report_json
 from exporter.bundle.signature import signature
 from exporter.frontends.source import Signature
-from exporter.graph.summary import Summary, summarize
+from exporter.graph.summary import Summary, live_bytes, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
-from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
+from exporter.quantization.apply import encode_constant, node_name, read_encoding, stores_integers
 from exporter.quantization.plan import integer_range
 from exporter.quantization.planner import refusals
 from exporter.verification.metrics import json_number
@@ -72,6 +72,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         if moved
     ]
     warnings += evidence.warnings
+    warnings += _slower(built, evidence)
     if evidence.agreement is not None and evidence.agreement.mismatches:
         first, second = list(evidence.comparisons)[:2]
         agreement = evidence.agreement
@@ -99,7 +100,8 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
 
 
 def _sizes(built: Built, original: Summary, final: Summary) -> tuple[SizeRow, ...]:
-    peak = final.peak_int8 if built.target.artifact.precision == "int8" else final.peak_float32
+    width = {"int8": 1, "int16": 2}.get(built.target.artifact.activations, 4)
+    peak = max(live_bytes(built.graph.graph, width).values(), default=0)
     memory = built.target.memory
     return (
         SizeRow("weights and model file", original.parameter_bytes, len(built.artifact.content), limit=memory.flash),
@@ -127,7 +129,7 @@ def _outputs(evidence: Evidence, signatures: Iterable[Signature]) -> tuple[Outpu
 def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow, ...]:
     quality = {layer.name: layer.sqnr_db for layer in evidence.layers}
     seen = built.statistics.values if built.statistics is not None else {}
-    reasons = refusals(built.graph) if built.target.artifact.calibrated else {}
+    reasons = refusals(built.graph, built.target.artifact) if built.target.artifact.calibrated else {}
     macs = {facts.name: facts.macs or 0 for facts in final.nodes}
     rows = []
     for node, _ in activation_nodes(built.graph.graph):
@@ -153,14 +155,31 @@ def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow,
     return tuple(rows)
 
 
+def _slower(built: Built, evidence: Evidence) -> Iterator[str]:
+    """A warning where the artifact takes longer than the original on a runtime that ships: its kernels for this precision are slow."""
+    if built.target.artifact.runtime == "tflite-micro":
+        return  # portable kernels, of which no device sees the speed
+    medians = {entry.runtime: float(np.median(entry.seconds)) for entry in evidence.latency}
+    name, original = next(iter(evidence.comparisons)), medians.get("original")
+    if original is not None and name in medians and medians[name] > original:
+        yield (
+            f"{built.target.artifact.precision} takes {medians[name] / original:.1f} times as long on {name} as the original here: "
+            f"{1e3 * medians[name]:.2f} ms against {1e3 * original:.2f} ms"
+        )
+
+
 def _weight_bytes(built: Built, node: ir.Node) -> int:
     total = 0
     for index, value in enumerate(node.inputs):
         array = constant(value)
         if array is None:
             continue
-        integers = runs_in_integers(node, built.plan) and read_encoding(node, index, built.plan) is not None
-        total += encode_constant(node, index, built.plan)[0].nbytes if integers else array.nbytes
+        integers = stores_integers(node, built.plan) and read_encoding(node, index, built.plan) is not None
+        if not integers:
+            total += array.nbytes
+            continue
+        stored, encoding = encode_constant(node, index, built.plan)
+        total += -(-stored.size // 2) if encoding.dtype == "int4" else stored.nbytes
     return total
 
 

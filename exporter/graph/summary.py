@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from exporter.graph.coverage import unsupported
 from exporter.graph.values import activation_nodes, consumers, fused_activation, is_constant, name_of, source_line, static_shape
 from exporter.ops.base import Refused, operator_of
+from exporter.ops.forms import lacking
 from targets.schema import ACTIVATIONS, Target
 
 __all__ = ["NodeFacts", "Placement", "Summary", "TensorFacts", "live_bytes", "placements", "summarize"]
@@ -158,7 +159,7 @@ def live_bytes(graph: ir.Graph, float_bytes: int) -> dict[ir.Node, int]:
 def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
     """Where each node of a graph that is legalized for the target's runtime would run. The first fitting unit takes it."""
     lowering = _reasons(unsupported(legal, "lower", "tflite")) if target.artifact.format == "tflite" else {}
-    integers = _reasons(unsupported(legal, "quantize")) if target.artifact.calibrated else {}
+    integers = _reasons([*unsupported(legal, "quantize"), *_without_kernel(legal, target)]) if target.artifact.calibrated else {}
     found = []
     for node, _ in activation_nodes(legal.graph):
         reasons = [*lowering.get(node, ())]
@@ -174,6 +175,18 @@ def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
         runs = unit and node not in lowering and (node not in integers or target.quantization.float_fallback)
         found.append(Placement(node.name or "", node.op_type, unit if runs else "", precision if runs else "", tuple(reasons)))
     return tuple(found)
+
+
+def _without_kernel(legal: ir.Model, target: Target) -> Iterator[Refused]:
+    """The nodes whose operator runs in integers, but not in those of the target's precision."""
+    artifact = target.artifact
+    for node, _ in activation_nodes(legal.graph):
+        try:
+            operator = operator_of(node)
+        except Refused:
+            continue  # `unsupported` has said so
+        if operator.has("quantize") and (without := lacking(operator, node, artifact.activations, artifact.format)):
+            yield Refused(node, without)
 
 
 def _unit(node: ir.Node, precision: str, target: Target) -> str:

@@ -14,6 +14,7 @@ from exporter.ops.activation_integers import clamp_integers, elu, gelu, gelu_by_
 from exporter.ops.base import Constraint, Lowering, OutputRule, QuantRule, Refused, Rewriter, register
 from exporter.ops.common import (
     FIXED_UNIT,
+    INT8_AND_INT16,
     OWN,
     Elementwise,
     activation_rule,
@@ -59,6 +60,7 @@ class Relu(Activation):
     """max(x, 0)."""
 
     op_type = "Relu"
+    kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "RELU", 2
 
     def activation(self, node: ir.Node) -> str:
@@ -107,12 +109,16 @@ class Clip(Elementwise):
     """min(max(x, low), high); either bound may be absent."""
 
     op_type = "Clip"
+    kernel_dtypes = INT8_AND_INT16
 
     def activation(self, node: ir.Node) -> str:
         try:
             return _FUSIBLE.get(clip_bounds(node), "NONE") if _clamps_floats(node) else "NONE"
         except Refused:
             return "NONE"
+
+    def runs_in(self, node: ir.Node, dtype: str) -> bool:
+        return super().runs_in(node, dtype) and (dtype == "int8" or self.activation(node) != "RELU_N1_TO_1")
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node, parameters=(1, 2))
@@ -155,6 +161,7 @@ class LeakyRelu(Activation):
     """x where x >= 0, else alpha * x."""
 
     op_type = "LeakyRelu"
+    kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "LEAKY_RELU", 1
 
     def options(self, node: ir.Node) -> Mapping[str, Any]:
@@ -226,6 +233,7 @@ class Sigmoid(Activation):
     """1 / (1 + exp(-x))."""
 
     op_type = "Sigmoid"
+    kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "LOGISTIC", 2
     encoding = FIXED_UNIT
 
@@ -243,6 +251,7 @@ class Tanh(Activation):
     """Hyperbolic tangent."""
 
     op_type = "Tanh"
+    kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "TANH", 2
     encoding = OutputRule("fixed", 1 / 128, 0)
 
@@ -260,6 +269,7 @@ class HardSigmoid(Elementwise):
     """clip(alpha * x + beta, 0, 1)."""
 
     op_type = "HardSigmoid"
+    kernel_dtypes = INT8_AND_INT16
     refuses: ClassVar[Mapping[str, str]] = {
         "lower": "TFLite has no HARD_SIGMOID; legalize makes it a clamp to [0, 6] and a scale"
     }

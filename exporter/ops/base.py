@@ -91,7 +91,8 @@ class InputRule:
 class OutputRule:
     """Encoding of one output: its own from calibration, shared with the activation inputs, or fixed by the kernel.
 
-    `scale` and `zero_point` (for int8) are set for the kind "fixed" only; the same real range is used for other dtypes.
+    `scale` and `zero_point` (for int8) are set for the kind "fixed" only. int16 has the same greatest magnitude at zero point 0, as TFLite's
+    kernels want it: 1 for softmax, logistic and tanh, so 1/32768.
     """
 
     kind: str = "own"  # "own" | "shared" | "fixed"
@@ -347,6 +348,8 @@ class Operator:
     constraints: ClassVar[tuple[Constraint, ...]] = ()
     fuses_activation: ClassVar[bool] = False  # its TFLite kernels clamp their output for free
     bias_index: ClassVar[int | None] = None  # the input that may hold one bias a channel (axis 1 of the output)
+    # Dtypes of activations that the TFLite kernels of an operator with a `quantize` facet take.
+    kernel_dtypes: ClassVar[tuple[str, ...]] = ("int8",)
     # Inputs that may be held as integers where they are constants, beside those of role WEIGHT: index -> channel axis.
     weight_only: ClassVar[Mapping[int, int | None]] = {}
 
@@ -356,6 +359,10 @@ class Operator:
 
     def couple(self, node: ir.Node) -> Coupling:
         raise Refused(node, self._reason("couple"))
+
+    def runs_in(self, node: ir.Node, dtype: str) -> bool:
+        """Whether a node that has a quantize rule runs in integers of `dtype` ("int8", "int16") on TFLite."""
+        return dtype in self.kernel_dtypes
 
     def quantize(self, node: ir.Node) -> QuantRule:
         raise Refused(node, self._reason("quantize"))

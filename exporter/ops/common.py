@@ -26,6 +26,7 @@ from exporter.ops.base import (
 
 __all__ = [
     "FIXED_UNIT",
+    "INT8_AND_INT16",
     "OWN",
     "SHARED",
     "Elementwise",
@@ -46,6 +47,8 @@ __all__ = [
     "uniform_layout",
     "version",
 ]
+
+INT8_AND_INT16: Final = ("int8", "int16")  # for `Operator.kernel_dtypes`
 
 OWN: Final = OutputRule("own")
 SHARED: Final = OutputRule("shared")

@@ -26,7 +26,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.common import INT8_AND_INT16, OWN, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.kernels import takes
 from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rescaled_by_channel
 from exporter.ops.windows import Window, lifted, spatial_pads, unlifted, window_of
@@ -49,6 +49,7 @@ class Conv(Operator):
     """Input [N, C, spatial...], weight [O, C / group, kernel...], bias [O]; output [N, O, spatial...]."""
 
     op_type = "Conv"
+    kernel_dtypes = INT8_AND_INT16
     bias_index = 2
     fuses_activation = True
     constraints = (

@@ -27,7 +27,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout
+from exporter.ops.common import INT8_AND_INT16, OWN, input_of, input_shape, output_shape, uniform_layout
 from exporter.ops.kernels import takes
 from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rescaled_by_channel
 from exporter.ops.windows import lifted, unlifted
@@ -88,6 +88,7 @@ class ConvTranspose(Operator):
     """
 
     op_type = "ConvTranspose"
+    kernel_dtypes = INT8_AND_INT16
     bias_index = 2
     constraints = (
         takes("ConvTranspose", ("float32",)),

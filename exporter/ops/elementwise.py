@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from exporter.graph.values import FLOAT, constant, rank
 from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, register
-from exporter.ops.common import SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
+from exporter.ops.common import INT8_AND_INT16, SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
 from exporter.ops.erf import gelu_of
 from exporter.ops.fixed_point import multiply, quantize_multiplier
 from exporter.ops.formulas import Formula
@@ -38,6 +38,8 @@ def _rank_at_most_5(node: ir.Node) -> bool:
 
 class Binary(Elementwise):
     """Base of the operators of two inputs. Integers that have no kernel go through a wider dtype."""
+
+    kernel_dtypes = INT8_AND_INT16
 
     wider: ClassVar[Mapping[str, str]] = {**_SMALL, **_UNSIGNED}
     constraints = (Constraint("tflite", _rank_at_most_5), takes("Arithmetic", ("float32", "int32", "int64")))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from exporter.graph.values import constant, rank
 from exporter.ops.base import Constraint, Lowering, QuantRule, Refused, Rewriter, register
-from exporter.ops.common import Elementwise, activation_rule, input_of, is_float, scalar_of, version
+from exporter.ops.common import INT8_AND_INT16, Elementwise, activation_rule, input_of, is_float, scalar_of, version
 from exporter.ops.formulas import Formula
 from exporter.ops.integers import integer_power
 from exporter.ops.kernels import dtype_of, in_wider_dtype, takes
@@ -26,6 +26,7 @@ class Neg(Elementwise):
     """-x."""
 
     op_type = "Neg"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Neg", ("int32", "int64")),)
 
     def quantize(self, node: ir.Node) -> QuantRule:
@@ -50,6 +51,7 @@ class Abs(Elementwise):
     """|x|."""
 
     op_type = "Abs"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Abs", ("float32",)),)
 
     def quantize(self, node: ir.Node) -> QuantRule:

@@ -26,7 +26,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.common import INT8_AND_INT16, OWN, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.kernels import dtype_of, takes
 from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rounded_once
 
@@ -44,6 +44,7 @@ class Gemm(Operator):
     """``alpha * A' @ B' + beta * C``: A [M, K] (or transposed), B [K, N] (or transposed), C broadcast to [M, N]."""
 
     op_type = "Gemm"
+    kernel_dtypes = INT8_AND_INT16
     bias_index = 2
     fuses_activation = True
     constraints = (Constraint("tflite", _plain_form), takes("Gemm", ("float32",)))

@@ -29,6 +29,7 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import (
+    INT8_AND_INT16,
     SHARED,
     activation_rule,
     axis_of,
@@ -73,6 +74,7 @@ class Gather(Operator):
     """The places that indices name along one axis; the indices' axes take the place of it."""
 
     op_type = "Gather"
+    kernel_dtypes = INT8_AND_INT16
     weight_only: ClassVar[Mapping[int, int | None]] = {0: 0}
     constraints = (takes("Gather", MOVED),)
 
@@ -161,6 +163,7 @@ class GatherND(Rigid):
     """Slices of the data at tuples of indices, the last axis of input 1; the first `batch_dims` axes are shared."""
 
     op_type = "GatherND"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("GatherND", MOVED),)
 
     def quantize(self, node: ir.Node) -> QuantRule:

@@ -26,7 +26,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, activation_rule, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.common import INT8_AND_INT16, OWN, activation_rule, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.composite import Composite
 from exporter.ops.indexing import reshaped
 from exporter.ops.kernels import dtype_of, most_axes, takes
@@ -40,6 +40,7 @@ class MatMul(Operator):
     """A [..., M, K] @ B [..., K, N] with broadcast batch axes."""
 
     op_type = "MatMul"
+    kernel_dtypes = INT8_AND_INT16
     weight_only: ClassVar[Mapping[int, int | None]] = {1: None}
     constraints = (takes("MatMul", ("float32",)), most_axes("MatMul", 5), most_axes("MatMul", 5, 1))
 

@@ -22,6 +22,7 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import (
+    INT8_AND_INT16,
     OWN,
     SHARED,
     activation_rule,
@@ -45,6 +46,7 @@ class TopK(Rigid):
     """The k greatest (or least) elements along an axis and their places, in order; of equal ones, the first come first."""
 
     op_type = "TopK"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("TopK", ("float32", "int8", "uint8", "int16", "int32", "int64")),)
 
     def quantize(self, node: ir.Node) -> QuantRule:

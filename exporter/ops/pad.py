@@ -25,7 +25,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import SHARED, input_of, input_shape, ints_of, output_shape
+from exporter.ops.common import INT8_AND_INT16, SHARED, input_of, input_shape, ints_of, output_shape
 from exporter.ops.kernels import MOVED, builtin_version, in_wider_dtype, most_axes, stored_dtype, takes
 
 __all__ = ["Pad", "amounts"]
@@ -46,6 +46,7 @@ class Pad(Operator):
     """Data, amounts (all before, then all behind), value, axes."""
 
     op_type = "Pad"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (
         Constraint("tflite", _constant_amounts),
         Constraint("tflite", _known_mode),

@@ -27,7 +27,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import SHARED, input_of, input_shape, output_shape, uniform_layout, version
+from exporter.ops.common import INT8_AND_INT16, SHARED, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.fixed_point import divide_rounding
 from exporter.ops.kernels import takes
 from exporter.ops.reference import Affine, Stored, encoding_of, limits, single, through_torch
@@ -62,6 +62,8 @@ def _two_spatial_axes(node: ir.Node) -> bool:
 
 class _Pool(Operator):
     """What pools share: a window over channels that do not mix."""
+
+    kernel_dtypes = INT8_AND_INT16
 
     tflite: ClassVar[str] = ""
 

@@ -27,7 +27,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import OWN, SHARED, input_of, input_shape, ints_of, output_shape, uniform_layout
+from exporter.ops.common import INT8_AND_INT16, OWN, SHARED, input_of, input_shape, ints_of, output_shape, uniform_layout
 from exporter.ops.fixed_point import multiply, quantize_multiplier
 from exporter.ops.kernels import builtin_version, dtype_of, in_wider_dtype, most_axes, stored_dtype, takes
 from exporter.ops.reference import Affine, Stored, clamped, encoding_of, single
@@ -129,6 +129,7 @@ class ReduceMean(_Builtin):
     """Mean over axes."""
 
     op_type = "ReduceMean"
+    kernel_dtypes = INT8_AND_INT16
     builtin = "MEAN"
     empty = np.nan
     constraints = (
@@ -157,6 +158,7 @@ class ReduceMax(_Builtin):
     """Greatest element over axes; of booleans, whether any is true."""
 
     op_type = "ReduceMax"
+    kernel_dtypes = INT8_AND_INT16
     builtin, boolean = "REDUCE_MAX", "REDUCE_ANY"
     output_rule = SHARED
     empty = -np.inf
@@ -171,6 +173,7 @@ class ReduceMin(_Builtin):
     """Least element over axes; of booleans, whether all are true."""
 
     op_type = "ReduceMin"
+    kernel_dtypes = INT8_AND_INT16
     builtin, boolean = "REDUCE_MIN", "REDUCE_ALL"
     output_rule = SHARED
     empty = np.inf
@@ -207,6 +210,7 @@ class ReduceSum(_Builtin):
     """Sum over axes."""
 
     op_type = "ReduceSum"
+    kernel_dtypes = INT8_AND_INT16
     builtin = "SUM"
     constraints = (
         Constraint("tflite", _constant_axes),
@@ -231,6 +235,8 @@ class ReduceSum(_Builtin):
 
 class _Global(Operator):
     """A pool whose window is the whole image: the reduction over the spatial axes."""
+
+    kernel_dtypes = INT8_AND_INT16
 
     reduction: ClassVar[str] = ""
     output_rule: ClassVar[OutputRule] = OWN

@@ -26,7 +26,7 @@ from exporter.ops.base import (
     Role,
     register,
 )
-from exporter.ops.common import SHARED, input_of, input_shape, output_shape, version
+from exporter.ops.common import INT8_AND_INT16, SHARED, input_of, input_shape, output_shape, version
 from exporter.ops.fixed_point import quotient
 from exporter.ops.reference import Affine, Stored, moved, single
 from exporter.ops.resampling import interpolation_matrix, mode_of, moves, nearest_indices, outside, positions, refusal
@@ -54,6 +54,7 @@ class Resize(Operator):
     """Data, region of interest, scales, sizes. The static output shape decides the sizes."""
 
     op_type = "Resize"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (Constraint("tflite", _resolved), Constraint("tflite", _interpolates_floats))
 
     def couple(self, node: ir.Node) -> Coupling:

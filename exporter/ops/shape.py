@@ -24,6 +24,7 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import (
+    INT8_AND_INT16,
     SHARED,
     Elementwise,
     activation_rule,
@@ -40,6 +41,8 @@ __all__ = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Un
 
 class Reshaping(Operator):
     """Base of Reshape, Flatten, Squeeze and Unsqueeze: one run of elements under another shape."""
+
+    kernel_dtypes = INT8_AND_INT16
 
     def couple(self, node: ir.Node) -> Coupling:
         return Coupling(tuple(_reshape_ties(input_shape(node), output_shape(node))))
@@ -167,6 +170,7 @@ class Transpose(Operator):
     """
 
     op_type = "Transpose"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Transpose", (*MOVED, "uint16", "uint32")), most_axes("Transpose", 6))
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -251,6 +255,7 @@ class Identity(Elementwise):
     """The input itself."""
 
     op_type = "Identity"
+    kernel_dtypes = INT8_AND_INT16
 
     def quantize(self, node: ir.Node) -> QuantRule:
         return activation_rule(node, SHARED)

@@ -24,6 +24,7 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import (
+    INT8_AND_INT16,
     SHARED,
     activation_rule,
     axis_of,
@@ -45,6 +46,7 @@ class Concat(Operator):
     """Tensors one behind the other along an axis."""
 
     op_type = "Concat"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Concat", (*MOVED, "uint32")), most_axes("Concat", 6))
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -90,6 +92,7 @@ class Split(Operator):
     """A tensor in parts along an axis."""
 
     op_type = "Split"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Split", _SPLIT_DTYPES), most_axes("Split", 6))
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -181,6 +184,7 @@ class Slice(Operator):
     """A range of places, with a step, along some axes."""
 
     op_type = "Slice"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (
         Constraint("tflite", _slice_constant),
         most_axes("Slice", 8),

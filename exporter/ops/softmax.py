@@ -25,6 +25,7 @@ from exporter.ops.base import (
 )
 from exporter.ops.common import (
     FIXED_UNIT,
+    INT8_AND_INT16,
     activation_rule,
     axis_of,
     elementwise_cost,
@@ -83,6 +84,7 @@ class Softmax(Normalized):
     """exp(x) over its sum along one axis."""
 
     op_type, builtin, encoding = "Softmax", "SOFTMAX", FIXED_UNIT
+    kernel_dtypes = INT8_AND_INT16
     options: ClassVar[dict[str, Any]] = {"beta": 1.0}
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:

@@ -23,6 +23,7 @@ from exporter.ops.base import (
     register,
 )
 from exporter.ops.common import (
+    INT8_AND_INT16,
     SHARED,
     activation_rule,
     input_of,
@@ -43,6 +44,7 @@ class Expand(Operator):
     """Axes of length 1 repeated, by numpy's rules of broadcasting, up to the shape of the output."""
 
     op_type = "Expand"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Expand", _ANY), most_axes("Expand", 8))
 
     def couple(self, node: ir.Node) -> Coupling:
@@ -89,6 +91,7 @@ class Tile(Operator):
     """The tensor repeated along every axis."""
 
     op_type = "Tile"
+    kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Tile", _ANY), most_axes("Tile", 8))
 
     def couple(self, node: ir.Node) -> Coupling:

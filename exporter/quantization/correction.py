@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from exporter.backends.onnx.qdq import insert_qdq
+from exporter.backends.onnx.qdq import insert_qdq, stored_constant
 from exporter.graph.values import constant, consumers, name_of, static_shape
 from exporter.ops.base import Refused, Role, operator_of
-from exporter.quantization.apply import encode_constant, node_name, runs_in_integers
+from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.plan import Plan
 from exporter.quantization.segments import Runner, output_means, outputs_of
 from targets.schema import Target
@@ -103,7 +103,7 @@ def correct_biases(
         shift = wanted[name_of(node.outputs[0])] - runner.mean_of(node_name(node))
         corrections[name_of(bias)] = tuple(np.float32(shift).ravel().tolist())
         inside = replace(inside, corrections=corrections)
-        runner.replace(f"{name_of(bias)}_quantized", encode_constant(node, index, inside)[0])
+        runner.replace(*stored_constant(node, index, inside))
         if progress is not None:
             progress(done, len(layers))
     before, after = planned_sqnr(model, [plan, inside], target, held)

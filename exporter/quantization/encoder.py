@@ -12,7 +12,7 @@ from diagnostics import DataError, ModelError
 from exporter.graph.values import constant, fused_activation, is_constant, name_of
 from exporter.ops.base import OutputRule, QuantRule, Role
 from exporter.quantization.apply import node_name
-from exporter.quantization.plan import Encoding
+from exporter.quantization.plan import Encoding, integer_range
 from exporter.quantization.ranges import (
     MAX_BIAS,
     Histogram,
@@ -48,10 +48,19 @@ def is_float(value: ir.Value | None) -> bool:
 class Encoder:
     """Collects the encodings of one graph. `activations` must have run before `constants`."""
 
-    def __init__(self, stats: ValueStatistics, scheme: Quantization, method: Method, rules: Mapping[ir.Node, QuantRule]) -> None:
+    def __init__(
+        self,
+        stats: ValueStatistics,
+        scheme: Quantization,
+        method: Method,
+        rules: Mapping[ir.Node, QuantRule],
+        dtype: str = "int8",
+    ) -> None:
         self.encodings: dict[str, Encoding] = {}
         self.requantize: dict[str, Encoding] = {}
         self._stats, self._scheme, self._method, self._rules = stats, scheme, method, rules
+        self._dtype = dtype
+        self._symmetric = scheme.activations_symmetric or dtype == "int16"
         self._parent: dict[str, str] = {}
         self._fixed: dict[str, Encoding] = {}
         self._shared: set[str] = set()
@@ -152,13 +161,17 @@ class Encoder:
             raise ModelError("EW-Q002", f"value {name} has no statistics", where=name, fix="calibrate this very graph")
         if not (np.isfinite(stats.low) and np.isfinite(stats.high)):
             raise DataError("EW-D002", f"value {name} was not finite in calibration: [{stats.low}, {stats.high}]", where=name)
-        return choose_range(stats, self._method, symmetric=self._scheme.activations_symmetric)
+        low, high = integer_range(self._dtype)
+        return choose_range(stats, self._method, symmetric=self._symmetric, steps=high - low)
 
     def _encode(self, low: float, high: float) -> Encoding:
-        return activation_encoding(low, high, symmetric=self._scheme.activations_symmetric)
+        return activation_encoding(low, high, dtype=self._dtype, symmetric=self._symmetric)
 
     def _fixed_encoding(self, given: OutputRule) -> Encoding:
-        if not self._scheme.activations_symmetric:
+        if self._dtype == "int16":
+            magnitude = max(128 + given.zero_point, 128 - given.zero_point) * given.scale
+            return Encoding("int16", (float(np.float32(magnitude / 32768)),), (0,))
+        if not self._symmetric:
             return Encoding("int8", (float(np.float32(given.scale)),), (given.zero_point,))
         return self._encode((-128 - given.zero_point) * given.scale, (127 - given.zero_point) * given.scale)
 
@@ -166,8 +179,9 @@ class Encoder:
         """The least scale of a node's weight: biases stay in int32, and the ratio to the output's scale within a runtime's multiplier."""
         scale_in = self._read(node, next(index for index, _ in _inputs(node, self._rules[node], Role.ACTIVATION))).scale[0]
         least: Any = _LEAST_RATIO * self.encodings[self._written(node)[0][0]].scale[0] / scale_in
+        greatest = MAX_BIAS["int64" if self._dtype == "int16" else "int32"]
         for bias in biases:
-            needed = np.abs(bias.astype(np.float64)).ravel() / (scale_in * MAX_BIAS)
+            needed = np.abs(bias.astype(np.float64)).ravel() / (scale_in * greatest)
             least = np.maximum(least, needed.max(initial=0.0) if axis is None else needed)
         return np.asarray(least)
 

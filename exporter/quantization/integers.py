@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
-from exporter.ops.base import operator_of
+from exporter.ops.base import Refused, operator_of
 from exporter.ops.fixed_point import multiply, quantize_multiplier, round_away
 from exporter.ops.reference import Affine, Stored, moved
 from exporter.quantization.apply import apply_corrections, encode_constant, read_encoding, runs_in_integers
@@ -47,7 +47,7 @@ def run(model: ir.Model, plan: Plan, inputs: Values) -> dict[str, Array]:
         model: the legalized graph that the plan was made for.
         inputs: inputs by name in the canonical order of axes, floats.
     Raises:
-        Refused: a node has no integer reference (or no torch facet).
+        Refused: a node has no integer reference (or no torch facet), or the plan is int16x8.
     """
     values: dict[str, Array] = {}
     homes = stored_encodings(model, plan)
@@ -68,8 +68,10 @@ def steps(model: ir.Model, plan: Plan, values: Values) -> Iterator[Step]:
     Args:
         values: stored values by name, canonical order of axes; those that a node reads must be there when its turn comes.
     Raises:
-        Refused: a node has no integer reference (or no torch facet).
+        Refused: a node has no integer reference (or no torch facet), or the plan is int16x8.
     """
+    if "int16x8" in plan.precision.values():
+        raise Refused(None, "the integer reference is of 8 bits: int16x8 has none")
     homes = stored_encodings(model, plan)
     for node, written in activation_nodes(model.graph):
         integer = runs_in_integers(node, plan)

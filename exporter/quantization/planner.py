@@ -1,7 +1,7 @@
 """Decide the integer form of a graph: which nodes run in integers, and the encoding of every value that one of them reads or writes.
 
 Everything that is particular to an operator comes from its `quantize` facet; everything that is particular to a device from the
-target's `[quantization]` table. Plans are in int8 terms; a writer for a runtime that wants uint8 adds 128 to integers and zero points.
+target's `[quantization]` table. Plans of 8 bits are in int8 terms; a writer for a runtime that wants uint8 adds 128 to integers and zero points.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import onnx_ir as ir
 from diagnostics import ModelError, TargetError
 from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, fused_into
 from exporter.ops.base import QuantRule, Refused, Role, operator_of
+from exporter.ops.forms import lacking
 from exporter.quantization.apply import node_name
 from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
 from exporter.quantization.plan import Plan
 from exporter.quantization.ranges import Method
-from targets.schema import Target
+from targets.schema import Artifact, Target
 
 __all__ = ["DEFAULT_METHOD", "check_form", "float_plan", "make_plan", "refusals"]
 
@@ -27,7 +28,7 @@ DEFAULT_METHOD: Final[Method] = "minmax"
 
 
 def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method: Method = DEFAULT_METHOD) -> Plan:
-    """The int8 plan of a legalized graph.
+    """The integer plan of a legalized graph: int8, or int16 activations where the target's precision is int16x8.
 
     Nodes whose operator refuses `quantize` run in float where the target allows it. Values between two float nodes have no encoding,
     nor has the value between a node and its fused activation.
@@ -42,7 +43,7 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
     """
     graph = model.graph
     _check_names(graph)
-    rules, reasons = _rules(graph, leave_idle=target.quantization.float_fallback)
+    rules, reasons = _rules(graph, target.artifact, leave_idle=target.quantization.float_fallback)
     if reasons and not target.quantization.float_fallback:
         listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
         raise TargetError(
@@ -51,7 +52,7 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
             why="\n" + listed,
             fix="replace these operators in the model, or choose a target whose profile says float_fallback = true",
         )
-    encoder = Encoder(stats, target.quantization, method, rules)
+    encoder = Encoder(stats, target.quantization, method, rules, target.artifact.activations)
     if target.artifact.io_dtype != "float32":
         encoder.boundary(graph)
     encoder.activations()
@@ -60,7 +61,9 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
     return Plan(
         target=target.name,
         artifact_precision=target.artifact.precision,
-        precision={node_name(node): "int8" if node in rules else "float32" for node, _ in activation_nodes(graph)},
+        precision={
+            node_name(node): target.artifact.precision if node in rules else "float32" for node, _ in activation_nodes(graph)
+        },
         encodings=encoder.encodings,
         requantize=encoder.requantize,
         io_layout=target.artifact.io_layout,
@@ -81,9 +84,9 @@ def float_plan(model: ir.Model, target: Target) -> Plan:
     )
 
 
-def refusals(model: ir.Model) -> dict[str, str]:
+def refusals(model: ir.Model, artifact: Artifact) -> dict[str, str]:
     """Why nodes cannot run in integers, by node name (for reports): their operator's own sentence."""
-    return _rules(model.graph, leave_idle=False)[1]
+    return _rules(model.graph, artifact, leave_idle=False)[1]
 
 
 def _check_names(graph: ir.Graph) -> None:
@@ -98,7 +101,7 @@ def _check_names(graph: ir.Graph) -> None:
 # --- which nodes run in integers --------------------------------------------------------------------------------------
 
 
-def _rules(graph: ir.Graph, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
+def _rules(graph: ir.Graph, artifact: Artifact, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
     """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot.
 
     With `leave_idle`, nodes that only move data between float neighbours stay in float; a device without float has no such neighbours.
@@ -112,8 +115,11 @@ def _rules(graph: ir.Graph, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRul
             reasons[node_name(node)] = node.metadata_props[FLOAT]
             continue
         try:
-            rule = operator_of(node).quantize(node)
+            operator = operator_of(node)
+            rule = operator.quantize(node)
             check_form(node, rule)
+            if without := lacking(operator, node, artifact.activations, artifact.format):
+                raise Refused(node, without)
         except Refused as refused:
             reasons[node_name(node)] = refused.reason
         else:

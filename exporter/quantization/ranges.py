@@ -6,6 +6,7 @@ Integer-Arithmetic-Only Inference", section 2.1, and the TFLite quantization spe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -28,8 +29,9 @@ Method = Literal["minmax", "percentile", "mse"]
 
 # The least scale: the product of two is still a normal float32, so no runtime's flush of denormals can make it zero.
 MIN_SCALE: Final = 2.0**-60
-# The greatest magnitude of a quantized bias: half of int32, so that the accumulation of products beside it does not wrap.
-MAX_BIAS: Final = 2.0**30
+# The greatest magnitude of a quantized bias, by its dtype: half of what accumulators hold, so that the products beside it do not wrap.
+# TFLite's int16 kernels add up in int64 and requantize 48 bits of it.
+MAX_BIAS: Final[Mapping[str, float]] = {"int32": 2.0**30, "int64": 2.0**46}
 
 _PERCENT: Final = 99.99
 _CANDIDATES: Final = 64
@@ -123,25 +125,29 @@ def block_encoding(weight: np.ndarray[Any, Any], axis: int, block: int) -> Encod
 
 
 def bias_encoding(inputs: Encoding, weights: Encoding, axis: int) -> Encoding:
-    """int32 at scale_in * scale_w, zero point 0, along `axis` of the bias where the weights are encoded per channel."""
+    """Integers at scale_in * scale_w, zero point 0, along `axis` of the bias where the weights are encoded per channel.
+
+    int64 beside int16 inputs, else int32.
+    """
     scale = np.asarray(weights.scale, np.float32) * np.float32(inputs.scale[0])
-    return Encoding("int32", tuple(scale.tolist()), (0,) * scale.size, None if weights.axis is None else axis)
+    dtype = "int64" if inputs.dtype == "int16" else "int32"
+    return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if weights.axis is None else axis)
 
 
-def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False) -> tuple[float, float]:
+def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, steps: int = 255) -> tuple[float, float]:
     """The real range (low, high) that an encoding should cover.
 
     minmax: all that calibration saw. percentile: the central 99.99 % of the mass. mse: the cut of both ends with the least expected
-    squared error over the histogram, rounding (scale^2 / 12) and clipping together.
+    squared error over the histogram, rounding (scale^2 / 12) in `steps` steps and clipping together.
     """
     if method == "minmax" or stats.low >= stats.high:
         return stats.low, stats.high
     if method == "percentile":
         return stats.percentile(_PERCENT)
-    return _least_error(stats, symmetric)
+    return _least_error(stats, symmetric, steps)
 
 
-def _least_error(stats: Histogram, symmetric: bool) -> tuple[float, float]:
+def _least_error(stats: Histogram, symmetric: bool, steps: int) -> tuple[float, float]:
     counts = np.asarray(stats.histogram, np.float64)
     edges = np.asarray(stats.edges, np.float64)
     if counts.sum() == 0.0:
@@ -157,11 +163,11 @@ def _least_error(stats: Histogram, symmetric: bool) -> tuple[float, float]:
     # Exact zeros (behind a ReLU) are free of rounding error; the bin around zero holds them.
     rounded = counts[(edges[:-1] > 0.0) | (edges[1:] <= 0.0)].sum()
     if symmetric:
-        error = clipped_low + clipped_high + rounded * np.square(2 * highs / 254) / 12
+        error = clipped_low + clipped_high + rounded * np.square(2 * highs / (steps - 1)) / 12
         best = int(np.argmin(error))
         return float(lows[best]), float(highs[best])
     spans = highs[None, :] - lows[:, None]
-    error2 = clipped_low[:, None] + clipped_high[None, :] + rounded * np.square(spans / 255) / 12
+    error2 = clipped_low[:, None] + clipped_high[None, :] + rounded * np.square(spans / steps) / 12
     row, column = np.unravel_index(int(np.argmin(error2)), error2.shape)
     return float(lows[row]), float(highs[column])
 

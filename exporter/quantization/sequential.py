@@ -16,10 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
-from exporter.backends.onnx.qdq import insert_qdq
+from exporter.backends.onnx.qdq import insert_qdq, stored_constant
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant, consumers, name_of
-from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
+from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
 from exporter.quantization.correction import Correction, bias_index, planned_sqnr
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.rounding import Array, pack_offsets, round_rows
@@ -113,7 +113,7 @@ def _rounded(
         for index in (1, work.bias):
             value = node.inputs[index] if index is not None else None
             if index is not None and value is not None:
-                runner.replace(f"{name_of(value)}_quantized", encode_constant(node, index, inside)[0])
+                runner.replace(*stored_constant(node, index, inside))
         if progress is not None:
             progress(done, len(works))
     return replace(plan, roundings=roundings, corrections=corrections)

@@ -16,13 +16,14 @@ from exporter.graph.values import activation_nodes, is_constant, rank
 from exporter.ops.base import Port, operator_of
 from exporter.quantization.apply import node_name
 from exporter.quantization.planner import float_plan, make_plan
+from targets.precision import choose_precision
 from targets.schema import Artifact, Target, Unit, Verification
 
 TARGET = Target(
     name="bench",
     title="the bench",
-    artifact=Artifact(format="tflite", runtime="litert", precision="int8"),
-    units=(Unit(name="cpu", kind="cpu", dtypes=("int8", "float32")),),
+    artifact=Artifact(format="tflite", runtime="litert", precision="int8", precisions=("int16x8",)),
+    units=(Unit(name="cpu", kind="cpu", dtypes=("int8", "int16", "float32")),),
     verification=Verification(runtimes=("litert-ref",), level="run"),
 )
 
@@ -117,22 +118,22 @@ class Lowered:
     steps: dict[str, float]
 
 
-def lowered(model, precision="float32", last=False, feed=None) -> Lowered:
-    """Legalize, plan, write TFLite and run it with the reference kernels beside the float graph.
+def lowered(model, precision="float32", last=False, feed=None, kernels="ref") -> Lowered:
+    """Legalize, plan, write TFLite and run it ("ref", "builtin" or "xnnpack" kernels) beside the float graph.
 
     `last` runs every node that may channels-last; else all that may run channels-first.
     """
     feed = feed or sample(model)
     wanted = FloatRunner(model)(feed)
     model = legalize(model, "tflite")
-    if precision == "int8":
+    if precision in ("int8", "int16x8"):
         watched = FloatRunner(model, observed_values(model))(feed)
         stats = SimpleNamespace(values={n: SimpleNamespace(low=float(a.min()), high=float(a.max())) for n, a in watched.items()})
-        plan = make_plan(model, stats, TARGET)
+        plan = make_plan(model, stats, choose_precision(TARGET, precision))
     else:
         plan = float_plan(model, TARGET)
     artifact = write_tflite(model, _laid_out(model, plan, last))
-    interpreter = _interpreter(artifact)
+    interpreter = _interpreter(artifact, kernels)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
     given = {}
@@ -151,12 +152,16 @@ def lowered(model, precision="float32", last=False, feed=None) -> Lowered:
     return Lowered(list(artifact.operators), errors, steps)
 
 
-def _interpreter(artifact):
+def _interpreter(artifact, kernels):
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     # The reference resolver lacks these.
     optimized = {"ELU", "ROUND"} & {name for name, _ in artifact.operators}
-    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if optimized else OpResolverType.BUILTIN_REF
+    resolver = {
+        "ref": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if optimized else OpResolverType.BUILTIN_REF,
+        "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        "xnnpack": OpResolverType.AUTO,
+    }[kernels]
     return Interpreter(model_content=artifact.content, experimental_op_resolver_type=resolver)
 
 

@@ -90,11 +90,11 @@ def test_a_channel_of_zeros_takes_the_median_scale_of_the_others():
 def test_a_bias_never_wraps(scale_in, peak, bias):
     """Where scale_in * scale_w is too small for the bias to fit int32, the weight's scale is widened."""
     inputs = Encoding("int8", (float(np.float32(scale_in)),), (0,))
-    least = abs(bias) / (inputs.scale[0] * MAX_BIAS)
+    least = abs(bias) / (inputs.scale[0] * MAX_BIAS["int32"])
     weight = weight_encoding(np.array([[peak]], np.float32), 0, least_scale=least)
     encoding = bias_encoding(inputs, weight, 0)
     (integer,) = encoding.quantize(np.array([bias], np.float32))
-    assert abs(int(integer)) <= MAX_BIAS * (1 + 1e-6)
+    assert abs(int(integer)) <= MAX_BIAS["int32"] * (1 + 1e-6)
     assert abs(float(integer) * encoding.scale[0] - np.float32(bias)) <= max(encoding.scale[0], abs(bias) * 1e-6)
 
 

@@ -22,7 +22,7 @@ from exporter.graph.values import fused_into, is_constant, name_of, static_shape
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers, stores_integers
 from exporter.quantization.plan import Encoding, Plan
 
-__all__ = ["insert_qdq", "shifted"]
+__all__ = ["insert_qdq", "shifted", "stored_constant"]
 
 _TYPES = {
     "int4": ir.DataType.INT4,
@@ -56,6 +56,18 @@ def insert_qdq(model: ir.Model, plan: Plan, activations: str) -> None:
         for value in node.outputs:
             writer.value(value, fused_into(node) or node)
     writer.drop_unused_initializers()
+
+
+def stored_constant(node: ir.Node, index: int, plan: Plan) -> tuple[str, np.ndarray[Any, Any]]:
+    """Name and content of the initializer in which the QDQ form holds an encoded constant that `node` alone reads."""
+    integers, encoding = encode_constant(node, index, plan)
+    value = node.inputs[index]
+    name = name_of(value) if value is not None else ""
+    if f"{node_name(node)}:{index}" in plan.requantize:
+        name = f"{name}_for_{node_name(node)}_{index}"
+    if encoding.dtype == "int64":  # QuantizeLinear has no such integers; float32 has their values to 24 bits
+        return f"{name}_rounded", encoding.dequantize(integers)
+    return f"{name}_quantized", integers
 
 
 class _Inserter:
@@ -108,16 +120,15 @@ class _Inserter:
         for index, value in enumerate(node.inputs):
             if value is None or not is_constant(value) or read_encoding(node, index, self._plan) is None:
                 continue
-            integers, encoding = encode_constant(node, index, self._plan)
-            name = name_of(value)
-            if f"{node_name(node)}:{index}" in self._plan.requantize:
-                name = f"{name}_for_{node_name(node)}_{index}"
-            if encoding.dtype == "int64":  # QuantizeLinear has no such integers; float32 has their value to 24 bits
-                node.replace_input_with(index, self._initializer(f"{name}_rounded", encoding.dequantize(integers)))
+            (title, array), encoding = stored_constant(node, index, self._plan), read_encoding(node, index, self._plan)
+            assert encoding is not None
+            stored = self._graph.initializers.get(title)
+            if encoding.dtype == "int64":
+                node.replace_input_with(index, stored or self._initializer(title, array))
                 continue
-            stored = self._graph.initializers.get(f"{name}_quantized")
             if stored is None:
-                stored = self._initializer(f"{name}_quantized", integers, _TYPES[encoding.dtype])
+                stored = self._initializer(title, array, _TYPES[encoding.dtype])
+                name = title.removesuffix("_quantized")
                 self._dequantize(stored, encoding, name, f"{name}_dequantized", before=node)
             node.replace_input_with(index, next(user for user, _ in stored.uses()).outputs[0])
 

@@ -7,12 +7,14 @@ from typing import Any, Final
 
 from exporter.backends.tflite.container import Tensor
 from exporter.ops.base import Refused
-from exporter.ops.forms import hybrid_version
+from exporter.ops.forms import hybrid_version, int16_version
 
 __all__ = ["in_form"]
 
 _DYNAMIC: Final = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 _ASYMMETRIC: Final = ("FULLY_CONNECTED", "BATCH_MATMUL")  # the option is theirs; the convolutions' kernels always are
+
+_FREE_SCALE: Final = ("ADD", "SUB")  # in int16 their scales are powers of two unless the option says otherwise
 
 
 def in_form(
@@ -27,6 +29,8 @@ def in_form(
         return _dequantize(read[0]), given
     if op == "QUANTIZE":
         return 2 if "int16" in (read[0].dtype, written[0].dtype) else 1, given
+    if any(tensor.dtype == "int16" and tensor.encoding is not None for tensor in (*read, *written)):
+        return _int16(op, version), given | ({"pot_scale_int16": False} if op in _FREE_SCALE else {})
     if op in _DYNAMIC and read[0].dtype == "float32" and read[1].encoding is not None:
         encoding = read[1].encoding
         needed = hybrid_version(op, per_channel=encoding.axis is not None, blocks=encoding.block > 0)
@@ -34,6 +38,13 @@ def in_form(
             raise Refused(None, f"{op} has no kernel for float activations with this form of {read[1].dtype} weights")
         return max(version, needed), given | ({"asymmetric_quantize_inputs": True} if op in _ASYMMETRIC else {})
     return version, given
+
+
+def _int16(op: str, version: int) -> int:
+    needed = int16_version(op)
+    if needed is None:
+        raise Refused(None, f"{op} has no int16 kernel")
+    return max(version, needed)
 
 
 def _dequantize(tensor: Tensor) -> int:
