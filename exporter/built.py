@@ -1,4 +1,4 @@
-"""What the stages up to writing hand on: the artifact as bytes, with the graph and the plan it was written from."""
+"""What the stages up to writing hand on: the artifact, with the graph and the plan it was written from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from calibration import Statistics
 from exporter.backends.tflite.floor import Emitted
+from exporter.content import Content
 from exporter.frontends.source import Source
 from exporter.quantization.plan import Encoding, Plan
 from targets.schema import Target
@@ -17,22 +18,27 @@ __all__ = ["Built", "Written"]
 
 @dataclass(frozen=True)
 class Written:
-    """An artifact as bytes.
+    """An artifact, not yet on disk.
 
     Attributes:
+        file: its content; `content` in one piece.
         layouts: "channels_last" or "keep" of every input and output.
         encodings: of the integer inputs and outputs.
         emitted: operators in execution order, with their nodes; release: the first TFLite release that runs them; TFLite only.
         transposed: bytes moved by TRANSPOSE operators that the layout made necessary, by value name.
     """
 
-    content: bytes
+    file: Content
     suffix: str
     layouts: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, Encoding] = field(default_factory=dict)
     emitted: tuple[Emitted, ...] = ()
     release: str = ""
     transposed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def content(self) -> bytes:
+        return bytes(self.file)
 
     @property
     def operators(self) -> tuple[tuple[str, int], ...]:

@@ -145,7 +145,7 @@ def convert(
     written, kept = built.artifact, brings_encodings(built.graph.graph)
     sample = next(iter(samples.take(1))) if samples is not None else None
     agreement, steps = _check_once(built, precision, sample, isolate, kept)
-    write_file(path, written.content, overwrite=overwrite)
+    write_file(path, written.file, overwrite=overwrite)
     notes = (*_notes(source), *(given_notes(built.graph) if kept else ()))
     return Converted(path, agreement, written.layouts, written.operators, written.release, notes, steps)
 
@@ -185,7 +185,7 @@ def _check_once(
     sample, wanted = _reference_run(source, own) if given is None else (given, source.reference(given))
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{written.suffix}"
-        artifact.write_bytes(written.content)
+        written.file.write(artifact)
         with open_session(_RUNTIME[written.suffix[1:]][1], artifact, isolate=isolate) as session:
             found = ArtifactRunner(session, written.layouts, written.encodings, own)(sample)
     steps = require_steps(built, sample, wanted, found) if kept else None

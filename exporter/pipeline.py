@@ -14,6 +14,7 @@ import onnx_ir as ir
 from calibration import Preprocess, Samples, Statistics, collect
 from diagnostics import DataError, ModelError, TargetError
 from exporter.built import Built, Written
+from exporter.content import Content
 from exporter.frontends.source import Source
 from exporter.graph.passes import check, legalize
 from exporter.progress import SILENT, Progress
@@ -179,7 +180,7 @@ def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | 
     if target.artifact.format == "onnx":
         from exporter.backends.onnx.writer import write_onnx
 
-        written = Written(write_onnx(graph, plan, target), ".onnx", encodings=encodings_of(graph, plan))
+        written = Written(Content((write_onnx(graph, plan, target),)), ".onnx", encodings=encodings_of(graph, plan))
     else:
         from exporter.backends.tflite.writer import write_tflite
         from exporter.bundle.mobile import METADATA_NAME, metadata_json
@@ -187,7 +188,7 @@ def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | 
         facts = metadata_json(*signature(graph, plan), preprocess.to_dict() if preprocess is not None else None)
         made = write_tflite(graph, plan, description=f"edgewright artifact for {target.name}", metadata={METADATA_NAME: facts})
         written = Written(
-            made.content,
+            made.file,
             ".tflite",
             dict(made.layouts),
             encodings_of(graph, plan),
@@ -203,10 +204,17 @@ def check_limits(written: Written, target: Target, model: str) -> None:
     from exporter.backends.tflite.floor import require_floor
     from targets.memory import require_fit
 
-    require_fit(target, flash_bytes=len(written.content), sram_bytes=None, model=model)
+    require_fit(target, flash_bytes=written.file.size, sram_bytes=None, model=model)
     floor = floor_of(target)
     if floor is not None:
         require_floor(written.emitted, floor, target.name)
+        if written.release and not floor.covers(written.release):
+            raise TargetError(
+                "EW-T005",
+                f"the artifact needs TFLite {written.release}, target {target.name} promises {floor}",
+                why=f"its {written.file.size:,} bytes are more than a flatbuffer holds: the weights lie behind it",
+                fix="raise the floor, or hold the weights in fewer bits (--precision)",
+            )
 
 
 def _values(graph: ir.Model) -> Sequence[ir.Value]:

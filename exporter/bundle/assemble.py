@@ -18,6 +18,7 @@ from exporter.bundle.firmware import GoldenSample, firmware_kit
 from exporter.bundle.manifest import FileRecord, GateRecord, Manifest
 from exporter.bundle.report import report_html, report_json
 from exporter.bundle.signature import signature
+from exporter.content import Content
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, live_bytes, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
@@ -57,7 +58,7 @@ def assemble(
         command=tuple(command),
     )
     data = report_data(built, evidence, manifest)
-    files: dict[str, bytes | Path] = {artifact: built.artifact.content, "plan.json": built.plan.to_json().encode()}
+    files: dict[str, bytes | Path | Content] = {artifact: built.artifact.file, "plan.json": built.plan.to_json().encode()}
     files |= _kit(built, evidence, manifest)
     measured = {"report.json": report_json(data), "report.html": report_html(data)}
     return write_bundle(destination, files, manifest, measured=measured, overwrite=overwrite)
@@ -104,7 +105,7 @@ def _sizes(built: Built, original: Summary, final: Summary) -> tuple[SizeRow, ..
     peak = max(live_bytes(built.graph.graph, width).values(), default=0)
     memory = built.target.memory
     return (
-        SizeRow("weights and model file", original.parameter_bytes, len(built.artifact.content), limit=memory.flash),
+        SizeRow("weights and model file", original.parameter_bytes, built.artifact.file.size, limit=memory.flash),
         SizeRow("multiply-accumulates", original.macs, final.macs, "count"),
         SizeRow("parameters", original.parameters, final.parameters, "count"),
         SizeRow("peak activations", original.peak_float32, peak, limit=memory.sram),

@@ -10,6 +10,7 @@ from pathlib import Path
 from diagnostics import DataError
 from exporter.bundle.manifest import FileRecord, Manifest, check_name, sha256
 from exporter.bundle.staging import MANIFEST, refusals_as_errors, staged_directory
+from exporter.content import Content
 
 __all__ = ["Bundle", "read_bundle", "write_bundle"]
 
@@ -33,10 +34,10 @@ class Bundle:
 
 def write_bundle(
     destination: Path,
-    files: Mapping[str, bytes | Path],
+    files: Mapping[str, bytes | Path | Content],
     manifest: Manifest,
     *,
-    measured: Mapping[str, bytes | Path] | None = None,
+    measured: Mapping[str, bytes | Path | Content] | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write `files` and `measured` (path inside the bundle -> content, or a file to copy) with a manifest, all or nothing.
@@ -56,7 +57,9 @@ def write_bundle(
         for name, content in contents.items():
             path = staging / check_name(name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, Path):
+            if isinstance(content, Content):
+                content.write(path)
+            elif isinstance(content, Path):
                 shutil.copyfile(content, path)
             else:
                 path.write_bytes(content)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from diagnostics import UsageError
+from exporter.content import Content
 
 __all__ = ["MANIFEST", "refusals_as_errors", "require_free", "staged_directory", "write_file"]
 
@@ -62,7 +63,7 @@ def staged_directory(destination: Path, *, overwrite: bool = False) -> Iterator[
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_file(destination: Path, content: bytes | Callable[[Path], None], *, overwrite: bool = False) -> None:
+def write_file(destination: Path, content: bytes | Content | Callable[[Path], None], *, overwrite: bool = False) -> None:
     """Write one file aside and rename it into place. `content` may be a function that writes the path it is given.
 
     Raises UsageError EW-U004 where the destination exists (without `overwrite`) or cannot be written.
@@ -78,7 +79,7 @@ def write_file(destination: Path, content: bytes | Callable[[Path], None], *, ov
             content(staging)
         else:
             with refusals_as_errors(destination):
-                staging.write_bytes(content)
+                (content if isinstance(content, Content) else Content((content,))).write(staging)
         with refusals_as_errors(destination):
             os.replace(staging, destination)
     finally:

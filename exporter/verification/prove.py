@@ -87,7 +87,7 @@ def prove(
     runtimes, warnings = trusted(target.verification.runtimes, target.artifact.precision)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{built.artifact.suffix}"
-        artifact.write_bytes(built.artifact.content)
+        built.artifact.file.write(artifact)
         evidence = measure(
             artifact,
             built.source.reference,

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
+__all__ = ["OUTSIDE_RELEASE", "UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
 
 UNKNOWN_RELEASE: Final = "2.23.0"  # newest release in the table: what is not listed is assumed to need it
+# Reads constants behind the flatbuffer: run on tflite-runtime 2.14.0; whether an older one does is not on record.
+OUTSIDE_RELEASE: Final = "2.14.0"
 
 _RELEASES: Final[dict[str, tuple[str, ...]]] = {
     op: tuple(row.split())

@@ -13,12 +13,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from exporter.content import Content
 from exporter.quantization.plan import Encoding
 from targets.releases.tflite import first_release
 
-__all__ = ["Container", "Tensor"]
+__all__ = ["FLATBUFFER_LIMIT", "Container", "Tensor"]
 
 _ALIGNMENT: Final = 16
+# Bytes of constants that still go into the flatbuffer: offsets in it are of 31 bits, and its tables need room.
+FLATBUFFER_LIMIT: Final = 2**31 - 2**26
 _OPTIONS: Final[Mapping[str, str]] = {  # operators whose options table is not named after them
     "AVERAGE_POOL_2D": "Pool2D",
     "BATCH_MATMUL": "BatchMatMul",
@@ -57,11 +60,11 @@ class Container:
     of one subgraph.
     """
 
-    def __init__(self, description: str, parent: Container | None = None) -> None:
+    def __init__(self, description: str, parent: Container | None = None, limit: int = FLATBUFFER_LIMIT) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self._schema: Any = schema
-        self._description = description
+        self._description, self._limit = description, limit
         self.tensors: list[Tensor] = []
         self._name, self._ends = "main", ((), ())  # type: tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]
         self._packed_operators: list[Any] = []
@@ -142,20 +145,32 @@ class Container:
         outputs: Mapping[str, int],
         metadata: Mapping[str, bytes],
     ) -> bytes:
-        """The file. `inputs` and `outputs` are the signature: public names to handles; `metadata` entries become named buffers."""
-        import flatbuffers
+        """The file in one piece; see `content`."""
+        return bytes(self.content(inputs, outputs, metadata))
 
+    def content(
+        self,
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+        metadata: Mapping[str, bytes],
+    ) -> Content:
+        """The file. `inputs` and `outputs` are the signature: public names to handles; `metadata` entries become named buffers.
+
+        Constants that are `outside` lie behind the flatbuffer, each at a multiple of 16 bytes.
+        """
         schema = self._schema
         model = schema.ModelT(version=3, description=self._description)
         model.operatorCodes = [self._code(op, version) for op, version in self._codes]
         self.close(list(inputs.values()), list(outputs.values()))
         model.subgraphs = [graph._packed() for graph in self._graphs]
+        constants = len(
+            self._buffers
+        )  # what is added from here on is metadata, which the runtime reads from the flatbuffer itself
         entries = {"min_runtime_version": _padded(first_release(self._codes)), **metadata}
         model.metadata = [
             schema.MetadataT(name=name, buffer=self._buffer(np.frombuffer(content, np.uint8)))
             for name, content in entries.items()
         ]
-        model.buffers = [_AlignedBuffer(schema, data) for data in self._buffers]
         model.signatureDefs = [
             schema.SignatureDefT(
                 inputs=[schema.TensorMapT(name=name, tensorIndex=handle) for name, handle in inputs.items()],
@@ -163,7 +178,32 @@ class Container:
                 signatureKey="serving_default",
             )
         ]
-        size = sum(data.nbytes for data in self._buffers if data is not None)
+        buffers: list[_AlignedBuffer | _OutsideBuffer] = [_AlignedBuffer(schema, data) for data in self._buffers]
+        if not self.outside:
+            return Content((self._flatbuffer(model, buffers),))
+        tail = {index: data for index, data in enumerate(self._buffers[:constants]) if data is not None and data.nbytes}
+        # Places do not change the length of the flatbuffer: known from a draft, they go into the fair copy.
+        for index in tail:
+            buffers[index] = _OutsideBuffer(schema, 2, 1)
+        at = len(self._flatbuffer(model, buffers))
+        parts: list[bytes | memoryview] = []
+        for index, data in tail.items():
+            gap = -at % _ALIGNMENT
+            parts += [bytes(gap), data.data]
+            buffers[index] = _OutsideBuffer(schema, at + gap, data.nbytes)
+            at += gap + data.nbytes
+        return Content((self._flatbuffer(model, buffers), *parts))
+
+    @property
+    def outside(self) -> bool:
+        """Whether the constants take more bytes than a flatbuffer may."""
+        return sum(data.nbytes for data in self._buffers if data is not None) > self._limit
+
+    def _flatbuffer(self, model: Any, buffers: Sequence[_AlignedBuffer | _OutsideBuffer]) -> bytes:
+        import flatbuffers
+
+        model.buffers = buffers
+        size = sum(buffer.nbytes for buffer in buffers)
         builder = flatbuffers.Builder(size + 256 * sum(len(graph.tensors) for graph in self._graphs) + 4096)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
@@ -241,6 +281,7 @@ class _AlignedBuffer:
 
     def __init__(self, schema: Any, data: np.ndarray[Any, Any] | None) -> None:
         self._schema, self._data = schema, data
+        self.nbytes = 0 if data is None else data.nbytes
 
     def Pack(self, builder: Any) -> Any:
         vector = None
@@ -252,6 +293,21 @@ class _AlignedBuffer:
         self._schema.BufferStart(builder)
         if vector is not None:
             self._schema.BufferAddData(builder, vector)
+        return self._schema.BufferEnd(builder)
+
+
+class _OutsideBuffer:
+    """A schema Buffer whose `nbytes` of data lie at `offset` of the file, behind the flatbuffer."""
+
+    nbytes = 0  # in the flatbuffer
+
+    def __init__(self, schema: Any, offset: int, size: int) -> None:
+        self._schema, self._offset, self._size = schema, offset, size
+
+    def Pack(self, builder: Any) -> Any:
+        self._schema.BufferStart(builder)
+        self._schema.BufferAddOffset(builder, self._offset)
+        self._schema.BufferAddSize(builder, self._size)
         return self._schema.BufferEnd(builder)
 
 

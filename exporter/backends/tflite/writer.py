@@ -15,16 +15,17 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import TargetError
-from exporter.backends.tflite.container import Container, Tensor
+from exporter.backends.tflite.container import FLATBUFFER_LIMIT, Container, Tensor
 from exporter.backends.tflite.floor import Emitted
 from exporter.backends.tflite.forms import in_form
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
+from exporter.content import Content
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, rank, static_shape
 from exporter.ops.base import Refused, operator_of
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
-from targets.releases.tflite import first_release, release_key
+from targets.releases.tflite import OUTSIDE_RELEASE, first_release, release_key
 
 __all__ = ["TFLiteArtifact", "write_tflite"]
 
@@ -34,18 +35,22 @@ class TFLiteArtifact:
     """What was written.
 
     Attributes:
-        content: the file's bytes.
+        file: its content; `content` in one piece.
         emitted: every operator in execution order, with the node it was written for.
-        release: the first TFLite release that runs them all.
+        release: the first TFLite release that runs them all, and reads the file.
         transposed: bytes moved by TRANSPOSE operators that the layout made necessary, by value name.
         layouts: "channels_last" or "keep" for every graph input and output, as the artifact has them.
     """
 
-    content: bytes
+    file: Content
     emitted: tuple[Emitted, ...]
     release: str
     transposed: Mapping[str, int]
     layouts: Mapping[str, str]
+
+    @property
+    def content(self) -> bytes:
+        return bytes(self.file)
 
     @property
     def operators(self) -> tuple[tuple[str, int], ...]:
@@ -54,7 +59,12 @@ class TFLiteArtifact:
 
 
 def write_tflite(
-    model: ir.Model, plan: Plan, *, description: str = "", metadata: Mapping[str, bytes] | None = None
+    model: ir.Model,
+    plan: Plan,
+    *,
+    description: str = "",
+    metadata: Mapping[str, bytes] | None = None,
+    limit: int = FLATBUFFER_LIMIT,
 ) -> TFLiteArtifact:
     """Write a legalized graph as TFLite.
 
@@ -63,11 +73,12 @@ def write_tflite(
         plan: made for this graph; its layout assigned (`layout.assign`).
         description: the file's description field.
         metadata: further named metadata entries.
+        limit: bytes of constants from which on they lie outside of the flatbuffer.
     Raises:
         TargetError: EW-T004, a node cannot be lowered, or an output of it.
         ModelError: EW-Q002, the plan does not fit the graph.
     """
-    writer = Writer(model.graph, plan, Container(description))
+    writer = Writer(model.graph, plan, Container(description, limit=limit))
     try:
         writer.write()
         return writer.finish(metadata or {})
@@ -138,13 +149,14 @@ class Writer:
             handle = self.output(value, outputs.values())
             self.container.rename(handle, name_of(value))
             outputs[name_of(value)] = handle
-        content = self.container.finish(self._inputs, outputs, metadata)
+        content = self.container.content(self._inputs, outputs, metadata)
         layouts = {
             name: CHANNELS_LAST if self._boundary_form(value).last else "keep"
             for value in (*self._graph.inputs, *self._graph.outputs)
             if (name := name_of(value))
         }
-        release = max((entry.release for entry in self.emitted), key=release_key, default=first_release(()))
+        releases = [entry.release for entry in self.emitted] + ([OUTSIDE_RELEASE] if self.container.outside else [])
+        release = max(releases, key=release_key, default=first_release(()))
         return TFLiteArtifact(content, tuple(self.emitted), release, dict(self._transposed), layouts)
 
     def _constant_output(self, value: ir.Value) -> int:
