@@ -98,6 +98,7 @@ def verify(
         outputs=[signature.name for signature in source.outputs],
         layouts=layouts,
         encodings=encodings,
+        integers=[entry.name for entry in source.outputs if entry.dtype.startswith(("int", "uint"))],
         gates=parsed,
         metric=metric,
         progress=progress,

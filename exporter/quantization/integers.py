@@ -90,8 +90,9 @@ def stored_encodings(model: ir.Model, plan: Plan) -> dict[str, Encoding | None]:
     """The encoding in which the artifact holds each value where it is produced, by name; None for one that is not in integers."""
     homes: dict[str, Encoding | None] = {}
     for value in model.graph.inputs:
-        encoding = plan.encodings.get(name_of(value)) if plan.io_dtype != "float32" else None
-        if encoding is not None and plan.io_dtype == "uint8" and encoding.dtype == "int8":
+        dtype = plan.io_dtype_of(name_of(value))
+        encoding = plan.encodings.get(name_of(value)) if dtype != "float32" else None
+        if encoding is not None and dtype == "uint8" and encoding.dtype == "int8":
             encoding = replace(encoding, dtype="uint8", zero_point=tuple(point + 128 for point in encoding.zero_point))
         homes[name_of(value)] = encoding
     for node, written in activation_nodes(model.graph):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import numpy as np
 
 from calibration import Samples
 from diagnostics import EdgewrightError
+from exporter.backends.onnx.qdq import shifted
 from exporter.built import Built
 from exporter.frontends.source import Reference
 from exporter.progress import SILENT, Progress
-from exporter.quantization.plan import Encoding
+from exporter.quantization.plan import Encoding, Plan
 from exporter.runtimes import available, open_session
 from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
@@ -96,6 +97,7 @@ def prove(
             outputs=[signature.name for signature in built.source.outputs],
             layouts=built.artifact.layouts,
             encodings=built.artifact.encodings,
+            integers=built.plan.io_dtypes,
             gates=gates,
             metric=metric,
             progress=progress,
@@ -105,10 +107,18 @@ def prove(
             return evidence
         with progress.stage("look at every layer"):
             few = list(samples.take(_FEW))
-            layers = watch_layers(built.graph, built.plan, artifact, few, layouts=built.artifact.layouts)
+            layers = watch_layers(
+                built.graph, built.plan, artifact, [_real(sample, built.plan) for sample in few], layouts=built.artifact.layouts
+            )
             tflite = target.artifact.format == "tflite"
             parity = layer_parity(built.graph, built.plan, artifact, few) if tflite else None
         return replace(evidence, layers=layers, parity=parity)
+
+
+def _real(sample: Mapping[str, Array], plan: Plan) -> dict[str, Array]:
+    """A sample as the float graph takes it: what a quantized source takes as integers, as the numbers that they stand for."""
+    own = {name: shifted(plan.encodings[name], dtype) for name, dtype in plan.io_dtypes.items() if name in sample}
+    return {name: own[name].dequantize(array) if name in own else array for name, array in sample.items()}
 
 
 def measure(
@@ -120,6 +130,7 @@ def measure(
     outputs: Sequence[str],
     layouts: Mapping[str, str],
     encodings: Mapping[str, Encoding] | None = None,
+    integers: Collection[str] = (),
     gates: Sequence[Gate] = (),
     metric: str | None = None,
     progress: Progress = SILENT,
@@ -129,6 +140,7 @@ def measure(
     Args:
         layouts: "channels_last" for every input or output that the artifact holds so.
         encodings: of integer inputs and outputs that the file itself does not describe (ONNX).
+        integers: names of outputs that the original gives as integers too.
     """
     comparisons: dict[str, Comparison] = {}
     latency: list[Latency] = []
@@ -139,7 +151,7 @@ def measure(
     for position, runtime in enumerate(runtimes):
         try:
             with open_session(runtime, artifact) as session:
-                runner = ArtifactRunner(session, layouts, encodings)
+                runner = ArtifactRunner(session, layouts, encodings, integers)
                 chosen = samples if position == 0 else samples.take(_FEW)
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:
                     found = compare(reference, runner, chosen, outputs, progress=advance)

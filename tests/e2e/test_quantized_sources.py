@@ -172,6 +172,23 @@ def test_qlinear_operators_take_and_give_the_sources_own_integers(run, tmp_path)
     assert "DEQUANTIZE" not in {node.op_type for node in facts.nodes}
 
 
+def test_integers_at_the_boundary_are_proved_as_integers(run, tmp_path):
+    model, out = qlinear_network(tmp_path / "model.onnx"), tmp_path / "bundles"
+    np.save(tmp_path / "x.npy", RANDOM.integers(0, 256, (4, 3, 8, 8), dtype=np.uint8))
+    data = ["--target", "android-arm64-cpu", "--target", "x86-64-cpu", "--test", tmp_path / "x.npy", "--out", out]
+    for outcome in run("export", model, *data)["bundles"]:
+        assert outcome["passed"]
+        assert all(float(entry["outputs"]["y"]["max_abs"]) <= 1 for entry in outcome["runtimes"].values())
+    assert (
+        float(
+            run("verify", out / "x86-64-cpu", "--against", model, "--data", tmp_path / "x.npy")["runtimes"]["onnxruntime"][
+                "outputs"
+            ]["y"]["max_abs"]
+        )
+        <= 1
+    )
+
+
 def test_a_weight_with_a_zero_point_keeps_its_node_in_float_and_it_is_said(run, tmp_path):
     c = {"x_s": np.float32(0.02), "x_z": np.uint8(120), "w_q": RANDOM.integers(0, 256, (4, 3, 1, 1)).astype(np.uint8)}
     c |= {"w_s": np.float32(0.01), "w_z": np.uint8(130), "y_s": np.float32(0.05), "y_z": np.uint8(100)}
