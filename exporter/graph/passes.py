@@ -13,6 +13,7 @@ from exporter.graph.control_flow import inline_control_flow
 from exporter.graph.dead_code import remove_dead_code
 from exporter.graph.eliminate_noops import eliminate_noops
 from exporter.graph.expand_functions import expand_functions
+from exporter.graph.expand_qoperators import expand_qoperators
 from exporter.graph.explicit_windows import explicit_windows, fold_padding
 from exporter.graph.fix_shapes import fix_shapes
 from exporter.graph.fold_affine import fold_affine
@@ -39,6 +40,7 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     model = model.clone()
     fix_shapes(model, shapes)
     model = canonical_opset(model)
+    expand_qoperators(model)
     name_everything(model)  # by operator, before other tools name what has none
     infer_shapes(model)
     fold_constants(model)

@@ -83,7 +83,7 @@ def run(capsys):
     def call(*arguments):
         status = main([*map(str, arguments), "--json"])
         captured = capsys.readouterr()
-        assert status == 0, captured.err
+        assert status == 0, captured.out + captured.err
         return json.loads(captured.out)
 
     return call
@@ -147,6 +147,22 @@ def test_qdq_to_qdq_keeps_every_number(run, tmp_path):
     assert done["steps"] == 0
     names = {node.op_type for node in read_onnx(tmp_path / "again.onnx").nodes}
     assert {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm"} <= names
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+def test_an_average_between_pairs(run, tmp_path, suffix):
+    c = {}
+    nodes = [
+        *pair("x", 0.03, 5, np.int8, c),
+        helper.make_node("AveragePool", ["x_d"], ["a"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    nodes += [*pair("a", 0.03, 5, np.int8, c), helper.make_node("Identity", ["a_d"], ["y"])]
+    model = save(
+        tmp_path / "m.onnx", nodes, [("x", TensorProto.FLOAT, [1, 3, 8, 8])], [("y", TensorProto.FLOAT, [1, 3, 4, 4])], c
+    )
+    done = run("convert", model, tmp_path / f"again.{suffix}")
+    assert done["steps"] <= 1
+    assert len(done["notes"]) == 1
 
 
 def qlinear_network(path, weight_point=0):

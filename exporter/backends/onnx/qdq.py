@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import fused_into, is_constant, name_of, static_shape
+from exporter.graph.values import attribute, fused_into, is_constant, name_of, static_shape
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers, stores_integers
 from exporter.quantization.plan import Encoding, Plan
 
@@ -56,6 +56,10 @@ def insert_qdq(model: ir.Model, plan: Plan, activations: str) -> None:
         for value in node.outputs:
             writer.value(value, fused_into(node) or node)
     writer.drop_unused_initializers()
+    for node in nodes:
+        # onnxruntime (seen in 1.31) hands every attribute on to its QLinearAveragePool, which does not know this one.
+        if node.op_type == "AveragePool" and set(attribute(node, "dilations", (1,))) == {1}:
+            node.attributes.pop("dilations", None)
 
 
 def stored_constant(node: ir.Node, index: int, plan: Plan) -> tuple[str, np.ndarray[Any, Any]]:
