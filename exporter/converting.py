@@ -146,7 +146,7 @@ def convert(
     sample = next(iter(samples.take(1))) if samples is not None else None
     agreement, steps = _check_once(built, precision, sample, isolate, kept)
     write_file(path, written.file, overwrite=overwrite)
-    notes = (*_notes(source), *(given_notes(built.graph) if kept else ()))
+    notes = (*source.notes, *_notes(source), *(given_notes(built.graph) if kept else ()))
     return Converted(path, agreement, written.layouts, written.operators, written.release, notes, steps)
 
 

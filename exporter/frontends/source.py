@@ -50,6 +50,7 @@ class Source:
         outputs: in the model's order.
         preprocess: how a sample becomes an input, where the source says so.
         example: example inputs, where the source has them.
+        notes: what a user must know of how the graph differs from the file.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source:
     outputs: tuple[Signature, ...]
     preprocess: Preprocess | None = None
     example: Mapping[str, Array] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def signatures(values: Sequence[ir.Value]) -> tuple[Signature, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,6 +19,7 @@ from exporter.frontends.tflite.builder import GraphBuilder
 from exporter.frontends.tflite.file import TFLiteFile, parse
 from exporter.frontends.tflite.reading import Reading
 from exporter.frontends.tflite.registry import readers
+from exporter.frontends.tflite.state import explicit_state
 from exporter.runtimes import Session, open_session
 
 __all__ = ["TFLiteReference", "build", "load_tflite"]
@@ -30,9 +32,12 @@ _STATE: Final = frozenset(
 class TFLiteReference:
     """Runs an untouched TFLite file on LiteRT's own kernels, one thread, in a worker process that lives as long as this object."""
 
-    def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """`inputs` and `outputs` are names in the file's order; an output that the file lists twice has one name."""
-        self._path, self._inputs, self._outputs = path, tuple(inputs), tuple(outputs)
+    def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str], content: bytes | None = None) -> None:
+        """`inputs` and `outputs` are names in the file's order; an output that the file lists twice has one name.
+
+        `content` is run instead of the file's: the same model with its state made explicit.
+        """
+        self._path, self._inputs, self._outputs, self._content = path, tuple(inputs), tuple(outputs), content
 
     def __call__(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
         """Outputs by name. Raises ModelError EW-M011 where the inputs do not fit, RuntimeFailure where LiteRT fails on the file."""
@@ -48,20 +53,28 @@ class TFLiteReference:
 
     @cached_property
     def _session(self) -> Session:
-        session = open_session("litert-builtin", self._path)
+        if self._content is None:
+            session = open_session("litert-builtin", self._path)
+        else:
+            with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+                path = Path(folder) / self._path.name
+                path.write_bytes(self._content)
+                session = open_session("litert-builtin", path)
         weakref.finalize(self, session.close)
         return session
 
 
 def load_tflite(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
-    """Read a TFLite file.
+    """Read a TFLite file. State that it keeps in variables becomes inputs and outputs, where `explicit_state` can say it so.
 
     Raises ModelError EW-M002 (not a whole TFLite model), EW-M005 (NaN in a weight), EW-M009 (operators that cannot be read, each named),
     EW-M011 (`shapes` differs from the file's own).
     """
-    content = path.read_bytes()
-    file = parse(content, str(path))
+    original = path.read_bytes()
+    file, stateless = parse(original, str(path)), None
     try:
+        if any(operator.kind in _STATE for operator in file.operators) and (stateless := explicit_state(original)) is not None:
+            file = parse(stateless.content, str(path))
         model = build(file, path.stem)
     except EdgewrightError:
         raise
@@ -75,10 +88,16 @@ def load_tflite(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
         name=path.stem,
         kind="tflite",
         model=model,
-        reference=TFLiteReference(path, [entry.name for entry in inputs], [names[index] for index in file.outputs]),
-        sha256=hashlib.sha256(content).hexdigest(),
+        reference=TFLiteReference(
+            path,
+            [entry.name for entry in inputs],
+            [names[index] for index in file.outputs],
+            stateless.content if stateless is not None else None,
+        ),
+        sha256=hashlib.sha256(original).hexdigest(),
         inputs=inputs,
         outputs=outputs,
+        notes=(stateless.note,) if stateless is not None else (),
     )
 
 
