@@ -121,6 +121,7 @@ CODES: Final[dict[str, str]] = {
     "EW-D004": "a data file cannot be read",
     "EW-D005": "the preprocessing specification is invalid",
     "EW-D006": "an iterator that gives its samples once was read a second time",
+    "EW-D007": "a calibration store is of another model or of other data",
     # quantization
     "EW-Q001": "an int8 export needs calibration data",
     "EW-Q002": "a plan does not fit the graph or cannot be read",

@@ -1,79 +1,30 @@
-"""Streaming observers: what a value's elements were over all samples, in memory that does not grow with them.
+"""Streaming sketches: what the elements of values were over all samples, in memory that does not grow with them.
 
 The histogram has bins of width 2**exponent whose edges are whole multiples of that width. So zero is always an edge, and doubling the
 width merges bins 2j and 2j+1 into bin j: mass is moved, never interpolated. Scaling a float32 by a power of two and taking its floor
 is exact, therefore a histogram depends on the set of values that were seen and not on their order. (Exact while the product does not
-underflow: a negative element nearer to zero than 2**-126 of a bin's width may be counted right of zero.)
+underflow: a negative element nearer to zero than 2**-126 of a bin's width may be counted right of zero.) Sums are exact
+(`calibration.exact`). So the sketches of a set of samples are the same bits in whatever order, pieces or processes they were seen.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["BINS", "Histogram", "Observer", "ValueStats"]
+from calibration.exact import ExactSums
+from calibration.reduction import Reduced
+
+__all__ = ["BINS", "Sketches", "ValueStats"]
+
+Array = np.ndarray[Any, Any]
 
 BINS: Final = 2048
-_BLOCK: Final = 16384  # elements a step: its float32 and int64 scratch stay in the second-level cache
-_SQUARES_FIT: Final = (1e-12, 1e12)  # magnitudes whose squares, a block of them summed, neither overflow nor vanish in float32
 _EXPONENT_MIN: Final = -120  # 2**120 is still a float32, so is its product with any value that this width can hold
-
-
-class Histogram:
-    """Counts of float32 elements in `BINS` bins of a width that doubles as the range grows. Memory is constant.
-
-    Attributes:
-        counts: int64 [BINS]; bin i holds the elements of ``[(origin + i) * 2**exponent, (origin + i + 1) * 2**exponent)``.
-        exponent: width of a bin as a power of two; the least that lets the range, zero included, fit into the bins.
-        origin: whole number, <= 0.
-    """
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(BINS, np.int64)
-        self.exponent = _EXPONENT_MIN
-        self.origin = 0
-
-    def add(self, elements: np.ndarray[Any, Any], low: float, high: float) -> None:
-        """Count `elements` (float32, one-dimensional, contiguous), all of which lie in [`low`, `high`]. Both must be finite."""
-        self._grow(min(low, 0.0), max(high, 0.0))
-        scaled = np.empty(min(_BLOCK, elements.size), np.float32)
-        index = np.empty(scaled.size, np.intp)
-        factor = np.float32(math.ldexp(1.0, -self.exponent))
-        for start in range(0, elements.size, _BLOCK):
-            block = elements[start : start + _BLOCK]
-            part, bins = scaled[: block.size], index[: block.size]
-            np.multiply(block, factor, out=part)
-            np.floor(part, out=part)
-            np.copyto(bins, part, casting="unsafe")
-            np.subtract(bins, self.origin, out=bins)
-            self.counts += np.bincount(bins, minlength=BINS)
-
-    def _grow(self, low: float, high: float) -> None:
-        """Widen the bins by doublings, and move the origin, until [low, high] and all that was counted fit."""
-        occupied = np.flatnonzero(self.counts)
-        exponent = self.exponent
-        while True:
-            first, last = _bin_of(low, exponent), _bin_of(high, exponent)
-            if occupied.size:
-                shift = exponent - self.exponent
-                first = min(first, (self.origin + int(occupied[0])) >> shift)
-                last = max(last, (self.origin + int(occupied[-1])) >> shift)
-            if last - first < BINS:
-                break
-            exponent += 1
-        if exponent == self.exponent and first == self.origin:
-            return
-        counts = np.zeros(BINS, np.int64)
-        moved = ((occupied + self.origin) >> (exponent - self.exponent)) - first
-        np.add.at(counts, moved, self.counts[occupied])
-        self.counts, self.exponent, self.origin = counts, exponent, first
-
-
-def _bin_of(value: float, exponent: int) -> int:
-    return math.floor(math.ldexp(value, -exponent))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +33,13 @@ class ValueStats:
 
     Attributes:
         count: number of elements seen.
-        low, high: exact extremes.
-        channel_low, channel_high, channel_mean, channel_std: float64 [channels] along the channel axis; None for values of rank < 2.
-        histogram: int64 [BINS].
-        exponent, origin: the bins, see `Histogram`.
-        mean, std: of all elements (std divides by the count).
+        low, high: exact extremes; infinite where the value held infinities, and then all that follows is zero.
+        mean: of all elements. std: of those that the histogram counts.
+        channel_low, channel_high, channel_mean: float64 [channels] along the channel axis; None for values of rank < 2.
+        histogram: int64 [BINS], of the elements at `reduction.picks` of each sample: all of them in small values. Bin i holds
+            those in ``[(origin + i) * 2**exponent, (origin + i + 1) * 2**exponent)``.
+        exponent: width of a bin as a power of two; the least that lets the range, zero included, fit into the bins.
+        origin: whole number, <= 0.
     """
 
     count: int
@@ -94,11 +47,10 @@ class ValueStats:
     high: float
     mean: float
     std: float
-    channel_low: np.ndarray[Any, Any] | None
-    channel_high: np.ndarray[Any, Any] | None
-    channel_mean: np.ndarray[Any, Any] | None
-    channel_std: np.ndarray[Any, Any] | None
-    histogram: np.ndarray[Any, Any]
+    channel_low: Array | None
+    channel_high: Array | None
+    channel_mean: Array | None
+    histogram: Array
     exponent: int
     origin: int
 
@@ -108,19 +60,21 @@ class ValueStats:
         return math.ldexp(1.0, self.exponent)
 
     @property
-    def edges(self) -> np.ndarray[Any, Any]:
+    def edges(self) -> Array:
         """float64 [BINS + 1]: the borders of the bins; 0.0 is one of them."""
         return np.asarray((self.origin + np.arange(BINS + 1, dtype=np.float64)) * self.bin_width)
 
     def percentile(self, p: float) -> tuple[float, float]:
-        """The central `p` per cent of the elements, 0 < p <= 100, as (low, high).
+        """The central `p` per cent of the elements that the histogram counts, 0 < p <= 100, as (low, high).
 
         The order statistics of rank floor((count - 1) * tail) from either end, tail = (1 - p / 100) / 2, widened outwards to the edge
         of their bin and never beyond the exact extremes: never narrower than the truth, and wider by less than one bin.
         """
         if not 0.0 < p <= 100.0:
             raise ValueError(f"p must be above 0 and at most 100, not {p}")
-        rank = int((self.count - 1) * ((1.0 - p / 100.0) / 2.0))
+        if p == 100.0:
+            return self.low, self.high
+        rank = int((int(self.histogram.sum()) - 1) * ((1.0 - p / 100.0) / 2.0))
         below = int(np.searchsorted(np.cumsum(self.histogram), rank, side="right"))
         above = BINS - 1 - int(np.searchsorted(np.cumsum(self.histogram[::-1]), rank, side="right"))
         low = max(self.low, (self.origin + below) * self.bin_width)
@@ -128,93 +82,187 @@ class ValueStats:
         return low, high
 
 
-class Observer:
-    """Streaming statistics of one value: extremes and moments a channel, and a histogram of all elements.
+class Sketches:
+    """The sketches of a fixed set of values, all of them in flat columns so that one sample costs a few operations in all.
 
-    Moments are merged pairwise (Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample variances, 1979),
-    in float64 from float32 sums of at most one block: nothing of the value's size is held in float64.
+    Attributes:
+        names: the values, sorted.
+        widths: int64 [values], channels of each; 0 for values without a channel axis (they take one entry in the columns).
     """
 
-    def __init__(self) -> None:
-        self._histogram = Histogram()
-        self._per_channel = False
-        self._count = 0  # elements of one channel
-        self._low = self._high = self._mean = self._square = np.empty(0)
+    def __init__(self, names: Sequence[str], widths: Sequence[int]) -> None:
+        self.names = tuple(names)
+        self.widths = np.asarray(widths, np.int64)
+        self._entries = np.maximum(self.widths, 1)
+        self._starts = np.concatenate([[0], np.cumsum(self._entries)])
+        size, values = int(self._starts[-1]), len(self.names)
+        self._low, self._high = np.full(size, np.inf, np.float32), np.full(size, -np.inf, np.float32)
+        self._totals, self._moments = ExactSums(size), ExactSums(2 * values)
+        self._count, self._infinite = np.zeros(values, np.int64), np.zeros(values, bool)
+        self._counts = np.zeros((values, BINS), np.int64)
+        self._exponent, self._origin = np.full(values, _EXPONENT_MIN, np.int64), np.zeros(values, np.int64)
 
-    def add(self, array: np.ndarray[Any, Any], channel_axis: int = 1) -> bool:
-        """Take in one sample's value. Returns False, changing nothing, where it holds NaN or infinity.
+    @classmethod
+    def of(cls, sample: Mapping[str, Reduced]) -> Sketches:
+        """Empty sketches for the values of a sample."""
+        names = sorted(sample)
+        return cls(names, [sample[name].low.size if sample[name].per_channel else 0 for name in names])
 
-        Raises ValueError where the number of channels is not that of the samples before. Empty arrays are passed over.
-        """
-        if array.size == 0:
-            return True
-        per_channel = array.ndim > max(1, channel_axis)
-        rows = _rows(array, channel_axis) if per_channel else np.ascontiguousarray(array, np.float32).reshape(1, 1, -1)
-        low, high = rows.min(axis=2).min(axis=0), rows.max(axis=2).max(axis=0)
-        lowest, highest = float(low.min()), float(high.max())
-        if not (math.isfinite(lowest) and math.isfinite(highest)):
-            return False
-        if self._count == 0:
-            self._per_channel = per_channel
-            self._low, self._high = np.full(low.size, np.inf), np.full(low.size, -np.inf)
-            self._mean, self._square = np.zeros(low.size), np.zeros(low.size)
-        elif low.size != self._low.size:
-            raise ValueError(f"{low.size} channels where the samples before had {self._low.size}")
-        np.minimum(self._low, low, out=self._low)
-        np.maximum(self._high, high, out=self._high)
-        widest = max(abs(lowest), abs(highest))
-        precision = np.float32 if _SQUARES_FIT[0] < widest < _SQUARES_FIT[1] else np.float64
-        for image in rows:
-            self._add_moments(image, precision)
-        self._histogram.add(rows.reshape(-1), lowest, highest)
-        return True
+    def add(self, sample: Mapping[str, Reduced]) -> None:
+        """Take in one sample. Raises ValueError, changing nothing, where its values or their channels are not those of the sketches."""
+        if not self.names:
+            return
+        if tuple(sorted(sample)) != self.names:
+            raise ValueError(f"{sorted(set(sample) ^ set(self.names))[:3]} were not in every sample")
+        given = [sample[name] for name in self.names]
+        for name, entry, width in zip(self.names, given, self.widths, strict=True):
+            if (entry.low.size if entry.per_channel else 0) != width:
+                raise ValueError(f"{name!r}: {entry.low.size} channels where the samples before had {width}")
+        np.minimum(self._low, np.concatenate([entry.low for entry in given]), out=self._low)
+        np.maximum(self._high, np.concatenate([entry.high for entry in given]), out=self._high)
+        self._count += [entry.count for entry in given]
+        self._totals.add(np.concatenate([entry.total for entry in given]))
+        self._fit()
+        lengths = np.array([0 if off else entry.picked.size for entry, off in zip(given, self._infinite, strict=True)])
+        picked = np.concatenate([entry.picked[:length] for entry, length in zip(given, lengths, strict=True)])
+        filled = np.flatnonzero(lengths)
+        if not filled.size:
+            return
+        self._tally(picked, lengths)
+        starts = (np.cumsum(lengths) - lengths)[filled]
+        wide = picked.astype(np.float64)
+        moments = np.zeros((2, len(self.names)))
+        moments[0, filled] = np.add.reduceat(wide, starts)
+        moments[1, filled] = np.add.reduceat(np.square(wide, out=wide), starts)
+        self._moments.add(moments.ravel())
 
-    def _add_moments(self, image: np.ndarray[Any, Any], precision: type[np.floating[Any]]) -> None:
-        """Merge mean and sum of squared deviations of `image` (float32 [channels, elements]), block by block in `precision`."""
-        channels, length = image.shape
-        width = min(length, _BLOCK)
-        height = max(1, _BLOCK // width)
-        for left in range(0, length, width):
-            part = image[:, left : left + width]
-            added, total = part.shape[1], self._count + part.shape[1]
-            for top in range(0, channels, height):
-                at = slice(top, top + height)
-                block = part[at].astype(precision, copy=False)
-                mean = block.sum(axis=1) / precision(added)
-                centred = block - mean[:, None]
-                # The deviations' own mean is what rounding left of the block's: put back, so that the float32 sum costs no accuracy.
-                rest = centred.sum(axis=1) / precision(added)
-                squares = np.einsum("ij,ij->i", centred, centred).astype(np.float64) - added * np.square(rest, dtype=np.float64)
-                delta = mean.astype(np.float64) + rest - self._mean[at]
-                self._mean[at] += delta * (added / total)
-                self._square[at] += np.maximum(squares, 0.0) + delta**2 * (self._count * added / total)
-            self._count = total
+    def merge(self, other: Sketches) -> None:
+        """Take in the sketches of other samples: the result is that of all samples in one. Raises ValueError for other values."""
+        if other.names != self.names or not np.array_equal(other.widths, self.widths):
+            raise ValueError("they are of other values")
+        np.minimum(self._low, other._low, out=self._low)
+        np.maximum(self._high, other._high, out=self._high)
+        self._count += other._count
+        self._totals.merge(other._totals)
+        self._moments.merge(other._moments)
+        self._fit()
+        for value in range(len(self.names)):
+            bins = np.flatnonzero(other._counts[value])
+            shift = int(self._exponent[value] - other._exponent[value])
+            if bins.size and not self._infinite[value]:
+                np.add.at(
+                    self._counts[value],
+                    ((bins + other._origin[value]) >> shift) - self._origin[value],
+                    other._counts[value][bins],
+                )
 
-    def result(self) -> ValueStats:
-        """The statistics so far. Raises ValueError where no element was seen."""
-        if self._count == 0:
-            raise ValueError("no element was seen")
-        mean = float(self._mean.mean())
-        variance = float((self._square / self._count + (self._mean - mean) ** 2).mean())
-        channel = (self._low, self._high, self._mean, np.sqrt(self._square / self._count))
-        low, high, means, stds = (entry.copy() for entry in channel) if self._per_channel else (None,) * 4
-        return ValueStats(
-            count=self._count * self._low.size,
-            low=float(self._low.min()),
-            high=float(self._high.max()),
-            mean=mean,
-            std=math.sqrt(variance),
-            channel_low=low,
-            channel_high=high,
-            channel_mean=means,
-            channel_std=stds,
-            histogram=self._histogram.counts.copy(),
-            exponent=self._histogram.exponent,
-            origin=self._histogram.origin,
-        )
+    def columns(self) -> dict[str, Array]:
+        """Everything, as arrays. Equal sets of samples give equal arrays."""
+        blank = self._infinite.copy()
+        self._totals.clear(np.repeat(blank, self._entries))
+        self._moments.clear(np.tile(blank, 2))
+        return {
+            "names": np.frombuffer("\0".join(self.names).encode(), np.uint8),
+            "channels": self.widths,
+            "count": self._count,
+            "channel_low": self._low,
+            "channel_high": self._high,
+            "channel_totals": self._totals.digits(),
+            "moments": self._moments.digits(),
+            "histogram": self._counts,
+            "exponent": self._exponent,
+            "origin": self._origin,
+        }
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Array]) -> Sketches:
+        """Back from `columns`. Raises KeyError or ValueError where they do not fit together."""
+        text = columns["names"].tobytes().decode()
+        sketches = cls(text.split("\0") if text else [], columns["channels"].tolist())
+        for name, key in _STATE.items():
+            wanted = getattr(sketches, name)
+            if columns[key].shape != wanted.shape or columns[key].dtype != wanted.dtype:
+                raise ValueError(f"its column {key} is {columns[key].dtype} {list(columns[key].shape)}")
+            setattr(sketches, name, columns[key].copy())
+        sketches._totals = ExactSums(sketches._low.size, columns["channel_totals"])
+        sketches._moments = ExactSums(2 * len(sketches.names), columns["moments"])
+        sketches._mark_infinite()
+        return sketches
+
+    def statistics(self) -> dict[str, ValueStats]:
+        """The statistics so far, by value name."""
+        totals, (sums, squares) = self._totals.values(), self._moments.values().reshape(2, -1)
+        found = {}
+        for value, name in enumerate(self.names):
+            at = slice(int(self._starts[value]), int(self._starts[value + 1]))
+            low, high = (column[at].astype(np.float64) for column in (self._low, self._high))
+            finite, counted = not self._infinite[value], max(1, int(self._counts[value].sum()))
+            mean = totals[at] * (self._entries[value] / self._count[value]) * finite
+            variance = (squares[value] - sums[value] ** 2 / counted) / counted * finite
+            per_channel = self.widths[value] > 0
+            found[name] = ValueStats(
+                count=int(self._count[value]),
+                low=float(low.min()),
+                high=float(high.max()),
+                mean=float(mean.mean()),
+                std=math.sqrt(max(variance, 0.0)),
+                channel_low=low if per_channel else None,
+                channel_high=high if per_channel else None,
+                channel_mean=mean if per_channel else None,
+                histogram=self._counts[value].copy(),
+                exponent=int(self._exponent[value]),
+                origin=int(self._origin[value]),
+            )
+        return found
+
+    def _tally(self, picked: Array, lengths: Array) -> None:
+        scaled = picked * np.repeat(np.ldexp(np.float32(1), -self._exponent.astype(np.int32)), lengths)
+        index = np.floor(scaled, out=scaled).astype(np.int64)
+        index += np.repeat(np.arange(len(self.names)) * BINS - self._origin, lengths)
+        self._counts += np.bincount(index, minlength=self._counts.size).reshape(self._counts.shape)
+
+    def _mark_infinite(self) -> None:
+        if self.names:
+            self._infinite = np.isinf(self._extremes()).any(axis=0) & (self._count > 0)
+
+    def _extremes(self) -> Array:
+        """float64 [2, values]: least and greatest element of each value, zero included."""
+        low = np.minimum(np.minimum.reduceat(self._low, self._starts[:-1]), 0.0)
+        high = np.maximum(np.maximum.reduceat(self._high, self._starts[:-1]), 0.0)
+        return np.stack([low, high]).astype(np.float64)
+
+    def _fit(self) -> None:
+        """Widen the bins of each value by doublings, and move its origin, until its extremes and all that was counted fit."""
+        self._mark_infinite()
+        low, high = self._extremes()
+        width = np.ldexp(1.0, self._exponent)
+        outside = (low < self._origin * width) | (high >= (self._origin + BINS) * width)
+        for value in np.flatnonzero(outside | (self._infinite & (self._exponent != _EXPONENT_MIN))):
+            if self._infinite[value]:
+                self._counts[value], self._exponent[value], self._origin[value] = 0, _EXPONENT_MIN, 0
+            else:
+                self._widen(int(value), float(low[value]), float(high[value]))
+
+    def _widen(self, value: int, low: float, high: float) -> None:
+        exponent, before = int(self._exponent[value]), int(self._exponent[value])
+        while _bin_of(high, exponent) - _bin_of(low, exponent) >= BINS:
+            exponent += 1
+        origin, occupied = _bin_of(low, exponent), np.flatnonzero(self._counts[value])
+        moved = ((occupied + self._origin[value]) >> (exponent - before)) - origin
+        counts = np.zeros(BINS, np.int64)
+        np.add.at(counts, moved, self._counts[value][occupied])
+        self._counts[value], self._exponent[value], self._origin[value] = counts, exponent, origin
 
 
-def _rows(array: np.ndarray[Any, Any], channel_axis: int) -> np.ndarray[Any, Any]:
-    """`array` as contiguous float32 [outer, channels, inner]: a view where it is one already."""
-    outer = math.prod(array.shape[:channel_axis])
-    return np.ascontiguousarray(array, np.float32).reshape(outer, array.shape[channel_axis], -1)
+_STATE: Final = {
+    "_low": "channel_low",
+    "_high": "channel_high",
+    "_count": "count",
+    "_counts": "histogram",
+    "_exponent": "exponent",
+    "_origin": "origin",
+}
+
+
+def _bin_of(value: float, exponent: int) -> int:
+    return math.floor(math.ldexp(value, -exponent))

@@ -140,6 +140,13 @@ class Preprocess(BaseModel):
             ) from error
 
     @classmethod
+    def read(cls, given: Preprocess | Mapping[str, Any] | str | Path | None) -> Preprocess | None:
+        """One of these forms as itself. Raises DataError EW-D005, see `from_dict` and `from_file`."""
+        if given is None or isinstance(given, Preprocess):
+            return given
+        return cls.from_dict(given) if isinstance(given, Mapping) else cls.from_file(given)
+
+    @classmethod
     def from_file(cls, path: str | Path) -> Preprocess:
         """Read a .toml or .json file. Raises DataError EW-D005 where it is absent, not of these formats, or invalid."""
         path = Path(path)

@@ -12,8 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from calibration import Store
     from diagnostics import EdgewrightError
     from exporter.bundle.bundle import Bundle, read_bundle
+    from exporter.calibrating import calibrate, merge_stores
     from exporter.converting import Converted, convert
     from exporter.exporting import Exported, export
     from exporter.frontends import Source, load
@@ -28,10 +30,13 @@ _HOMES = {
     "Exported": "exporter.exporting",
     "Plan": "exporter.quantization.plan",
     "Source": "exporter.frontends",
+    "Store": "calibration",
     "Verified": "exporter.verifying",
+    "calibrate": "exporter.calibrating",
     "convert": "exporter.converting",
     "export": "exporter.exporting",
     "load": "exporter.frontends",
+    "merge_stores": "exporter.calibrating",
     "read_bundle": "exporter.bundle.bundle",
     "verify": "exporter.verifying",
 }
@@ -44,10 +49,13 @@ __all__ = [
     "Exported",
     "Plan",
     "Source",
+    "Store",
     "Verified",
+    "calibrate",
     "convert",
     "export",
     "load",
+    "merge_stores",
     "read_bundle",
     "verify",
 ]

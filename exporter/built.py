@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from calibration import Statistics
+from calibration import Store
 from exporter.backends.tflite.floor import Emitted
 from exporter.content import Content
 from exporter.frontends.source import Source
@@ -55,4 +55,4 @@ class Built:
     graph: ir.Model
     plan: Plan
     artifact: Written
-    statistics: Statistics | None
+    statistics: Store | None

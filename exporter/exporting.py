@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calibration import Preprocess, Samples, held_out, open_samples
+from calibration import Preprocess, Samples, Store, held_out, open_samples
 from diagnostics import DataError, EdgewrightError, GateError, TargetError, UsageError
 from exporter.bundle.assemble import assemble
 from exporter.bundle.bundle import Bundle
@@ -90,6 +90,7 @@ def export(
     gates: Sequence[str] = (),
     metric: str | None = None,
     plan: Plan | str | Path | None = None,
+    store: Store | str | Path | None = None,
     method: Any = None,
     refine: bool = True,
     effort: Effort = "balanced",
@@ -113,6 +114,7 @@ def export(
         prune: share of the MACs to keep, or ``"macs=0.8"``.
         gates: conditions such as ``"top1_agreement>=0.98"``; a bundle whose gates fail is written all the same, and says so.
         plan: replay an earlier plan instead of deciding.
+        store: what `exporter.calibrate` learned, or its file, instead of `calibration`: the model is not run on that data again.
         method, refine, effort: see `Options`.
         precision: one of those that each target takes (`targets.schema.Precision`), instead of its own.
         io_dtype, io_layout: instead of what the target says.
@@ -133,12 +135,16 @@ def export(
     for profile in profiles:
         require_free(Path(out) / profile.name, overwrite=force)
     goal = parse_goal(prune).macs if isinstance(prune, str) else prune
-    options = Options(goal, method, refine, replayed, effort)
+    if store is not None and calibration is not None:
+        raise UsageError("EW-U002", "both calibration data and a store are given", fix="give one of --calib and --store")
+    learned = store if isinstance(store, Store) or store is None else Store.load(store)
+    options = Options(goal, method, refine, replayed, effort, learned)
     with progress.stage("load"):
         source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
-    recipe = _recipe(preprocess) or source.preprocess
+    recipe = Preprocess.read(preprocess) or source.preprocess
+    source = replace(source, preprocess=recipe)
     to_calibrate, to_test = _data(source, calibration, test, recipe, samples, test_samples)
-    records = (FileRecord(source.name, _weight_bytes(source), source.sha256), *_records(calibration, test))
+    records = (FileRecord(source.name, _weight_bytes(source), source.sha256), *_records(calibration, store, test))
     outcomes = []
     for profile in profiles:
         try:
@@ -180,12 +186,6 @@ def _profile(target: str | Path | Target, precision: str | None, io_dtype: str |
         return profile
     data = profile.model_dump()
     return Target.model_validate({**data, "artifact": {**data["artifact"], "io_layout": io_layout}})
-
-
-def _recipe(preprocess: Preprocess | Mapping[str, Any] | str | Path | None) -> Preprocess | None:
-    if preprocess is None or isinstance(preprocess, Preprocess):
-        return preprocess
-    return Preprocess.from_dict(preprocess) if isinstance(preprocess, Mapping) else Preprocess.from_file(preprocess)
 
 
 def _data(

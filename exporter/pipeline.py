@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from calibration import Preprocess, Samples, Statistics, collect
+from calibration import Checkpoint, Preprocess, Samples, Store, collect
 from diagnostics import DataError, ModelError, TargetError
 from exporter.built import Built, Written
 from exporter.content import Content
@@ -36,6 +36,7 @@ class Options:
         refine: whether weights are rounded, and biases corrected, by the error they cause on calibration samples.
         plan: an earlier plan to replay; then nothing is decided and no data is read.
         effort: how closely refining looks at the samples, see `quantization.sequential`.
+        store: what an earlier calibration learned; then the model is not run on data again.
     """
 
     prune: float | None = None
@@ -43,6 +44,7 @@ class Options:
     refine: bool = True
     plan: Plan | None = None
     effort: Effort = "balanced"
+    store: Store | None = None
 
 
 def build(
@@ -62,8 +64,9 @@ def build(
     if plan is None and brings_encodings(graph.graph):
         plan = replace(take(graph, target), kept=kept)
     elif plan is None:
-        statistics = calibrate(graph, target, samples, progress)
-        plan = decide(graph, target, statistics, samples, options, progress)
+        store = options.store
+        statistics = recall(graph, target, store) if store is not None else calibrate(graph, target, samples, progress)
+        plan = decide(graph, target, statistics, options, progress)
         plan = replace(plan, kept=kept)
     artifact = write(graph, plan, target, samples.preprocess if samples is not None else source.preprocess)
     check_limits(artifact, target, source.name)
@@ -106,9 +109,12 @@ def legal(model: ir.Model, target: Target) -> ir.Model:
     return graph
 
 
-def calibrate(graph: ir.Model, target: Target, samples: Samples | None, progress: Progress) -> Statistics | None:
-    """One pass of the data through the float graph; statistics of every value that a kernel writes."""
-    from exporter.graph.run import FloatRunner, observed_values
+def calibrate(
+    graph: ir.Model, target: Target, samples: Samples | None, progress: Progress, checkpoint: Checkpoint | None = None
+) -> Store | None:
+    """One pass of the data through the float graph; sketches of every value that a kernel writes, and some of the samples."""
+    from exporter.graph.digest import digest_of
+    from exporter.graph.observe import Observer
 
     if not target.artifact.calibrated:
         return None
@@ -118,9 +124,20 @@ def calibrate(graph: ir.Model, target: Target, samples: Samples | None, progress
             f"precision {target.artifact.precision} of target {target.name} needs calibration data",
             fix="give --calib DATA (a folder of images, .npy, .npz, .wav or module:callable)",
         )
-    runner = FloatRunner(graph, observed_values(graph))
     with progress.stage("calibrate", samples.length) as advance:
-        return collect(runner, samples, progress=advance)
+        return collect(Observer(graph), samples, advance, model=digest_of(graph), checkpoint=checkpoint)
+
+
+def recall(graph: ir.Model, target: Target, store: Store) -> Store | None:
+    """The store, where it is of this very graph and the target wants one. Raises DataError EW-D007 where it is of another graph."""
+    from calibration.store import other_model
+    from exporter.graph.digest import digest_of
+
+    if not target.artifact.calibrated:
+        return None
+    if (wanted := digest_of(graph)) != store.model:
+        raise other_model(wanted, store.model)
+    return store
 
 
 def keeps_integers(source: Source, target: Target) -> bool:
@@ -143,8 +160,7 @@ def take(graph: ir.Model, target: Target) -> Plan:
 def decide(
     graph: ir.Model,
     target: Target,
-    statistics: Statistics | None,
-    samples: Samples | None,
+    statistics: Store | None,
     options: Options,
     progress: Progress,
 ) -> Plan:
@@ -158,10 +174,10 @@ def decide(
         plan = weight_plan(graph, target) if target.artifact.holds_integers else float_plan(graph, target)
     else:
         plan = make_plan(graph, statistics, target, method=options.method or DEFAULT_METHOD)
-        if options.refine and samples is not None:
+        if options.refine:
             with progress.stage("refine weights and biases") as advance:
                 plan = refine(
-                    graph, plan, target, samples, effort=options.effort, progress=lambda done, total: advance(done)
+                    graph, plan, target, statistics.reservoir, effort=options.effort, progress=lambda done, total: advance(done)
                 ).plan
     return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 

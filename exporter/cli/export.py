@@ -30,6 +30,7 @@ __all__ = ["command"]
 @click.option("--out", "out", metavar="DIR", default="bundles", show_default=True, help="Where the bundles go, one a target.")
 @click.option("--calib", "calibration", metavar="DATA", help="Calibration data: folder, .npy, .npz, .wav or module:callable.")
 @click.option("--test", "test", metavar="DATA", help="Data to verify with; default: every fifth calibration sample is held out.")
+@click.option("--store", "store", metavar="FILE", help="What `edgewright calibrate` wrote, instead of --calib; wants --test.")
 @click.option("--preprocess", metavar="FILE", help="How a raw sample becomes an input (TOML or JSON).")
 @click.option("--samples", type=click.IntRange(1), metavar="N", help="Calibrate with the first N samples only.")
 @click.option(

@@ -26,6 +26,7 @@ USAGE, BUG, INTERRUPTED = 2, 70, 130
 # Subcommand -> (the `module:attribute` that holds its click command, the line that `edgewright --help` shows).
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "export": ("exporter.cli.export:command", "Quantize, write and prove a model for one or more targets."),
+    "calibrate": ("exporter.cli.calibrate:command", "Run a model over calibration data once; merge what shards learned."),
     "verify": ("exporter.cli.verify:command", "Run a bundle or artifact beside the original and check gates."),
     "convert": ("exporter.cli.convert:command", "Write a model as float TFLite or ONNX, without calibration."),
     "inspect": ("exporter.cli.inspect:command", "Show operators, shapes, parameters, MACs and memory of a model or artifact."),

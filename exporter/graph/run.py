@@ -15,15 +15,33 @@ import onnx_ir as ir
 from diagnostics import RuntimeFailure
 from exporter.graph.values import activation_nodes, fused_activation, name_of
 
-__all__ = ["FloatRunner", "observed_values"]
+__all__ = ["FloatRunner", "Session", "observed_values"]
+
+
+class Session:
+    """onnxruntime on a graph that edgewright wrote. One thread, so that the same inputs give the same bits whatever the number of cores.
+
+    Raises RuntimeFailure EW-R002 where onnxruntime lacks a kernel of the graph.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        with _refusals():
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, names: Sequence[str], feed: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        """The values `names`, in this order."""
+        with _refusals():
+            found: list[np.ndarray[Any, Any]] = self._session.run(list(names), dict(feed))
+        return found
 
 
 class FloatRunner:
-    """Calls the graph: named inputs to named values.
-
-    One thread, so that the same inputs give the same bits on every machine of a kind, whatever its number of cores.
-
-    Raises RuntimeFailure EW-R002 where onnxruntime lacks a kernel of the graph.
+    """Calls the graph: named inputs to named values. See `Session` for what it raises.
 
     Args:
         model: the graph.
@@ -31,26 +49,14 @@ class FloatRunner:
     """
 
     def __init__(self, model: ir.Model, outputs: Sequence[str] | None = None) -> None:
-        import onnxruntime as ort
-
         self.outputs = tuple(outputs) if outputs is not None else tuple(name_of(value) for value in model.graph.outputs)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         self._inputs = {name_of(value) for value in model.graph.inputs}
         self._computed = [name for name in self.outputs if name not in self._inputs]
-        self._session: Any = None
-        if self._computed:
-            with _refusals():
-                content = _with_outputs(model, self._computed)
-                self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = Session(_with_outputs(model, self._computed)) if self._computed else None
 
     def __call__(self, sample: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         feed = {name: array for name, array in sample.items() if name in self._inputs}
-        found: Sequence[np.ndarray[Any, Any]] = ()
-        if self._session is not None:
-            with _refusals():
-                found = self._session.run(self._computed, feed)
+        found = self._session(self._computed, feed) if self._session is not None else []
         results = dict(zip(self._computed, found, strict=True))
         return {name: feed[name] if name in self._inputs else results[name] for name in self.outputs}
 

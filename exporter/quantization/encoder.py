@@ -34,7 +34,7 @@ _FACTORS: Final = (Role.ACTIVATION, Role.WEIGHT)
 
 
 class ValueStatistics(Protocol):
-    """What planning needs of `calibration.Statistics`: statistics by value name."""
+    """What planning needs of `calibration.Store`: statistics by value name."""
 
     @property
     def values(self) -> Mapping[str, Any]: ...

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError, TargetError
-from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, fused_into
+from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, fused_activation, fused_into
 from exporter.ops.base import QuantRule, Refused, Role, operator_of
 from exporter.ops.forms import lacking
 from exporter.quantization.apply import node_name
@@ -43,7 +43,7 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
     """
     graph = model.graph
     _check_names(graph)
-    rules, reasons = _rules(graph, target.artifact, leave_idle=target.quantization.float_fallback)
+    rules, reasons = _rules(graph, target.artifact, stats, leave_idle=target.quantization.float_fallback)
     if reasons and not target.quantization.float_fallback:
         listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
         raise TargetError(
@@ -84,9 +84,9 @@ def float_plan(model: ir.Model, target: Target) -> Plan:
     )
 
 
-def refusals(model: ir.Model, artifact: Artifact) -> dict[str, str]:
-    """Why nodes cannot run in integers, by node name (for reports): their operator's own sentence."""
-    return _rules(model.graph, artifact, leave_idle=False)[1]
+def refusals(model: ir.Model, artifact: Artifact, stats: ValueStatistics | None = None) -> dict[str, str]:
+    """Why nodes cannot run in integers, by node name (for reports): their operator's own sentence, or what calibration saw."""
+    return _rules(model.graph, artifact, stats, leave_idle=False)[1]
 
 
 def _check_names(graph: ir.Graph) -> None:
@@ -101,7 +101,9 @@ def _check_names(graph: ir.Graph) -> None:
 # --- which nodes run in integers --------------------------------------------------------------------------------------
 
 
-def _rules(graph: ir.Graph, artifact: Artifact, *, leave_idle: bool) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
+def _rules(
+    graph: ir.Graph, artifact: Artifact, stats: ValueStatistics | None, *, leave_idle: bool
+) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
     """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot.
 
     With `leave_idle`, nodes that only move data between float neighbours stay in float; a device without float has no such neighbours.
@@ -120,6 +122,7 @@ def _rules(graph: ir.Graph, artifact: Artifact, *, leave_idle: bool) -> tuple[di
             check_form(node, rule)
             if without := lacking(operator, node, artifact.activations, artifact.format):
                 raise Refused(node, without)
+            _check_values(node, stats)
         except Refused as refused:
             reasons[node_name(node)] = refused.reason
         else:
@@ -147,6 +150,15 @@ def check_form(node: ir.Node, rule: QuantRule) -> None:
             channels = array.shape[given.axis] if given.axis is not None else 0
         elif channels and array.size != channels:
             raise Refused(node, f"the bias of {node.op_type} has {array.size} values for {channels} channels")
+
+
+def _check_values(node: ir.Node, stats: ValueStatistics | None) -> None:
+    """Refuse a node that reads or writes a value in which calibration saw infinity."""
+    values = [*node.inputs, *(fused_activation(node) or node).outputs] if stats is not None else []
+    for name in [value.name for value in values if value is not None and value.name]:
+        seen = stats.values.get(name) if stats is not None else None
+        if seen is not None and not (np.isfinite(seen.low) and np.isfinite(seen.high)):
+            raise Refused(node, f"the value {name} becomes infinite, which no encoding has")
 
 
 def _touches_integers(node: ir.Node, rules: Mapping[ir.Node, QuantRule]) -> bool:

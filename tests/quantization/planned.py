@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from calibration import Samples, Statistics, collect, open_samples
+from calibration import Samples, Store, collect, open_samples
 from exporter.frontends.source import Signature
 from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.run import FloatRunner, observed_values
@@ -79,7 +79,7 @@ def samples(model: ir.Model, count: int = 8, seed: int = 0) -> Samples:
     return open_samples(given, [Signature(name, shape, "float32") for name, shape in shapes.items()])
 
 
-def statistics(model: ir.Model, data=None) -> Statistics:
+def statistics(model: ir.Model, data=None) -> Store:
     return collect(FloatRunner(model, observed_values(model)), data or samples(model))
 
 

@@ -1,10 +1,12 @@
 """Plans of small networks: who has an encoding, who shares one, who keeps a fixed one, and who is refused."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+from calibration import ValueStats
 from diagnostics import DataError, ModelError, TargetError
 from exporter.graph.values import fused_into
 from exporter.ops.base import Refused
@@ -185,17 +187,36 @@ def test_integer_inputs_and_outputs_are_encoded_even_at_a_float_node():
     assert set(planned(model, target(io_dtype="int8")).encodings) == {"x", "y"}
 
 
-def test_missing_and_infinite_statistics_are_errors():
+@dataclass(frozen=True)
+class Seen:
+    values: Mapping[str, ValueStats]
+
+
+def test_missing_statistics_are_an_error():
     model = residual_net()
-    stats = statistics(model)
-    name = "x"
+    found = dict(statistics(model).values)
+    del found["x"]
     with pytest.raises(ModelError, match="has no statistics") as missing:
-        make_plan(model, replace(stats, values={k: v for k, v in stats.values.items() if k != name}), target())
+        make_plan(model, Seen(found), target())
     assert missing.value.code == "EW-Q002"
-    broken = replace(stats, values={**stats.values, name: replace(stats.values[name], high=float("inf"))})
-    with pytest.raises(DataError, match="was not finite") as infinite:
-        make_plan(model, broken, target())
-    assert infinite.value.code == "EW-D002"
+
+
+def test_nodes_around_a_value_that_was_infinite_stay_in_float():
+    model = residual_net()
+    found = dict(statistics(model).values)
+    plan = make_plan(model, Seen(found), target())
+    found["f"] = replace(found["f"], low=float("-inf"))
+    around = make_plan(model, Seen(found), target())
+    changed = {name for name, precision in around.precision.items() if precision != plan.precision[name]}
+    assert changed == {node_name(n) for n in model.graph if n.op_type in ("Add", "MaxPool")}
+    assert "f" not in around.encodings
+    assert set(refusals(model, target().artifact, Seen(found))) == changed
+    with pytest.raises(TargetError, match="2 of 8 nodes") as refused:
+        make_plan(model, Seen(found), target(float_fallback=False))
+    assert "becomes infinite" in refused.value.why
+    found["x"] = replace(found["x"], high=float("inf"))
+    with pytest.raises(DataError, match="was not finite"):
+        make_plan(model, Seen(found), target(io_dtype="int8"))
 
 
 def test_a_plan_is_read_back_as_it_was_written():

@@ -1,0 +1,74 @@
+"""A bounded choice of real samples that depends on the set of samples alone, and the digest of that set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+__all__ = ["MOST_BYTES", "MOST_SAMPLES", "Reservoir", "sample_digest"]
+
+Sample = Mapping[str, np.ndarray[Any, Any]]
+
+MOST_SAMPLES: Final = 64
+MOST_BYTES: Final = 256 * 2**20
+_MODULUS: Final = 1 << 256
+
+
+def sample_digest(sample: Sample) -> bytes:
+    """sha256 of a sample: names in order, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(sample):
+        array = np.ascontiguousarray(sample[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{sample[name].shape}\0".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.digest()
+
+
+class Reservoir:
+    """The samples with the least digests: as good as a random choice, and the same one in whatever order or pieces they come.
+
+    As many as fit into `MOST_SAMPLES` and `MOST_BYTES`, at least one; equal samples are kept once.
+
+    Attributes:
+        total: sum of the digests of all samples modulo 2**256: identifies the multiset of samples, whatever their order.
+    """
+
+    def __init__(self, samples: Iterable[Sample] = (), total: int = 0) -> None:
+        self._held = {sample_digest(sample): dict(sample) for sample in samples}
+        self.total = total
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+        return (self._held[digest] for digest in sorted(self._held))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def data(self) -> str:
+        """`total` as 64 hexadecimal digits."""
+        return f"{self.total:064x}"
+
+    def add(self, sample: Sample, digest: bytes) -> None:
+        """Take in a sample with its `sample_digest`. A sample that is kept is copied."""
+        self.total = (self.total + int.from_bytes(digest)) % _MODULUS
+        if digest in self._held:
+            return
+        size = sum(array.nbytes for array in sample.values())
+        most = max(1, min(MOST_SAMPLES, MOST_BYTES // max(1, size)))
+        if len(self._held) < most or digest < max(self._held):
+            self._held[digest] = {name: np.array(array) for name, array in sample.items()}
+            self._trim(most)
+
+    def merge(self, other: Reservoir) -> None:
+        """Take in the choice from other samples: the result is the choice from all of them."""
+        self.total = (self.total + other.total) % _MODULUS
+        self._held |= other._held
+        sizes = [sum(array.nbytes for array in sample.values()) for sample in self._held.values()]
+        self._trim(max(1, min(MOST_SAMPLES, MOST_BYTES // max(1, *sizes, 1))))
+
+    def _trim(self, most: int) -> None:
+        for digest in sorted(self._held)[most:]:
+            del self._held[digest]
