@@ -13,9 +13,10 @@ import onnx_ir as ir
 
 from exporter.graph.infinities import choose_infinities, compare_infinities, pass_infinities, reshape_choices
 from exporter.graph.rewriter import GraphRewriter
-from exporter.graph.values import attribute, constant, rank, static_shape
+from exporter.graph.values import attribute, constant, is_constant, rank, static_shape
+from exporter.ops.slicing import BEFORE_ALL, slice_ranges
 
-__all__ = ["RULES", "Rule", "absorb_bias", "merge_reshapes", "merge_transposes", "sink_squeeze"]
+__all__ = ["RULES", "Rule", "absorb_bias", "merge_reshapes", "merge_slices", "merge_transposes", "sink_squeeze"]
 
 Rule = Callable[[ir.Node, GraphRewriter], Sequence[ir.Value] | None]
 
@@ -129,9 +130,29 @@ def absorb_bias(node: ir.Node, rewriter: GraphRewriter) -> Sequence[ir.Value] | 
     return None
 
 
+def merge_slices(node: ir.Node, rewriter: GraphRewriter) -> Sequence[ir.Value] | None:
+    """A Slice of a Slice is one Slice: with what it cuts away nothing is moved first.
+
+    Other readers of the first Slice keep it: of the elements that both write, one Slice writes no more.
+    """
+    before = node.inputs[0].producer() if node.op_type == "Slice" and node.inputs[0] is not None else None
+    if before is None or before.op_type != "Slice" or before.inputs[0] is None:
+        return None
+    if any(value is not None and not is_constant(value) for value in (*node.inputs[1:], *before.inputs[1:])):
+        return None
+    inner, outer = slice_ranges(before), slice_ranges(node)
+    ranges = [(a + b * step, count, step * jump) for (a, _, step), (b, count, jump) in zip(inner, outer, strict=True)]
+    bounds = [(start, start + count * step, axis, step) for axis, (start, count, step) in enumerate(ranges)]
+    columns = zip(*((start, end if end >= 0 else BEFORE_ALL, axis, step) for start, end, axis, step in bounds), strict=True)
+    names = ("starts", "ends", "axes", "steps")
+    constants = [rewriter.const(np.asarray(column, np.int64), name) for column, name in zip(columns, names, strict=True)]
+    return [rewriter.op("Slice", before.inputs[0], *constants)]
+
+
 RULES: Final[tuple[Rule, ...]] = (
     merge_transposes,
     merge_reshapes,
+    merge_slices,
     sink_squeeze,
     absorb_bias,
     choose_infinities,

@@ -125,6 +125,7 @@ class Port(Enum):
     FIRST = "channels_first"  # the canonical order, as the ONNX operator sees it
     LAST = "channels_last"  # the channel axis (1) moved to the end
     NODE = "node"  # either, but the same for all NODE ports of this node; `lower` asks `Lowering.channels_last`
+    OTHER = "other"  # an output in the order that the NODE ports do not have: a transpose between the two layouts moves nothing
     ANY = "any"  # memory order does not matter at this port (a reshape of one run of elements, a constant it permutes itself)
 
 
@@ -259,6 +260,14 @@ class Lowering(Protocol):
 
     def output(self, index: int = 0) -> int:
         """Handle of an output (of the fused activation's output where there is one)."""
+        ...
+
+    def input_last(self, index: int) -> bool:
+        """Whether a computed input is channels-last as the node reads it; of use where its port is ANY."""
+        ...
+
+    def output_last(self, index: int = 0) -> bool:
+        """Whether the node writes an output channels-last."""
         ...
 
     def weight(self, index: int, perm: Sequence[int] | None = None, reshape: Sequence[int] | None = None) -> int:

@@ -164,9 +164,11 @@ class Unsqueeze(Reshaping):
 
 @register
 class Transpose(Operator):
-    """Axes in another order. One that moves the channel axis to or from the end is the step between the two layouts: it writes nothing.
+    """Axes in another order.
 
-    Any other reads either layout, since its permutation and that of the layout are one.
+    Its permutation and those of the layouts on both sides are one. Where two layouts make that one move no element (as the step from
+    channels-last to -first does, or one that moves axes of length 1 alone), it asks for these and writes nothing, or a RESHAPE.
+    Any other reads and writes whichever layout its neighbours have.
     """
 
     op_type = "Transpose"
@@ -186,13 +188,20 @@ class Transpose(Operator):
         return activation_rule(node, SHARED)
 
     def layout(self, node: ir.Node) -> LayoutRule:
-        perm = _perm(node)
-        count = len(perm)
-        if count >= 3 and perm == _to_last(count):
-            return LayoutRule((Port.LAST,), (Port.FIRST,))
-        if count >= 3 and perm == _to_first(count):
-            return LayoutRule((Port.FIRST,), (Port.LAST,))
-        return LayoutRule((Port.NODE,), (Port.FIRST,))
+        shape = input_shape(node)
+        still = [
+            (before, after)
+            for before, after in ((True, False), (False, True), (False, False), (True, True))
+            if not _moves(_stored_perm(node, before, after), _stored(shape, before))
+        ]
+        if len(shape) < 3 or not still:
+            return LayoutRule((Port.ANY,), (Port.ANY,))
+        if still[:2] == [(True, False), (False, True)]:
+            return LayoutRule((Port.NODE,), (Port.OTHER,))
+        if still == [(False, False), (True, True)]:
+            return LayoutRule((Port.NODE,), (Port.NODE,))
+        before, after = still[0]
+        return LayoutRule((_LABELS[before],), (_LABELS[after],))
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """Axes that stay beside each other move as one, where TFLite has too few; those of length 1 move as nothing."""
@@ -213,14 +222,15 @@ class Transpose(Operator):
         return [rewriter.op("Reshape", moved, _shape_constant(rewriter, output_shape(node)))] if len(runs) <= 6 else None
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
-        perm = _perm(node)
         source = to.input(0)
-        if len(perm) >= 3 and perm in (_to_last(len(perm)), _to_first(len(perm))):
-            to.alias(0, source)
-            return
-        perm = tuple(to.axis(axis, len(perm)) for axis in perm)
-        if perm == tuple(range(len(perm))):
-            to.alias(0, source)
+        shape = to.shape(source)
+        perm = _stored_perm(node, to.input_last(0), to.output_last())
+        target = tuple(shape[axis] for axis in perm)
+        if not _moves(perm, shape):
+            if shape == target:
+                to.alias(0, source)
+            else:
+                to.emit("RESHAPE", [source, to.ints(target)], [to.output()], version=1, new_shape=list(target))
             return
         at = builtin_version("TRANSPOSE", stored_dtype(node, to), len(perm))
         to.emit("TRANSPOSE", [source, to.ints(perm)], [to.output()], version=at)
@@ -241,13 +251,29 @@ def _perm(node: ir.Node) -> tuple[int, ...]:
     return tuple(attribute(node, "perm", tuple(reversed(range(count)))))
 
 
-def _to_last(count: int) -> tuple[int, ...]:
-    """The permutation from channels-first to channels-last."""
-    return (0, *range(2, count), 1)
+_LABELS: Final = {False: Port.FIRST, True: Port.LAST}
 
 
-def _to_first(count: int) -> tuple[int, ...]:
-    return (0, count - 1, *range(1, count - 1))
+def _order(count: int, last: bool) -> tuple[int, ...]:
+    """The axes in the order that a layout stores them."""
+    return (0, *range(2, count), 1) if last and count >= 3 else tuple(range(count))
+
+
+def _stored(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in _order(len(shape), last))
+
+
+def _stored_perm(node: ir.Node, before: bool, after: bool) -> tuple[int, ...]:
+    """The permutation between stored tensors; `before`, `after`: whether input and output are channels-last."""
+    perm = _perm(node)
+    source = _order(len(perm), before)
+    return tuple(source.index(perm[axis]) for axis in _order(len(perm), after))
+
+
+def _moves(perm: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a permutation of a tensor changes the order of its elements: axes of length 1 move as nothing."""
+    kept = [axis for axis in perm if shape[axis] != 1]
+    return kept != sorted(kept)
 
 
 @register

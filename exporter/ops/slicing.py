@@ -38,7 +38,7 @@ from exporter.ops.common import (
 )
 from exporter.ops.kernels import MOVED, builtin_version, dtype_of, in_wider_dtype, most_axes, stored_dtype, takes
 
-__all__ = ["Concat", "Slice", "Split", "slice_ranges"]
+__all__ = ["BEFORE_ALL", "Concat", "Slice", "Split", "slice_ranges"]
 
 
 @register
@@ -257,7 +257,7 @@ def _update_slice(
 ) -> None:
     """Names all axes anew: the start is how much stayed before the cut, the end follows from what stayed of it."""
     starts, steps = [start for start, _, _ in ranges], [step for _, _, step in ranges]
-    ends = [_BEFORE_ALL if start + count * step < 0 else start + count * step for start, count, step in ranges]
+    ends = [BEFORE_ALL if start + count * step < 0 else start + count * step for start, count, step in ranges]
     for tie in ties:
         if len(tie) == 2:
             axis = tie[0].axis
@@ -270,7 +270,7 @@ def _update_slice(
         replace_ints(node, index, tuple(entries))
 
 
-_BEFORE_ALL = -(2**31)  # an end that a backward slice never reaches
+BEFORE_ALL: Final = -(2**31)  # an end that a backward slice never reaches
 
 
 def _lies_before(run: Channels, other: Channels) -> bool:

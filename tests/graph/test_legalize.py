@@ -3,6 +3,8 @@ import collections
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exporter.graph.legalize import legalize, unsupported
 from exporter.graph.run import FloatRunner
@@ -212,3 +214,42 @@ def test_legalizing_the_zoo_keeps_its_outputs(zoo_model):
     assert unsupported(after, "lower") == []
     assert unsupported(after, "quantize") == []
     assert_same(zoo_model.model, after, atol=1e-4)
+
+
+# --- slices of slices -------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def slices(draw):
+    """Cuts (axis, start, end, step) of [2, 7, 8], one behind the other, that all leave something."""
+    lengths, cuts = {1: 7, 2: 8}, []
+    for _ in range(draw(st.integers(2, 3))):
+        axis, step = draw(st.sampled_from([1, 2])), draw(st.sampled_from([-3, -1, 1, 2, 3]))
+        length = lengths[axis]
+        start = draw(st.integers(0, length - 1))
+        end = draw(st.integers(start + 1, length + 2) if step > 0 else st.integers(-length - 2, start - length - 1))
+        cuts.append((axis, draw(st.sampled_from([start, start - length])), end, step))
+        lengths[axis] = len(range(length)[slice(start, end, step)])
+    return cuts
+
+
+@settings(max_examples=60, deadline=None)
+@given(slices())
+def test_slices_in_a_row_are_one(cuts):
+    x = np.arange(2 * 7 * 8).reshape(2, 7, 8)
+    wanted, lines, name = x, [], "x"
+    for number, (axis, start, end, step) in enumerate(cuts):
+        wanted = wanted[(slice(None),) * axis + (slice(start, end, step),)]
+        constants = ", ".join(
+            f"int64[1] {letter}{number} = {{{entry}}}" for letter, entry in zip("abcd", (start, end, axis, step), strict=True)
+        )
+        lines.append((constants, f"y{number} = Slice({name}, a{number}, b{number}, c{number}, d{number})"))
+        name = f"y{number}"
+    model = parse(
+        f"net (float[2,7,8] x) => (float[{','.join(map(str, wanted.shape))}] z) <{', '.join(line for line, _ in lines)}>"
+        f"{{ {' '.join(line for _, line in lines)} z = Neg({name}) }}"
+    )
+    after = legalized(model)
+    assert types(after).count("Slice") == 1
+    (found,) = FloatRunner(after)({"x": x.astype(np.float32)}).values()
+    np.testing.assert_array_equal(-found, wanted)

@@ -167,7 +167,7 @@ def _interpreter(artifact, kernels):
 
 def _laid_out(model, plan, last):
     """The plan with all ports that allow it channels-last (or first), and each value as its producer makes it."""
-    ports = (Port.LAST, Port.NODE) if last else (Port.LAST,)
+    ports = (Port.LAST, Port.NODE) if last else (Port.LAST, Port.OTHER)
     values, nodes = set(), set()
     for node, written in activation_nodes(model.graph):
         rule = operator_of(node).layout(node)

@@ -208,6 +208,30 @@ def test_any_other_transpose_reads_either_layout_in_one_step(last):
     assert found.errors["y0"] == 0
 
 
+@st.composite
+def transposes(draw):
+    """Shape and permutation, with axes of length 1 as often as others."""
+    shape = tuple(draw(st.lists(st.sampled_from([1, 1, 2, 3]), min_size=3, max_size=5)))
+    return shape, tuple(draw(st.permutations(range(len(shape)))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(transposes(), st.booleans())
+def test_a_transpose_is_at_most_one_step_in_any_layout(transpose, last):
+    shape, perm = transpose
+    found = lowered(single("Transpose", shape, perm=perm, leaky=True), last=last)
+    assert found.errors["y0"] == 0
+    assert [name for name, _ in builtins(found) if name != "RESHAPE"] in ([], ["TRANSPOSE"])
+
+
+@pytest.mark.parametrize(("shape", "perm"), [((1, 5, 4, 1), (0, 2, 1, 3)), ((1, 1, 4, 5), (0, 2, 1, 3))], ids=str)
+def test_a_transpose_that_a_layout_undoes_moves_nothing(shape, perm):
+    """[1, 5, 4, 1] with two axes exchanged is [1, 5, 1, 4] channels-last: the same elements in the same order."""
+    for last in (False, True):
+        found = lowered(single("Transpose", shape, perm=perm, leaky=True), last=last)
+        assert {name for name, _ in builtins(found)} <= {"RESHAPE"}
+
+
 @pytest.mark.parametrize(("perm", "version"), [((0, 1, 3, 2), 1), ((0, 1, 3, 2, 4), 4), ((0, 1, 3, 2, 4, 5), 6)], ids=str)
 def test_transpose_versions_follow_the_rank(perm, version):
     assert lowered(single("Transpose", tuple(range(1, 1 + len(perm))), perm=perm)).operators == [("TRANSPOSE", version)]

@@ -55,13 +55,13 @@ def facts(content: bytes) -> Facts:
     )
 
 
-def agreement(path: Path, sample: Mapping[str, Array], wanted: Mapping[str, Array]) -> Agreement:
-    """Run an artifact on LiteRT with XNNPACK beside the original's outputs `wanted`.
+def agreement(path: Path, sample: Mapping[str, Array], wanted: Mapping[str, Array], runtime: str = "litert-xnnpack") -> Agreement:
+    """Run an artifact on LiteRT, as apps do with XNNPACK, beside the original's outputs `wanted`.
 
     Converters name and order axes as they like: inputs and outputs are paired by name, else by position; either order of axes is taken.
     Raises RuntimeFailure where the runtime cannot run it; DataError EW-D003 where inputs or outputs are of other shapes.
     """
-    with open_session("litert-xnnpack", path) as session:
+    with open_session(runtime, path) as session:
         feed = {info.name: _fit(array, info) for info, array in _paired(session.inputs, sample)}
         found = session.run(feed)
         pairs = [(found[info.name], array) for info, array in _paired(session.outputs, wanted)]

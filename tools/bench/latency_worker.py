@@ -1,7 +1,7 @@
 """LiteRT latency of several artifacts in one process, in paired rounds: ``python -m tools.bench.latency_worker``.
 
-A request names the .tflite files and the folder of their inputs; each is loaded with XNNPACK and one thread. A round runs every artifact
-once, in an order that rotates, so that whatever else the machine does meets all of them alike.
+Each is loaded with XNNPACK and one thread. A round runs every artifact once, in an order that rotates, so that whatever else the machine
+does meets all of them alike; what counts is CPU time, which on one thread is the latency of a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LEAST, _MOST = 20, 400  # rounds
 
 
 def paired_rounds(adapters: Sequence[Adapter], budget_s: float) -> list[list[float]]:
-    """Wall seconds of every round, one row an adapter: as many rounds as `budget_s` seconds hold, within limits."""
+    """CPU seconds of every round, one row an adapter: as many rounds as `budget_s` seconds hold, within limits."""
     for adapter in adapters:
         adapter.invoke()
     seconds: list[list[float]] = [[] for _ in adapters]
@@ -29,9 +29,9 @@ def paired_rounds(adapters: Sequence[Adapter], budget_s: float) -> list[list[flo
             break
         for place in range(len(adapters)):
             index = (place + number) % len(adapters)
-            start = time.perf_counter()
+            start = time.process_time()
             adapters[index].invoke()
-            seconds[index].append(time.perf_counter() - start)
+            seconds[index].append(time.process_time() - start)
     return seconds
 
 

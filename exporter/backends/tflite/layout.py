@@ -8,13 +8,16 @@ Cut graph: the source side is channels-first, the sink side channels-last. For a
 
     p --w--> a --inf--> ci      cut (cost w, once) when p is first and any ci is last
     ci --inf--> b --w--> p      cut (cost w, once) when p is last and any ci is first
+
+A transpose between the two layouts wants opposite labels on its sides (`Port.OTHER`); variables are inverted until none does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -77,41 +80,104 @@ def solve(model: ir.Model, io_layout: str = "keep") -> Layout:
     Raises:
         Refused: a node's operator has no layout rule.
     """
+    rules = [(node, operator_of(node).layout(node)) for node, _ in activation_nodes(model.graph)]
+    values, demands = _demands(model, rules, io_layout, frozenset())
+    inverted, clashing = _signs(demands)
+    if clashing:
+        fixed = frozenset(
+            str(node.name) for node, rule in rules if Port.OTHER in rule.outputs and f"node {node.name}" in clashing
+        )
+        values, demands = _demands(model, rules, io_layout, fixed)
+        inverted, _ = _signs(demands)
+
     problem = MinimumCut()
-    producer: dict[str, str] = {}  # value name -> term (a variable or a terminal)
-    wanted: dict[str, list[str]] = {}  # value name -> terms of its consumers
-    values: dict[str, ir.Value] = {}
+    for name, labels in demands.items():
+        shape = static_shape(values[name])
+        turned = next((inverted[label.term] is not label.negated for label in labels if label.term != SOURCE), False)
+        terms = [label.term if label.term != SOURCE else SINK if label.negated is not turned else SOURCE for label in labels]
+        _disagree(problem, name, terms[0], terms[1:], 1 if same_memory_order(shape) else prod(shape))
+    sink_side = problem.sink_side()
 
-    for value in model.graph.inputs:
-        values[name_of(value)] = value
-        producer[name_of(value)] = SOURCE if io_layout == "keep" else f"value {value.name}"
-    for node, _ in activation_nodes(model.graph):
-        rule = operator_of(node).layout(node)
-        for index, value in _laid_out_inputs(node):
-            if rule.inputs[index] is not Port.ANY:
-                wanted.setdefault(name_of(value), []).append(_term(node, rule.inputs[index], value))
-        behind = fused_activation(node)
-        for port, value in zip(rule.outputs, (behind or node).outputs, strict=False):
-            values[name_of(value)] = value
-            producer[name_of(value)] = _term(node, port, value)
-    if io_layout == "keep":
-        for value in model.graph.outputs:
-            wanted.setdefault(name_of(value), []).append(SOURCE)
+    def last(label: _Label) -> bool:
+        return ((label.term in sink_side) is not inverted.get(label.term, False)) is not label.negated
 
-    for name, terms in wanted.items():
-        if name in values and rank(values[name]) >= 3:
-            shape = static_shape(values[name])
-            _disagree(problem, name, producer[name], terms, 1 if same_memory_order(shape) else prod(shape))
-    last = problem.sink_side()
-
-    nodes = {node.name for node, _ in activation_nodes(model.graph) if f"node {node.name}" in last}
-    laid_last = {name for name, term in producer.items() if rank(values[name]) >= 3 and term in last}
+    nodes = {str(node.name) for node, rule in rules if Port.NODE in (*rule.inputs, *rule.outputs) and last(_of_node(node))}
+    laid_last = {name for name, labels in demands.items() if last(labels[0])}
     moved = {
         name: prod(static_shape(values[name]))
-        for name, terms in wanted.items()
-        if name in values and rank(values[name]) >= 3 and any((term in last) != (name in laid_last) for term in terms)
+        for name, labels in demands.items()
+        if any(last(label) != (name in laid_last) for label in labels)
     }
-    return Layout(frozenset(laid_last), frozenset(str(name) for name in nodes), moved)
+    return Layout(frozenset(laid_last), frozenset(nodes), moved)
+
+
+class _Label(NamedTuple):
+    """Whether a port is channels-last: as its variable says (`SOURCE`: never), or the opposite where it is `negated`."""
+
+    term: str
+    negated: bool = False
+
+
+def _demands(
+    model: ir.Model, rules: Sequence[tuple[ir.Node, LayoutRule]], io_layout: str, fixed: frozenset[str]
+) -> tuple[dict[str, ir.Value], dict[str, list[_Label]]]:
+    """Values of rank 3 and more by name, and the labels of each: where it is produced, then of all that read it.
+
+    `fixed`: nodes with an OTHER port that read channels-last and write channels-first.
+    """
+    values: dict[str, ir.Value] = {}
+    labels: dict[str, list[_Label]] = {}
+
+    def demand(value: ir.Value, label: _Label) -> None:
+        if rank(value) >= 3:
+            values.setdefault(name_of(value), value)
+            labels.setdefault(name_of(value), []).append(label)
+
+    for value in model.graph.inputs:
+        demand(value, _Label(SOURCE if io_layout == "keep" else f"value {value.name}"))
+    for node, rule in rules:
+        for index, value in _laid_out_inputs(node):
+            if rule.inputs[index] is not Port.ANY and name_of(value) in labels:
+                demand(value, _label(node, rule.inputs[index], value, fixed))
+        behind = fused_activation(node)
+        for port, value in zip(rule.outputs, (behind or node).outputs, strict=False):
+            demand(value, _label(node, port, value, fixed))
+    for value in model.graph.outputs if io_layout == "keep" else ():
+        if name_of(value) in labels:
+            demand(value, _Label(SOURCE))
+    return values, labels
+
+
+def _signs(demands: Mapping[str, Sequence[_Label]]) -> tuple[dict[str, bool], set[str]]:
+    """Which variables to invert so that every value has its labels equal or all inverted; and those for which there is no such choice.
+
+    Labels that should be opposite are no part of a minimum cut. Inverting the variables on one side of each makes them equal (the graph of
+    signs is then balanced: Harary 1953); only a cycle with an odd number of them forbids it.
+    """
+    beside: dict[str, list[tuple[str, bool]]] = {}
+    for labels in demands.values():
+        free = [label for label in labels if label.term != SOURCE]
+        for label in free:
+            beside.setdefault(label.term, [])
+        for label in free[1:]:
+            odd = label.negated is not free[0].negated
+            beside[free[0].term].append((label.term, odd))
+            beside[label.term].append((free[0].term, odd))
+    inverted: dict[str, bool] = {}
+    clashing: set[str] = set()
+    for start in beside:
+        if start in inverted:
+            continue
+        inverted[start] = False
+        component, clash = [start], False
+        for term in component:  # it grows while it is walked
+            for other, odd in beside[term]:
+                if other not in inverted:
+                    inverted[other] = inverted[term] is not odd
+                    component.append(other)
+                clash |= inverted[other] is not (inverted[term] is not odd)
+        clashing.update(component if clash else ())
+    return inverted, clashing
 
 
 def assign(model: ir.Model, plan: Plan, io_layout: str) -> Plan:
@@ -149,9 +215,19 @@ def _laid_out_inputs(node: ir.Node) -> Iterable[tuple[int, ir.Value]]:
     )
 
 
-def _term(node: ir.Node, port: Port, value: ir.Value) -> str:
-    fixed = {Port.FIRST: SOURCE, Port.LAST: SINK, Port.NODE: f"node {node.name}"}
-    return fixed.get(port, f"value {value.name}")
+def _label(node: ir.Node, port: Port, value: ir.Value, fixed: frozenset[str]) -> _Label:
+    if port in (Port.FIRST, Port.LAST):
+        return _Label(SOURCE, port is Port.LAST)
+    if port is Port.ANY:
+        return _Label(f"value {value.name}")
+    if node.name in fixed:
+        return _Label(SOURCE, port is Port.NODE)
+    return _of_node(node)._replace(negated=port is Port.OTHER)
+
+
+def _of_node(node: ir.Node) -> _Label:
+    """The label of a node's NODE ports."""
+    return _Label(f"node {node.name}")
 
 
 def _disagree(problem: MinimumCut, name: str, producer: str, consumers: Iterable[str], weight: int) -> None:

@@ -62,6 +62,12 @@ class NodeLowering:
     def output(self, index: int = 0) -> int:
         return self._writer.produced(self._node, index)
 
+    def input_last(self, index: int) -> bool:
+        return self._writer.reads_last(self._node, index)
+
+    def output_last(self, index: int = 0) -> bool:
+        return self._writer.writes_last(self._node, index)
+
     def alias(self, index: int, handle: int) -> None:
         self._writer.alias(self._node, index, handle)
 

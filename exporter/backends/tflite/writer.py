@@ -185,11 +185,19 @@ class Writer:
         """The tensor from which `node` reads its computed input `index`, converted where need be."""
         value = node.inputs[index]
         assert value is not None
-        home = self._home[name_of(value)]
-        wanted = wanted_label(operator_of(node).layout(node), index, self.runs_last(node))
-        last = home.last if wanted is None or rank(value) < 3 else wanted
         encoding = read_encoding(node, index, self.plan) if runs_in_integers(node, self.plan) else None
-        return self.form(value, self._as(value, last, encoding))
+        return self.form(value, self._as(value, self.reads_last(node, index), encoding))
+
+    def reads_last(self, node: ir.Node, index: int) -> bool:
+        """Whether `node` reads its computed input `index` channels-last: as its port wants, else as the value was written."""
+        value = node.inputs[index]
+        assert value is not None
+        wanted = wanted_label(operator_of(node).layout(node), index, self.runs_last(node))
+        return self._home[name_of(value)].last if wanted is None or rank(value) < 3 else wanted
+
+    def writes_last(self, node: ir.Node, index: int) -> bool:
+        """Whether `node` (or the activation fused behind it) writes its output `index` channels-last."""
+        return self.plan.layout.get(name_of((fused_activation(node) or node).outputs[index])) == CHANNELS_LAST
 
     def form(self, value: ir.Value, wanted: _Form) -> int:
         """The handle of a value in a given form; integers are moved rather than floats, being smaller."""
