@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -25,6 +26,7 @@ class Written:
         layouts: "channels_last" or "keep" of every input and output.
         encodings: of the integer inputs and outputs.
         emitted: operators in execution order, with their nodes; release: the first TFLite release that runs them; TFLite only.
+        beside: further files that the artifact names, by name (the weights of an ONNX model over 2 GB).
         transposed: bytes moved by TRANSPOSE operators that the layout made necessary, by value name.
     """
 
@@ -35,6 +37,18 @@ class Written:
     emitted: tuple[Emitted, ...] = ()
     release: str = ""
     transposed: dict[str, int] = field(default_factory=dict)
+    beside: dict[str, Content] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.file.size + sum(content.size for content in self.beside.values())
+
+    def write(self, path: Path) -> None:
+        """Write the artifact to `path`, and what belongs beside it to the same folder. Raises OSError."""
+        for name, content in self.beside.items():
+            content.write(path.parent / name)
+        self.file.write(path)
 
     @property
     def content(self) -> bytes:

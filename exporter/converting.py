@@ -63,7 +63,7 @@ class Converted:
     """What was written.
 
     Attributes:
-        path: the file.
+        path: the file; beside: files that it names, which belong into the same folder (weights of an ONNX model over 2 GB).
         sqnr_db: the worst output's SQNR against the original on random inputs; None where every output is equal.
         steps: where a quantized source stayed so, how many steps of its encoding an output is apart from the original at most.
         layouts: "channels_last" or "keep" of every input and output.
@@ -78,12 +78,14 @@ class Converted:
     release: str
     notes: tuple[str, ...] = ()
     steps: int | None = None
+    beside: tuple[Path, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
         return {
             "path": str(self.path),
-            "bytes": self.path.stat().st_size,
+            "bytes": sum(file.stat().st_size for file in (self.path, *self.beside)),
+            "beside": [str(file) for file in self.beside],
             "sqnr_db": None if self.sqnr_db is None else json_number(self.sqnr_db),
             "steps": self.steps,
             "layouts": dict(self.layouts),
@@ -145,9 +147,12 @@ def convert(
     written, kept = built.artifact, brings_encodings(built.graph.graph)
     sample = next(iter(samples.take(1))) if samples is not None else None
     agreement, steps = _check_once(built, precision, sample, isolate, kept)
+    beside = tuple(path.parent / name for name in written.beside)
+    for file, content in zip(beside, written.beside.values(), strict=True):
+        write_file(file, content, overwrite=True)  # named after its content: what is there is the same
     write_file(path, written.file, overwrite=overwrite)
     notes = (*source.notes, *_notes(source), *(given_notes(built.graph) if kept else ()))
-    return Converted(path, agreement, written.layouts, written.operators, written.release, notes, steps)
+    return Converted(path, agreement, written.layouts, written.operators, written.release, notes, steps, beside)
 
 
 def _notes(source: Source) -> tuple[str, ...]:
@@ -185,7 +190,7 @@ def _check_once(
     sample, wanted = _reference_run(source, own) if given is None else (given, source.reference(given))
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{written.suffix}"
-        written.file.write(artifact)
+        written.write(artifact)
         with open_session(_RUNTIME[written.suffix[1:]][1], artifact, isolate=isolate) as session:
             found = ArtifactRunner(session, written.layouts, written.encodings, own)(sample)
     steps = require_steps(built, sample, wanted, found) if kept else None

@@ -194,9 +194,11 @@ def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | 
     from exporter.bundle.signature import encodings_of, signature
 
     if target.artifact.format == "onnx":
-        from exporter.backends.onnx.writer import write_onnx
+        from exporter.backends.onnx.writer import onnx_artifact
 
-        written = Written(Content((write_onnx(graph, plan, target),)), ".onnx", encodings=encodings_of(graph, plan))
+        file = onnx_artifact(graph, plan, target)
+        encodings = encodings_of(graph, plan)
+        written = Written(Content((file.content,)), ".onnx", encodings=encodings, beside=dict(file.beside))
     else:
         from exporter.backends.tflite.writer import write_tflite
         from exporter.bundle.mobile import METADATA_NAME, metadata_json
@@ -220,7 +222,7 @@ def check_limits(written: Written, target: Target, model: str) -> None:
     from exporter.backends.tflite.floor import require_floor
     from targets.memory import require_fit
 
-    require_fit(target, flash_bytes=written.file.size, sram_bytes=None, model=model)
+    require_fit(target, flash_bytes=written.size, sram_bytes=None, model=model)
     floor = floor_of(target)
     if floor is not None:
         require_floor(written.emitted, floor, target.name)

@@ -59,6 +59,7 @@ def assemble(
     )
     data = report_data(built, evidence, manifest)
     files: dict[str, bytes | Path | Content] = {artifact: built.artifact.file, "plan.json": built.plan.to_json().encode()}
+    files |= built.artifact.beside
     files |= _kit(built, evidence, manifest)
     measured = {"report.json": report_json(data), "report.html": report_html(data)}
     return write_bundle(destination, files, manifest, measured=measured, overwrite=overwrite)
@@ -105,7 +106,7 @@ def _sizes(built: Built, original: Summary, final: Summary) -> tuple[SizeRow, ..
     peak = max(live_bytes(built.graph.graph, width).values(), default=0)
     memory = built.target.memory
     return (
-        SizeRow("weights and model file", original.parameter_bytes, built.artifact.file.size, limit=memory.flash),
+        SizeRow("weights and model file", original.parameter_bytes, built.artifact.size, limit=memory.flash),
         SizeRow("multiply-accumulates", original.macs, final.macs, "count"),
         SizeRow("parameters", original.parameters, final.parameters, "count"),
         SizeRow("peak activations", original.peak_float32, peak, limit=memory.sram),

@@ -88,7 +88,7 @@ def prove(
     runtimes, warnings = trusted(target.verification.runtimes, target.artifact.precision)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{built.artifact.suffix}"
-        built.artifact.file.write(artifact)
+        built.artifact.write(artifact)
         evidence = measure(
             artifact,
             built.source.reference,

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import onnx_ir as ir
 
 from exporter.backends.onnx.downgrade import fit_floor
+from exporter.backends.onnx.external import PROTOBUF_LIMIT, take_out
 from exporter.backends.onnx.float16 import to_float16
 from exporter.backends.onnx.qdq import insert_qdq
+from exporter.content import Content
 from exporter.quantization.plan import Plan
 from targets.floor import floor_of
 from targets.schema import Target
 
-__all__ = ["IR_VERSION", "OPSET", "write_onnx"]
+__all__ = ["IR_VERSION", "OPSET", "OnnxArtifact", "onnx_artifact", "write_onnx"]
 
 OPSET: Final = 21
 IR_VERSION: Final = 10  # the format's version that belongs to opset 21 (ONNX 1.16)
 
 
+@dataclass(frozen=True)
+class OnnxArtifact:
+    """An ONNX file, and the files of weights that it names, which must lie beside it."""
+
+    content: bytes
+    beside: Mapping[str, Content]
+
+
 def write_onnx(model: ir.Model, plan: Plan, target: Target) -> bytes:
-    """The bytes of an ONNX file that computes `model` as `plan` says. `model` is left as it was.
+    """`onnx_artifact` of a model that fits into one file."""
+    return onnx_artifact(model, plan, target, sys.maxsize).content
+
+
+def onnx_artifact(model: ir.Model, plan: Plan, target: Target, limit: int = PROTOBUF_LIMIT) -> OnnxArtifact:
+    """The ONNX file that computes `model` as `plan` says, weights beside it where they take more than `limit` bytes.
+
+    `model` is left as it was.
 
     Values keep their names; the names of quantized ones are described in `qdq`. The file holds nothing of the machine it was made on:
     documentation strings and metadata (stack traces among them) are dropped.
@@ -36,11 +56,12 @@ def write_onnx(model: ir.Model, plan: Plan, target: Target) -> bytes:
     elif precisions - {"float32"}:
         insert_qdq(copy, plan, target.quantization.activations)
     _strip(copy)
+    beside = take_out(copy.graph, limit)
     proto = ir.serde.serialize_model(copy)
     floor = floor_of(target)
     if floor is not None:
         proto = fit_floor(proto, floor, target.name)
-    return bytes(proto.SerializeToString(deterministic=True))
+    return OnnxArtifact(bytes(proto.SerializeToString(deterministic=True)), beside)
 
 
 def _strip(model: ir.Model) -> None:
