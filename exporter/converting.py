@@ -22,7 +22,7 @@ from exporter.quantization.given_plan import given_notes
 from exporter.runtimes import open_session
 from exporter.verification.metrics import decibels, json_number
 from exporter.verification.runner import ArtifactRunner
-from exporter.verification.stepwise import require_steps
+from exporter.verification.stepwise import as_written, require_steps
 from targets.floor import lower_floors
 from targets.precision import choose_io, choose_precision
 from targets.schema import PRECISIONS, Artifact, Target, Unit, Verification
@@ -139,7 +139,7 @@ def convert(
         raise UsageError("EW-U002", f"precision {precision} does not read calibration data", fix="leave it out")
     if runtime is not None:
         [target] = lower_floors([target], runtime)
-    source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
+    source = as_written(load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle))
     if precision == "float32" and keeps_integers(source, integers := choose_precision(target, "int8")):
         target = integers
     samples = open_samples(calibration, source.inputs, source.preprocess) if calibration is not None else None

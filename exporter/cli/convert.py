@@ -74,7 +74,7 @@ def command(
         emit_json(done.to_dict())
     else:
         agreement = "equal" if done.sqnr_db is None else f"{done.sqnr_db:.1f} dB"
-        agreement = agreement if not done.steps else f"at most {done.steps} of 255 steps apart: roundings"
+        agreement = agreement if not done.steps else f"within {done.steps} step{'s' if done.steps > 1 else ''} of its encoding"
         click.echo(f"{done.path}  {human_bytes(done.path.stat().st_size)}  {agreement} against the original")
         for note in done.notes:
             click.echo(f"note: {note}", err=True)

@@ -33,8 +33,16 @@ class OnnxReference:
         self._path, self._optimize = path, optimize
 
     def as_written(self) -> OnnxReference:
-        """The same file, operator by operator: onnxruntime fuses nothing."""
-        return OnnxReference(self._path, optimize=False)
+        """The same file, operator by operator, where it holds integers that stand for real numbers; else the same reference.
+
+        Of these onnxruntime fuses kernels that round on their own: of DequantizeLinear and MatMul one that rounds the activations too (seen in
+        1.31, 53 dB from the file's own arithmetic).
+        """
+        return OnnxReference(self._path, optimize=False) if self._dequantizes else self
+
+    @cached_property
+    def _dequantizes(self) -> bool:
+        return any(node.op_type == "DequantizeLinear" or node.op_type.startswith("QLinear") for node in _parse(self._path).graph)
 
     def __call__(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
         """Outputs by name. Raises ModelError EW-M002 where onnxruntime cannot load the file, EW-M011 where inputs do not fit."""

@@ -50,7 +50,7 @@ _MOVES: Final = frozenset(
 )
 _PAIR: Final = frozenset(("QuantizeLinear", "DequantizeLinear"))
 _LINEAR: Final = frozenset(("QLinearConv", "QLinearMatMul"))
-_ACTIVATIONS: Final = frozenset(("int8", "uint8"))
+_ACTIVATIONS: Final = frozenset(("int8", "uint8", "int16"))  # of int16, with zero point 0 alone
 
 
 def moves(node: ir.Node) -> bool:
@@ -241,6 +241,8 @@ class _Former:
             real = quantize.inputs[0] if quantize is not None else None
             floats = [node.outputs[0].dtype for node in readers] + ([real.dtype] if real is not None else [])
             if encoding is None or encoding.axis is not None or encoding.dtype not in _ACTIVATIONS:
+                continue
+            if encoding.dtype == "int16" and encoding.zero_point != (0,):
                 continue
             if (readers or value.is_graph_output()) and set(floats) <= {ir.DataType.FLOAT}:
                 yield quantize, readers

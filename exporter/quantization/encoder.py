@@ -20,6 +20,7 @@ from exporter.quantization.ranges import (
     activation_encoding,
     bias_encoding,
     choose_range,
+    fixed_encoding,
     weight_encoding,
 )
 from targets.schema import Quantization
@@ -168,11 +169,8 @@ class Encoder:
         return activation_encoding(low, high, dtype=self._dtype, symmetric=self._symmetric)
 
     def _fixed_encoding(self, given: OutputRule) -> Encoding:
-        if self._dtype == "int16":
-            magnitude = max(128 + given.zero_point, 128 - given.zero_point) * given.scale
-            return Encoding("int16", (float(np.float32(magnitude / 32768)),), (0,))
-        if not self._symmetric:
-            return Encoding("int8", (float(np.float32(given.scale)),), (given.zero_point,))
+        if self._dtype == "int16" or not self._symmetric:
+            return fixed_encoding(given.scale, given.zero_point, self._dtype)
         return self._encode((-128 - given.zero_point) * given.scale, (127 - given.zero_point) * given.scale)
 
     def _least_scale(self, node: ir.Node, axis: int | None, biases: list[np.ndarray[Any, Any]]) -> float | np.ndarray[Any, Any]:

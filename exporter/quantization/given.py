@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -25,6 +24,7 @@ from exporter.ops.base import OutputRule, QuantRule, Refused, Role, operator_of
 from exporter.quantization.encoder import is_float
 from exporter.quantization.plan import Encoding
 from exporter.quantization.planner import check_form
+from exporter.quantization.ranges import fixed_encoding
 
 __all__ = ["brings_encodings", "computes_in_integers", "integer_rule", "settle"]
 
@@ -204,6 +204,7 @@ def integer_rule(node: ir.Node) -> QuantRule:
     written = [_written(node, value, given) for value, given in outputs_of(node, rule)]
     if _rounds(node):
         return rule
+    dtype = written[0].dtype if written else ""
     alike = written[0] if rule.shared and written else None
     if alike is not None and any(encoding != alike for encoding in written):
         raise Refused(node, f"the source encodes the outputs of {node.op_type} differently, its kernel alike")
@@ -215,13 +216,18 @@ def integer_rule(node: ir.Node) -> QuantRule:
             _check_weight(node, value, rule.inputs[index].axis)
             continue
         read = in_int8(given) if (given := constant_encoding(value, None)) is not None else encoding_of(value)
-        if read is None or read.dtype != "int8" or (is_constant(value) and given is None):
+        if read is None or (is_constant(value) and given is None):
             raise Refused(node, f"the source has {name_of(value)} in float")
+        dtype = dtype or read.dtype  # a node that writes indices has no encoded output
+        if read.dtype != dtype:
+            raise Refused(node, f"the source reads {name_of(value)} in {read.dtype} where it writes {dtype}; no kernel does")
         if alike is not None and read != alike and not moves(node):
             raise Refused(
                 node,
                 f"the source reads {name_of(value)} in another encoding than it writes, which the kernel of {node.op_type} cannot",
             )
+    if any(encoding.dtype != dtype for encoding in written) or not operator_of(node).runs_in(node, dtype):
+        raise Refused(node, f"{node.op_type} has no kernel in {dtype or 'integers'}")
     return rule
 
 
@@ -241,12 +247,9 @@ def is_float_output(value: ir.Value) -> bool:
 def _written(node: ir.Node, value: ir.Value, given: OutputRule) -> Encoding:
     behind = _rounding(value)
     encoding = encoding_of(value) or (encoding_of(behind.outputs[0]) if behind is not None else None)
-    if encoding is None or encoding.dtype != "int8":
+    if encoding is None:
         raise Refused(node, f"the source has {name_of(value)} in float")
-    if given.kind == "fixed" and (encoding.scale, encoding.zero_point) != (
-        (float(np.float32(given.scale)),),
-        (given.zero_point,),
-    ):
+    if given.kind == "fixed" and encoding != fixed_encoding(given.scale, given.zero_point, encoding.dtype):
         raise Refused(node, f"the source encodes the output of {node.op_type} otherwise than its integer kernel does")
     return encoding
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 
@@ -49,7 +51,7 @@ def given_plan(model: ir.Model, target: Target) -> Plan:
     return Plan(
         target=target.name,
         artifact_precision=target.artifact.precision,
-        precision={node_name(node): "int8" if node in rules else "float32" for node, _ in activation_nodes(model.graph)},
+        precision={node_name(node): _precision(node, rules) for node, _ in activation_nodes(model.graph)},
         encodings=taken.encodings,
         requantize=taken.requantize,
         io_layout=target.artifact.io_layout,
@@ -76,6 +78,14 @@ def _rules(graph: ir.Graph) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
             except Refused as refused:
                 reasons[node_name(node)] = refused.reason
     return rules, reasons
+
+
+def _precision(node: ir.Node, rules: Mapping[ir.Node, QuantRule]) -> str:
+    """A node that runs in integers does so in those that it writes."""
+    if node not in rules:
+        return "float32"
+    dtypes = {encoding.dtype for value, _ in outputs_of(node, rules[node]) if (encoding := encoding_of(value)) is not None}
+    return "int16x8" if "int16" in dtypes else "int8"
 
 
 class _Taken:

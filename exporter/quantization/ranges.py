@@ -22,6 +22,7 @@ __all__ = [
     "bias_encoding",
     "block_encoding",
     "choose_range",
+    "fixed_encoding",
     "weight_encoding",
 ]
 
@@ -122,6 +123,14 @@ def block_encoding(weight: np.ndarray[Any, Any], axis: int, block: int) -> Encod
     if scale.max(initial=0.0) > float(np.finfo(np.float16).max):
         return None
     return Encoding("int4", tuple(scale.astype(np.float16).astype(np.float32).tolist()), (0,), axis, block)
+
+
+def fixed_encoding(scale: float, zero_point: int, dtype: str) -> Encoding:
+    """What a kernel fixes for its int8 output, in `dtype` ("int8" or "int16"): int16 has the same greatest magnitude at zero point 0."""
+    if dtype == "int16":
+        magnitude = max(128 + zero_point, 128 - zero_point) * scale
+        return Encoding("int16", (float(np.float32(magnitude / 32768)),), (0,))
+    return Encoding("int8", (float(np.float32(scale)),), (zero_point,))
 
 
 def bias_encoding(inputs: Encoding, weights: Encoding, axis: int) -> Encoding:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,13 +20,14 @@ import onnx_ir as ir
 from diagnostics import RuntimeFailure
 from exporter.built import Built
 from exporter.frontends.onnx import OnnxReference
+from exporter.frontends.source import Source
 from exporter.quantization.plan import Encoding
 from exporter.runtimes import open_session
 from exporter.verification.kept import stored_layouts
 from exporter.verification.parity import artifact_parity
 from exporter.verification.runner import ArtifactRunner
 
-__all__ = ["MOST_STEPS", "Stepwise", "require_steps", "steps_apart", "stepwise"]
+__all__ = ["MOST_STEPS", "Stepwise", "as_written", "require_steps", "steps_apart", "stepwise"]
 
 # Kernels round a tie, or a product near one, up or down.
 MOST_STEPS: Final = 1
@@ -101,7 +102,7 @@ def stepwise(built: Built, sample: Mapping[str, Array]) -> Stepwise:
             "litert-builtin" if in_tflite else "onnxruntime", tflite if in_tflite else qdq, options={"optimize": False}
         ) as session:
             found = ArtifactRunner(session, layouts if in_tflite else {}, integers=plan.io_dtypes)(sample)
-        wanted = _as_written(built)(sample)
+        wanted = as_written(built.source).reference(sample)
         apart = [steps_apart(wanted[name], found[name], plan.encodings[name]) for name in wanted if name in plan.encodings]
         layer = (
             artifact_parity(tflite, qdq, [sample], layouts=layouts, kernels="litert-builtin").max_lsb if tflite.exists() else 0
@@ -109,7 +110,7 @@ def stepwise(built: Built, sample: Mapping[str, Array]) -> Stepwise:
     return Stepwise(max(apart, default=0.0), layer)
 
 
-def _as_written(built: Built) -> Any:
-    """The original, without the kernels that onnxruntime fuses of it, which round on their own."""
-    reference = built.source.reference
-    return reference.as_written() if isinstance(reference, OnnxReference) else reference
+def as_written(source: Source) -> Source:
+    """The source with a reference that rounds nowhere but where the file says so."""
+    reference = source.reference
+    return replace(source, reference=reference.as_written()) if isinstance(reference, OnnxReference) else source

@@ -18,10 +18,10 @@ from exporter.runtimes import open_session
 RANDOM = np.random.default_rng(0)
 
 
-def save(path, nodes, inputs, outputs, constants, opset=21):
+def save(path, nodes, inputs, outputs, constants, opset=21, tensors=()):
     """An ONNX file: inputs and outputs are (name, dtype, shape), constants arrays by name."""
     info = [[helper.make_tensor_value_info(*entry) for entry in entries] for entries in (inputs, outputs)]
-    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    tensors = [*tensors, *(numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())]
     graph = helper.make_graph(nodes, "quantized", *info, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     onnx.checker.check_model(model)
@@ -141,12 +141,61 @@ def test_a_quantized_tflite_file_is_written_again_bit_for_bit(run, tmp_path):
     assert operators[0] == operators[1]
 
 
+def test_activations_of_16_bits_are_written_again_bit_for_bit(run, tmp_path):
+    first, second = tmp_path / "first.tflite", tmp_path / "second.tflite"
+    c = {"w": RANDOM.normal(size=(4, 3, 3, 3)).astype(np.float32), "b": RANDOM.normal(size=4).astype(np.float32)}
+    c |= {"v": RANDOM.normal(size=(4, 5)).astype(np.float32), "axes": np.asarray([2, 3])}
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["r"])]
+    nodes += [helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[6, 6]), helper.make_node("Squeeze", ["p", "axes"], ["s"])]
+    nodes += [helper.make_node("MatMul", ["s", "v"], ["y"])]
+    model = save(tmp_path / "m.onnx", nodes, [("x", TensorProto.FLOAT, [1, 3, 6, 6])], [("y", TensorProto.FLOAT, [1, 5])], c)
+    samples = [RANDOM.normal(size=(1, 3, 6, 6)).astype(np.float32) for _ in range(4)]
+    convert(model, first, precision="int16x8", calibration=[{"x": sample} for sample in samples])
+    assert run("convert", first, second)["steps"] == 0
+    assert {tensor.dtype for tensor in read_tflite(second.read_bytes()).tensors} >= {"int16", "int64"}
+    with open_session("litert-ref", first) as one, open_session("litert-ref", second) as other:
+        for sample in samples:
+            np.testing.assert_array_equal(one.run({"x": sample})["y"], other.run({"x": sample})["y"])
+
+
 def test_qdq_to_qdq_keeps_every_number(run, tmp_path):
     model = qdq_network(tmp_path / "model.onnx", np.uint8)
     done = run("convert", model, tmp_path / "again.onnx")
     assert done["steps"] == 0
     names = {node.op_type for node in read_onnx(tmp_path / "again.onnx").nodes}
     assert {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm"} <= names
+
+
+def test_our_own_onnx_becomes_the_tflite_of_the_same_plan(run, tmp_path):
+    model = qdq_network(tmp_path / "model.onnx", np.uint8)
+    run("convert", model, tmp_path / "direct.tflite")
+    run("convert", model, tmp_path / "again.onnx")
+    run("convert", tmp_path / "again.onnx", tmp_path / "by_onnx.tflite")
+    with (
+        open_session("litert-ref", tmp_path / "direct.tflite") as one,
+        open_session("litert-ref", tmp_path / "by_onnx.tflite") as other,
+    ):
+        for _ in range(4):
+            sample = RANDOM.normal(size=(1, 3, 8, 8)).astype(np.float32)
+            np.testing.assert_array_equal(one.run({"x": sample})["y"], other.run({"x": sample})["y"])
+
+
+@pytest.mark.parametrize(("dtype", "block"), [(TensorProto.INT8, 0), (TensorProto.INT8, 4), (TensorProto.INT4, 4)])
+def test_weights_alone_in_integers_are_the_numbers_that_they_stand_for(run, tmp_path, dtype, block):
+    shape = (2, 5) if block else (5,)
+    c = {"s": RANDOM.uniform(0.01, 0.1, shape).astype(np.float32)}
+    weight = helper.make_tensor("w_q", dtype, [8, 5], RANDOM.integers(-8, 8, 40))
+    attributes = {"axis": 0, "block_size": block} if block else {"axis": 1}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w_q", "s"], ["w"], **attributes),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    model = save(
+        tmp_path / "m.onnx", nodes, [("x", TensorProto.FLOAT, [3, 8])], [("y", TensorProto.FLOAT, [3, 5])], c, tensors=[weight]
+    )
+    done = run("convert", model, tmp_path / "m.tflite")
+    assert done["steps"] is None  # nothing was rounded: float, and exact
+    assert done["sqnr_db"] is None or float(done["sqnr_db"]) > 120
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tflite"])

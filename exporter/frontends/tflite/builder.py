@@ -14,6 +14,7 @@ A tensor of integers with an encoding becomes QuantizeLinear where it is written
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from diagnostics import ModelError
 from exporter.backends.tflite.layout import to_channels_first, to_channels_last
 from exporter.frontends.source import Array
 from exporter.frontends.tflite.file import Tensor, TFLiteFile
+from exporter.graph.encoded import set_encoding
 from exporter.graph.opset import OPSET
 from exporter.graph.values import constant
 from exporter.quantization.plan import Encoding
@@ -76,6 +78,12 @@ class GraphBuilder:
         return self._reals[value]
 
     def dequantized(self, value: ir.Value, encoding: Encoding, axis: int | None) -> ir.Value:
+        """The real numbers of a value; those of a constant of int64, which no DequantizeLinear takes, at once."""
+        known = constant(value)
+        if known is not None and encoding.dtype == "int64":
+            real = self.constant(replace(encoding, axis=axis).dequantize(known), f"{value.name}_real")
+            set_encoding(real, replace(encoding, axis=axis))
+            return real
         return self.node(
             "DequantizeLinear", [value, *self._parameters(value.name, encoding)], {"axis": axis}, f"{value.name}_real", 1
         )[0]
