@@ -95,7 +95,7 @@ def legal(model: ir.Model, target: Target) -> ir.Model:
     from exporter.quantization.given import settle
 
     graph = qdq_form(model) if target.artifact.precision == "int8" else model
-    graph = settle(legalize(graph, target.artifact.format, floor_of(target)))
+    graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
     check(graph, "legalize")
     refused = [placement for placement in placements(graph, target) if not placement.unit]

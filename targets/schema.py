@@ -150,6 +150,11 @@ class Target(_Table):
     pruning: Pruning = Pruning()
     verification: Verification
 
+    @property
+    def has_float(self) -> bool:
+        """Whether a node may run in float: always where the artifact is float, else where nodes may fall back to it."""
+        return not self.artifact.calibrated or self.quantization.float_fallback
+
     @model_validator(mode="after")
     def _consistent(self) -> Target:
         """Contradictions between tables. A message begins with the key that it is about."""

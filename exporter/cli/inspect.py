@@ -57,7 +57,11 @@ def command(model: str, target: str | None, shapes: tuple[str, ...], allow_pickl
     profile = load_target(target) if target else None
     source = load(model, shapes=parse_shapes(shapes) or None, allow_pickle=allow_pickle)
     summary = summarize(fuse_activations(source.model.clone()))
-    placed = placements(legalize(source.model, profile.artifact.format, floor_of(profile)), profile) if profile else None
+    placed = (
+        placements(legalize(source.model, profile.artifact.format, floor_of(profile), profile.has_float), profile)
+        if profile
+        else None
+    )
     if as_json:
         data = {"kind": "model", "name": source.name, "sha256": source.sha256, **_summary_data(summary)}
         emit_json({**data, "placement": [asdict(entry) for entry in placed]} if placed is not None else data)

@@ -22,13 +22,13 @@ __all__ = ["legalize", "unshare", "unsupported"]
 _MOST_ROUNDS = 64
 
 
-def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Model:
+def legalize(model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx").
 
     Runs every operator's `legalize` and the rules of `simplify` until nothing changes, gives each weight and bias to one node alone,
     and marks fused activations. Names of graph inputs, graph outputs and rewritten values stay; new nodes inherit the stack trace of
     the node they replace. Operators that are not known stay: `coverage.unsupported` names them all. What the oldest release that `floor`
-    allows lacks becomes older operators where it can.
+    allows lacks becomes older operators where it can. Without `loops` steps are unrolled rather than left to a loop.
     Raises ModelError EW-M007 where the rewriting does not end or a rewrite is invalid; ValueError where `runtime` is not known.
     """
     if runtime not in ("tflite", "onnx"):
@@ -36,7 +36,7 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Mo
     model = model.clone()
     names = Names(model.graph)
     for _ in range(_MOST_ROUNDS):
-        if not _round(model.graph, runtime, names, floor):
+        if not _round(model.graph, runtime, names, floor, loops):
             break
     else:
         raise ModelError("EW-M007", f"legalizing for {runtime} did not end", why=f"still rewriting after {_MOST_ROUNDS} rounds")
@@ -44,19 +44,19 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Mo
     return fuse_activations(model)
 
 
-def _round(graph: ir.Graph, runtime: str, names: Names, floor: Floor | None) -> bool:
+def _round(graph: ir.Graph, runtime: str, names: Names, floor: Floor | None, loops: bool) -> bool:
     """Visit every node once, in graph order; whether anything was rewritten."""
     changed = False
     for node in list(graph):
-        if node.graph is graph and _rewrite(graph, node, runtime, names, floor):
+        if node.graph is graph and _rewrite(graph, node, runtime, names, floor, loops):
             changed = True
     if changed:
         _sweep(graph)
     return changed
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, runtime: str, names: Names, floor: Floor | None) -> bool:
-    rewriter = GraphRewriter(graph, node, runtime, names, floor)
+def _rewrite(graph: ir.Graph, node: ir.Node, runtime: str, names: Names, floor: Floor | None, loops: bool) -> bool:
+    rewriter = GraphRewriter(graph, node, runtime, names, floor, loops)
     values: Sequence[ir.Value] | None = None
     node.metadata_props.pop(REFUSED, None)
     try:

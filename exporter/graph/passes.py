@@ -59,11 +59,12 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     return model
 
 
-def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Model:
+def legalize(model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
 
     For TFLite, standard operators without rules of their own become their definition by others first, and all floats float32.
-    For ONNX, those that came after the opset of `floor` do. Raises what `canonicalize` and the rewriting raise.
+    For ONNX, those that came after the opset of `floor` do. Without `loops` (a device that has no float, in which their bodies run) many
+    steps are unrolled as well, as far as that goes. Raises what `canonicalize` and the rewriting raise.
     """
     if runtime == "tflite":
         known = {op_type for domain, op_type in all_operators() if not domain}
@@ -76,9 +77,9 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None) -> ir.Mo
         expanded = model.clone()
         if expand_functions(expanded, keep=lambda op_type: onnx.defs.has(op_type, opset)):
             model = canonicalize(expanded)
-    model = rewrite(model, runtime, floor)
+    model = rewrite(model, runtime, floor, loops)
     if runtime == "tflite":
         for node in model.graph:
             for inner in body_models(model, node):
-                node.attributes["body"] = ir.AttrGraph("body", legalize(inner, runtime, floor).graph)
+                node.attributes["body"] = ir.AttrGraph("body", legalize(inner, runtime, floor, loops).graph)
     return model

@@ -46,8 +46,10 @@ class GraphRewriter:
     Implements the protocol `exporter.ops.base.Rewriter`.
     """
 
-    def __init__(self, graph: ir.Graph, origin: ir.Node, runtime: str, names: Names, floor: Floor | None = None) -> None:
-        self.runtime, self._floor = runtime, floor
+    def __init__(
+        self, graph: ir.Graph, origin: ir.Node, runtime: str, names: Names, floor: Floor | None = None, loops: bool = True
+    ) -> None:
+        self.runtime, self.loops, self._floor = runtime, loops, floor
         self._graph, self._origin, self._names = graph, origin, names
         self._nodes: list[ir.Node] = []
         self._constants: list[ir.Value] = []
@@ -79,7 +81,7 @@ class GraphRewriter:
         build: Callable[[GraphRewriter, Sequence[ir.Value]], Sequence[ir.Value]],
     ) -> ir.Graph:
         """A graph for an attribute of a new node: on inputs of these shapes and dtypes, with the outputs that `build` gives."""
-        inner = GraphRewriter(self._graph, self._origin, self.runtime, self._names, self._floor)
+        inner = GraphRewriter(self._graph, self._origin, self.runtime, self._names, self._floor, self.loops)
         values = [
             ir.Value(name=self._name("entering"), shape=ir.Shape(shape), type=ir.TensorType(dtype)) for shape, dtype in inputs
         ]

@@ -198,6 +198,7 @@ class Rewriter(Protocol):
     """Builds the replacement of one node on the canonical graph. New values get shapes and dtypes by inference."""
 
     runtime: str  # "tflite" | "onnx": whose operators the graph is legalized for
+    loops: bool  # whether an operator may become a loop: its body runs in float, which a device may lack
 
     def runs(self, builtin: str, version: int = 1) -> bool:
         """Whether the oldest runtime that the artifact must run on has a TFLite builtin at that version.

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, static_shape
-from exporter.ops.base import Cost, Rewriter, register
+from exporter.ops.base import Cost, Refused, Rewriter, register
 from exporter.ops.common import input_of, input_shape
 from exporter.ops.composite import Composite
 from exporter.ops.recurrent_cell import (
@@ -34,7 +34,9 @@ from exporter.ops.recurrent_cell import (
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
-_MOST_STEPS: Final = 128  # unrolled steps of all directions together: about ten operators each
+# Unrolled steps of all directions together, about ten operators each: where a loop can run them instead, and where it cannot.
+_MOST_STEPS: Final = 128
+_MOST_STEPS_WITHOUT_LOOPS: Final = 2048
 
 
 class Recurrent(Composite):
@@ -59,7 +61,11 @@ class Recurrent(Composite):
         steps, batch, width = (shape[1], shape[0], shape[2]) if batch_first else shape
         x = rewriter.op("Transpose", input_of(node, 0), perm=(1, 0, 2)) if batch_first else input_of(node, 0)
         rows = reshaped(rewriter, x, (steps * batch, width))
-        unrolled = steps * len(cells) <= _MOST_STEPS
+        loops = rewriter.loops and rewriter.runs("DYNAMIC_UPDATE_SLICE")
+        unrolled = steps * len(cells) <= (_MOST_STEPS if loops else _MOST_STEPS_WITHOUT_LOOPS)
+        if not (loops or unrolled):
+            count = f"{steps * len(cells)} steps, of which at most {_MOST_STEPS_WITHOUT_LOOPS} are unrolled"
+            raise Refused(node, f"{node.op_type} has {count} where no loop can run them; give it a shorter sequence")
         reached = insides(node, rewriter, steps, batch) if unrolled else []
         inside = None if unrolled else all_insides(node, rewriter, steps, batch)
         sequences, ends = [], []

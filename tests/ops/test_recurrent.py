@@ -196,3 +196,15 @@ def test_a_sequence_of_no_steps_ends_in_zeros_in_a_loop_too(monkeypatch):
     feed["n"] = np.array([0, 3], np.int32)
     assert "Scan" in assert_legalized(model, feed=feed)
     assert max(lowered(model, feed=feed).errors.values()) < 2e-6
+
+
+def test_without_float_many_steps_are_unrolled_and_too_many_refused(monkeypatch):
+    """The body of a loop runs in float: a device that has none gets the steps."""
+    monkeypatch.setattr("exporter.ops.recurrent._MOST_STEPS", 2)
+    monkeypatch.setattr("exporter.ops.recurrent._MOST_STEPS_WITHOUT_LOOPS", 4)
+    for steps, wanted in [(4, []), (5, ["RNN"])]:
+        model, _ = recurrent("RNN", steps=steps)
+        left = op_types(legalize(model, "tflite", None, False))
+        assert [kind for kind in left if kind in ("RNN", "Scan")] == wanted
+    (refused,) = unsupported(legalize(model, "tflite", None, False), "lower")
+    assert "5 steps, of which at most 4 are unrolled" in refused.reason
