@@ -137,6 +137,7 @@ CODES: Final[dict[str, str]] = {
     "EW-T004": "the target's runtime lacks an operator or a form of it",
     "EW-T005": "the artifact needs a newer runtime than the target has",
     "EW-T006": "the target does not take this precision, or the precision not these inputs and outputs",
+    "EW-T007": "a dimension cannot stay open in the artifact",
     # runtimes and compilers
     "EW-R001": "a runtime is not installed",
     "EW-R002": "a runtime refused or could not load the artifact",

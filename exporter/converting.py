@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,6 +15,7 @@ from calibration import open_samples
 from diagnostics import ModelError, RuntimeFailure, UsageError
 from exporter.built import Built
 from exporter.bundle.staging import write_file
+from exporter.dynamic import open_dimension, resized, write_open
 from exporter.frontends import Signature, Source, load
 from exporter.pipeline import build, keeps_integers
 from exporter.quantization.given import brings_encodings
@@ -106,6 +107,7 @@ def convert(
     runtime: str | None = None,
     inputs: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: str | None = None,
     allow_pickle: bool = False,
     overwrite: bool = False,
     isolate: bool = True,
@@ -114,14 +116,15 @@ def convert(
 
     `precision`: one of `targets.schema.PRECISIONS`; int8 and int16x8 need `calibration` data, see `open_samples`.
     `runtime`: the oldest release that must run it, ``"tflite>=2.11"`` or ``"onnxruntime>=1.17"``; None: the newest.
+    `dynamic`: a dimension that a .tflite leaves open, see `dynamic.open_dimension`; proved at two sizes.
     `isolate`: run what was written in a worker process, which may crash; False is for callers that are such a process themselves.
 
     Raises:
         UsageError: EW-U001, another suffix, precision or form of `runtime`; EW-U002, `runtime` runs no such file, or there is
-            `calibration` that `precision` does not read; EW-U004, `out` exists and `overwrite` is not set.
+            `calibration` that `precision` does not read, or the file cannot be `dynamic`; EW-U004, `out` exists and `overwrite` is not set.
         DataError: EW-Q001, `precision` needs calibration data.
         ModelError, TargetError: the model cannot be read or expressed, EW-T005: not for so old a runtime; EW-T006: not in this
-            precision, or not with inputs and outputs of `io_dtype`.
+            precision, or not with inputs and outputs of `io_dtype`; EW-T007, the dimension cannot stay open.
         RuntimeFailure: the runtime cannot run what was written (EW-R002), or it computes something else (EW-R005); nothing is kept.
     """
     path = Path(out)
@@ -134,6 +137,8 @@ def convert(
         )
     if path.exists() and not overwrite:
         raise UsageError("EW-U004", f"{path} exists", fix="give --force to replace it, or another destination")
+    if dynamic is not None and suffix != "tflite":
+        raise UsageError("EW-U002", f"a dimension cannot stay open in {path.name}", fix="leave it out, or write a .tflite")
     target = choose_io(any_device(suffix, precision, io_layout), io_dtype)
     if calibration is not None and not target.artifact.calibrated:
         raise UsageError("EW-U002", f"precision {precision} does not read calibration data", fix="leave it out")
@@ -144,14 +149,37 @@ def convert(
         target = integers
     samples = open_samples(calibration, source.inputs, source.preprocess) if calibration is not None else None
     built = build(source, target, samples)
-    written, kept = built.artifact, brings_encodings(built.graph.graph)
+    kept = brings_encodings(built.graph.graph)
     sample = next(iter(samples.take(1))) if samples is not None else None
-    agreement, steps = _check_once(built, precision, sample, isolate, kept)
+    notes = (*source.notes, *_notes(source), *(given_notes(built.graph) if kept else ()))
+    open_db: list[float | None] = []
+    if dynamic is not None:
+        opened = open_dimension(model, source, dynamic)
+
+        def load_at(size: int) -> Source:
+            shapes = opened.shapes(source, size)
+            given = resized(source.example, shapes) if source.example is not None else inputs
+            other = load(model, inputs=given, shapes=shapes, allow_pickle=allow_pickle)
+            if {entry.name: entry.shape for entry in other.inputs} != shapes:
+                raise ModelError("EW-M011", f"the model does not take the size {size} of {dynamic}", why="its inputs are fixed")
+            return other
+
+        built, others = write_open(built, target, opened, load_at)
+        for other in others:
+            given = resized(sample, {entry.name: entry.shape for entry in other.inputs}) if sample is not None else None
+            at = replace(built, source=other)
+            open_db += [
+                _check_once(at, precision, given, isolate, kept, name)[0] for name in ("litert-builtin", "litert-xnnpack")
+            ]
+        sizes = " and ".join(str(opened.of(other)) for other in others)
+        notes += (f"{dynamic} is open in {', '.join(opened.axes)}: proved at the sizes {sizes}",)
+    own_db, steps = _check_once(built, precision, sample, isolate, kept)
+    agreement = min((value for value in (own_db, *open_db) if value is not None), default=None)
+    written = built.artifact
     beside = tuple(path.parent / name for name in written.beside)
     for file, content in zip(beside, written.beside.values(), strict=True):
         write_file(file, content, overwrite=True)  # named after its content: what is there is the same
     write_file(path, written.file, overwrite=overwrite)
-    notes = (*source.notes, *_notes(source), *(given_notes(built.graph) if kept else ()))
     return Converted(path, agreement, written.layouts, written.operators, written.release, notes, steps, beside)
 
 
@@ -182,7 +210,7 @@ def random_sample(source: Source, seed: int = 0, integers: tuple[int, int] = (0,
 
 
 def _check_once(
-    built: Built, precision: str, given: Mapping[str, np.ndarray[Any, Any]] | None, isolate: bool, kept: bool
+    built: Built, precision: str, given: Mapping[str, np.ndarray[Any, Any]] | None, isolate: bool, kept: bool, runtime: str = ""
 ) -> tuple[float | None, int | None]:
     """The worst output on one sample (a random one where none is given): its SQNR in decibels, None where all are equal; where a quantized
     source was `kept` so, also how many steps of its encoding an output is apart at most."""
@@ -191,7 +219,7 @@ def _check_once(
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{written.suffix}"
         written.write(artifact)
-        with open_session(_RUNTIME[written.suffix[1:]][1], artifact, isolate=isolate) as session:
+        with open_session(runtime or _RUNTIME[written.suffix[1:]][1], artifact, isolate=isolate) as session:
             found = ArtifactRunner(session, written.layouts, written.encodings, own)(sample)
     steps = require_steps(built, sample, wanted, found) if kept else None
     encoded = built.plan.encodings if kept else {}

@@ -36,6 +36,11 @@ __all__ = ["command"]
 )
 @runtime_option
 @shape_option
+@click.option(
+    "--dynamic",
+    metavar="DIMENSION",
+    help='Leave a dimension of a .tflite open: "batch", a symbol of the .onnx file, or axes of inputs ("tokens:1,mask:1").',
+)
 @allow_pickle_option
 @force_option
 @json_option
@@ -48,6 +53,7 @@ def command(
     io_layout: str,
     runtime: str | None,
     shapes: tuple[str, ...],
+    dynamic: str | None,
     allow_pickle: bool,
     force: bool,
     as_json: bool,
@@ -67,6 +73,7 @@ def command(
         io_layout=io_layout,
         runtime=runtime,
         shapes=parse_shapes(shapes) or None,
+        dynamic=dynamic,
         allow_pickle=allow_pickle,
         overwrite=force,
     )

@@ -157,6 +157,13 @@ class OnnxRuntime(Adapter):
         return self._report
 
 
+def _open(detail: Mapping[str, Any]) -> list[int]:
+    """The shape, with -1 for a dimension that the file leaves open."""
+    signature = detail["shape_signature"]
+    shape = detail["shape"]
+    return [-1 if at < len(signature) and signature[at] == -1 else int(size) for at, size in enumerate(shape)]
+
+
 class LiteRt(Adapter):
     """Options: threads, kernels ("ref", "builtin" or "xnnpack"), keep_tensors."""
 
@@ -187,13 +194,19 @@ class LiteRt(Adapter):
     @staticmethod
     def _describe(details: Sequence[Mapping[str, Any]]) -> list[Info]:
         names = _unique_names([d["name"] for d in details])
-        return [
-            _info(name, d["shape"], np.dtype(d["dtype"]).name, d["quantization_parameters"]) for name, d in zip(names, details)
-        ]
+        return [_info(name, _open(d), np.dtype(d["dtype"]).name, d["quantization_parameters"]) for name, d in zip(names, details)]
 
     def feed(self, arrays: Arrays) -> None:
+        if any(-1 in info["shape"] for info in self.inputs):
+            self._resize(arrays)
         for info, detail in zip(self.inputs, self._inputs):
             self._interpreter.set_tensor(detail["index"], arrays[info["name"]])
+
+    def _resize(self, arrays: Arrays) -> None:
+        for info, detail in zip(self.inputs, self._inputs):
+            self._interpreter.resize_tensor_input(detail["index"], arrays[info["name"]].shape)
+        self._interpreter.allocate_tensors()
+        self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
 
     def invoke(self) -> None:
         self._interpreter.invoke()

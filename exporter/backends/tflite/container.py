@@ -17,7 +17,7 @@ from exporter.content import Content
 from exporter.quantization.plan import Encoding
 from targets.releases.tflite import first_release
 
-__all__ = ["FLATBUFFER_LIMIT", "Container", "Tensor"]
+__all__ = ["FLATBUFFER_LIMIT", "Container", "Tensor", "packed_file"]
 
 _ALIGNMENT: Final = 16
 # Bytes of constants that still go into the flatbuffer: offsets in it are of 31 bits, and its tables need room.
@@ -180,33 +180,24 @@ class Container:
         ]
         buffers: list[_AlignedBuffer | _OutsideBuffer] = [_AlignedBuffer(schema, data) for data in self._buffers]
         if not self.outside:
-            return Content((self._flatbuffer(model, buffers),))
+            return Content((_flatbuffer(model, buffers),))
         tail = {index: data for index, data in enumerate(self._buffers[:constants]) if data is not None and data.nbytes}
         # Places do not change the length of the flatbuffer: known from a draft, they go into the fair copy.
         for index in tail:
             buffers[index] = _OutsideBuffer(schema, 2, 1)
-        at = len(self._flatbuffer(model, buffers))
+        at = len(_flatbuffer(model, buffers))
         parts: list[bytes | memoryview] = []
         for index, data in tail.items():
             gap = -at % _ALIGNMENT
             parts += [bytes(gap), data.data]
             buffers[index] = _OutsideBuffer(schema, at + gap, data.nbytes)
             at += gap + data.nbytes
-        return Content((self._flatbuffer(model, buffers), *parts))
+        return Content((_flatbuffer(model, buffers), *parts))
 
     @property
     def outside(self) -> bool:
         """Whether the constants take more bytes than a flatbuffer may."""
         return sum(data.nbytes for data in self._buffers if data is not None) > self._limit
-
-    def _flatbuffer(self, model: Any, buffers: Sequence[_AlignedBuffer | _OutsideBuffer]) -> bytes:
-        import flatbuffers
-
-        model.buffers = buffers
-        size = sum(buffer.nbytes for buffer in buffers)
-        builder = flatbuffers.Builder(size + 256 * sum(len(graph.tensors) for graph in self._graphs) + 4096)
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
 
     def _packed(self) -> Any:
         return self._schema.SubGraphT(
@@ -274,6 +265,24 @@ class Container:
             self._by_digest[digest] = len(self._buffers)
             self._buffers.append(flat)
         return self._by_digest[digest]
+
+
+def packed_file(model: Any) -> bytes:
+    """The bytes of a schema ModelT, whose buffers hold arrays of uint8 or nothing."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    arrays = [None if buffer.data is None else np.asarray(buffer.data, np.uint8) for buffer in model.buffers]
+    return _flatbuffer(model, [_AlignedBuffer(schema, data) for data in arrays])
+
+
+def _flatbuffer(model: Any, buffers: Sequence[_AlignedBuffer | _OutsideBuffer]) -> bytes:
+    import flatbuffers
+
+    model.buffers = buffers
+    size = sum(buffer.nbytes for buffer in buffers)
+    builder = flatbuffers.Builder(size + 256 * sum(len(graph.tensors) for graph in model.subgraphs) + 4096)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
 
 
 class _AlignedBuffer:
