@@ -138,7 +138,7 @@ def export(
     if store is not None and calibration is not None:
         raise UsageError("EW-U002", "both calibration data and a store are given", fix="give one of --calib and --store")
     learned = store if isinstance(store, Store) or store is None else Store.load(store)
-    options = Options(goal, method, refine, replayed, effort, learned)
+    options = Options(goal, method, refine, replayed, effort, learned, _goal_db(parsed_gates))
     with progress.stage("load"):
         source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     recipe = Preprocess.read(preprocess) or source.preprocess
@@ -164,6 +164,13 @@ def export(
         except TargetError as error:
             outcomes.append(Exported(profile.name, error=error))
     return tuple(outcomes)
+
+
+def _goal_db(gates: Sequence[Gate]) -> float:
+    """What precision "auto" aims at: the strictest gate on `sqnr_db`, or the default where there is none."""
+    return max(
+        (gate.limit for gate in gates if gate.metric == "sqnr_db" and gate.operator in (">", ">=")), default=Options.goal_db
+    )
 
 
 def _replayed_precision(chosen: str | None, plan: Plan | None) -> str | None:

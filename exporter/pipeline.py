@@ -37,6 +37,7 @@ class Options:
         plan: an earlier plan to replay; then nothing is decided and no data is read.
         effort: how closely refining looks at the samples, see `quantization.sequential`.
         store: what an earlier calibration learned; then the model is not run on data again.
+        goal_db: of precision "auto", the SQNR in decibels that every output shall have.
     """
 
     prune: float | None = None
@@ -45,6 +46,7 @@ class Options:
     plan: Plan | None = None
     effort: Effort = "balanced"
     store: Store | None = None
+    goal_db: float = 20.0
 
 
 def build(
@@ -166,19 +168,15 @@ def decide(
 ) -> Plan:
     """Encodings, bias correction and layout, as one plan."""
     from exporter.backends.tflite.layout import assign
-    from exporter.quantization.planner import DEFAULT_METHOD, float_plan, make_plan
-    from exporter.quantization.refine import refine
+    from exporter.quantization.deciding import integer_plan
+    from exporter.quantization.planner import DEFAULT_METHOD, float_plan
     from exporter.quantization.weights import weight_plan
 
     if statistics is None:
         plan = weight_plan(graph, target) if target.artifact.holds_integers else float_plan(graph, target)
     else:
-        plan = make_plan(graph, statistics, target, method=options.method or DEFAULT_METHOD)
-        if options.refine:
-            with progress.stage("refine weights and biases") as advance:
-                plan = refine(
-                    graph, plan, target, statistics.reservoir, effort=options.effort, progress=lambda done, total: advance(done)
-                ).plan
+        effort, method = options.effort if options.refine else None, options.method or DEFAULT_METHOD
+        plan = integer_plan(graph, statistics, target, method, effort, options.goal_db, progress)
     return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 
 

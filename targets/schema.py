@@ -40,7 +40,8 @@ Release = Annotated[
 # float32, float16: no integers. int8, int16x8: activations of 8 or 16 bits and weights of 8 bits, for integer kernels; they need calibration.
 # dynamic_int8, dynamic_int4: integer weights (4 bits in blocks where a kernel has them), float activations that kernels quantize as they run.
 # weight_int8, weight_int4: integer weights that are widened to floats before they are used.
-Precision = Literal["float32", "float16", "int8", "int16x8", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4"]
+# auto: int8, except for the nodes that have to be in dynamic_int8 or float32 for the outputs to keep a wanted accuracy.
+Precision = Literal["float32", "float16", "int8", "int16x8", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4", "auto"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 # Precision -> the dtype of activations between nodes, which is what a unit must have.
@@ -49,9 +50,14 @@ ACTIVATIONS: Final[Mapping[str, str]] = {
     "float16": "float16",
     "int8": "int8",
     "int16x8": "int16",
+    "auto": "int8",
 }
 # Precision -> what inputs and outputs may be, for those that have integer activations; the others have float32 alone.
-IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {"int8": ("float32", "int8", "uint8"), "int16x8": ("float32", "int16")}
+IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "int8": ("float32", "int8", "uint8"),
+    "int16x8": ("float32", "int16"),
+    "auto": ("float32", "int8", "uint8"),
+}
 
 # Artifact.runtime -> the name under which its releases are counted; LiteRT goes on counting as TensorFlow Lite did, TFLM has no releases.
 FLOORS: Final[Mapping[str, str]] = {"litert": "tflite", "onnxruntime": "onnxruntime"}

@@ -131,7 +131,10 @@ def _outputs(evidence: Evidence, signatures: Iterable[Signature]) -> tuple[Outpu
 def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow, ...]:
     quality = {layer.name: layer.sqnr_db for layer in evidence.layers}
     seen = built.statistics.values if built.statistics is not None else {}
-    reasons = refusals(built.graph, built.target.artifact, built.statistics) if built.target.artifact.calibrated else {}
+    reasons = {
+        **(refusals(built.graph, built.target.artifact, built.statistics) if built.target.artifact.calibrated else {}),
+        **built.plan.reasons,
+    }
     macs = {facts.name: facts.macs or 0 for facts in final.nodes}
     rows = []
     for node, _ in activation_nodes(built.graph.graph):

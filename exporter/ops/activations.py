@@ -55,6 +55,15 @@ def _clamps_floats(node: ir.Node) -> bool:
     return x.dtype is None or is_float(x)
 
 
+def _lower_clamp(to: Lowering, builtin: str, int8_version: int, low: float, high: float) -> None:
+    """The clamping kernels take integers one by one; where the output's encoding clamps by itself, requantizing (vectorised) does it all."""
+    x, y = to.input(0), to.output()
+    if to.clamps(y, low, high):
+        to.emit("QUANTIZE", [x], [y])
+    else:
+        to.emit(builtin, [x], [y], version=version(1, int8_version, to.quantized))
+
+
 @register
 class Relu(Activation):
     """max(x, 0)."""
@@ -72,6 +81,9 @@ class Relu(Activation):
         if rewriter.runtime != "tflite" or _clamps_floats(node):
             return None
         return [Formula(node, rewriter)("Max", x, 0)]
+
+    def lower(self, node: ir.Node, to: Lowering) -> None:
+        _lower_clamp(to, "RELU", 2, 0.0, np.inf)
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].relu()]
@@ -142,7 +154,7 @@ class Clip(Elementwise):
             raise Refused(node, f"TFLite has no clamp to {clip_bounds(node)}; legalize makes it MAXIMUM and MINIMUM")
         # RELU_N1_TO_1 never had a second version: its int8 kernel came with the first.
         int8 = 1 if builtin == "RELU_N1_TO_1" else 2
-        to.emit(builtin, [to.input(0)], [to.output()], version=version(1, int8, to.quantized))
+        _lower_clamp(to, builtin, int8, *clip_bounds(node))
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         value = inputs[0]

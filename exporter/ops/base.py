@@ -315,6 +315,10 @@ class Lowering(Protocol):
         """Scale of a tensor with one encoding (0.0 for a float one): some op versions depend on it."""
         ...
 
+    def clamps(self, handle: int, low: float, high: float) -> bool:
+        """Whether an integer tensor's encoding reaches from `low` to `high` at most: what is written into it is clamped to them."""
+        ...
+
     def alias(self, index: int, handle: int) -> None:
         """Output `index` is the tensor `handle` itself (same stored shape, dtype and encoding): nothing is computed."""
         ...

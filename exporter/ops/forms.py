@@ -13,9 +13,12 @@ import onnx_ir as ir
 
 from exporter.ops.base import Operator
 
-__all__ = ["BLOCK", "hybrid_version", "int16_version", "lacking"]
+__all__ = ["BLOCK", "ROWWISE", "hybrid_version", "int16_version", "lacking"]
 
 BLOCK: Final = 32  # elements of a row that share a scale where a kernel takes blocks: XNNPACK wants a multiple of 32
+
+# Hybrid kernels that quantize each row of their input by itself; the convolutions' take a whole image at once, as a static encoding does.
+ROWWISE: Final = frozenset({"FULLY_CONNECTED", "BATCH_MATMUL"})
 
 # Operators that only move elements, and have taken int16 since their first version, are in here with that.
 _INT16: Final[Mapping[str, int]] = {

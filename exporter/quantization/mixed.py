@@ -1,36 +1,37 @@
 """Mixed precision by budget: the cheapest nodes to keep in float so that every output keeps a wanted SQNR.
 
 What hurts is rounding, of a value or of a constant; what can be chosen is the precision of a node. A value is rounded as long as any node that
-touches it runs in integers, so sparing it takes all of them. With the damage of each rounding measured alone (they add up, being nearly
-independent noise) and the cost of each node in float, the best choice for a price of damage is a minimum cut; the price is found by bisection
-on the accuracy of the whole graph, run with that choice.
+touches it runs in integers, so sparing it takes all of them. With the noise of each rounding measured alone (they add up, being nearly
+independent) and the cost of each node in float, the best choice for a price of noise is a minimum cut; the price is found by bisection on the
+accuracy of the whole graph, run with that choice.
+
+Where the runtime has a kernel that multiplies integer weights with float activations, which it quantizes row by row as it runs, a node that
+leaves the integers takes that: its multiply-accumulates stay in 8 bits, only its constants stay rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from math import log10, prod
-from typing import Any, Final
+from functools import cached_property
+from math import prod
+from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.minimum_cut import SINK, SOURCE, MinimumCut
-from exporter.graph.values import activation_nodes, fused_activation, fused_into, is_constant, name_of, static_shape
+from exporter.graph.values import activation_nodes, fused_activation, fused_into, name_of, static_shape
 from exporter.ops.base import Refused, operator_of
 from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.plan import Plan
-from exporter.quantization.switches import Sample, Switchboard
-from targets.schema import Cost, Target
+from exporter.quantization.sensitivity import Judge, Rounding, decibels_of, measure
+from exporter.quantization.switches import Sample
+from targets.schema import Cost
 
-__all__ = ["Mixture", "mix"]
+__all__ = ["Mixer", "Mixture"]
 
-_PROBES: Final = 2  # samples on which each rounding is measured alone
-_SAMPLES: Final = 16  # samples on which a choice of nodes is judged
-_MARGIN_DB: Final = 1.0  # above the goal on these samples: others come out a little lower
-_STEPS: Final = 12  # of the bisection, over a price range of 10^9
+_PRICES: Final = (0.0, 9.0)  # powers of ten, in microseconds for the noise that the goal allows
+_STEPS: Final = 12  # of the bisection
 # Rates of a device whose profile gives none: only their proportions matter.
 _RATES: Final = Cost(gmacs_int8=40.0, gmacs_float=10.0, bandwidth=20.0)
 
@@ -40,127 +41,75 @@ class Mixture:
     """What was decided.
 
     Attributes:
-        floats: why each node that stays in float does, by node name; empty where none has to.
-        planned_db, mixed_db: SQNR of the worst output on the samples, in decibels, with all nodes in integers and with the choice.
+        floats: why each node that reads and writes floats does, by node name; empty where none has to.
+        dynamic: those of them whose kernel quantizes its input as it runs.
+        sqnr_db: of the worst output on the samples, in decibels.
         macs: share of the integer nodes' multiply-accumulates that went to float.
     """
 
     floats: Mapping[str, str]
-    planned_db: float
-    mixed_db: float
+    dynamic: frozenset[str]
+    sqnr_db: float
     macs: float
 
 
-def mix(model: ir.Model, plan: Plan, target: Target, samples: Iterable[Sample], goal_db: float) -> Mixture:
-    """Choose the nodes to keep in float so that the SQNR of every float output is at least `goal_db` on `samples`, and a little more.
+class Mixer:
+    """Chooses the nodes of one integer plan that shall leave the integers. Roundings are measured once, at the first choice.
 
     Args:
-        model: the graph that the integer plan was made for.
+        model: the graph that the plan was made for. Weights should be rounded to nearest: those that were fitted to make up for the
+            roundings in front of them are wrong where those are gone.
         samples: inputs by name, one sample each; the first 16 are read.
+        dynamic: names of the nodes that have a kernel for float activations and integer weights.
     """
-    judge = _Judge(model, plan, [dict(sample) for sample in islice(samples, _SAMPLES)], goal_db + _MARGIN_DB)
-    everything = set(judge.board.nodes)
-    planned = judge.strain_of(everything)
-    if planned <= 1.0 or not everything:
-        return Mixture({}, judge.decibels(planned), judge.decibels(planned), 0.0)
-    damage = _measure(model, plan, judge)
-    problem = _Problem(model, plan, target.cost, damage)
-    low, high = 0.0, 9.0
-    chosen = problem.floats(10.0**high)
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        candidate = problem.floats(10.0**middle)
-        if judge.strain_of(everything - candidate) <= 1.0:
-            high, chosen = middle, candidate
-        else:
-            low = middle
-    chosen = _with_idle(model, plan, chosen)
-    found = judge.strain_of(everything - chosen)
-    work = {name: problem.macs[name] for name in everything}
-    share = sum(work[name] for name in chosen) / max(sum(work.values()), 1)
-    reasons = {name: _reason(name, damage, judge) for name in judge.board.nodes if name in chosen}
-    return Mixture(reasons, judge.decibels(planned), judge.decibels(found), share)
 
+    def __init__(self, model: ir.Model, plan: Plan, cost: Cost, samples: Iterable[Sample], dynamic: Collection[str] = ()) -> None:
+        self._model, self._plan, self._cost = model, plan, cost
+        self._judge = Judge(model, plan, samples)
+        self._nodes = set(self._judge.board.nodes)
+        self._dynamic = self._nodes & set(dynamic)
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+    def mixture(self, goal_db: float) -> Mixture:
+        """The cheapest choice with an SQNR of at least `goal_db` at every float output, or the most accurate where none has that."""
+        allowed = 10 ** (-goal_db / 10)
+        planned = self._judge.noise_of(self._nodes)
+        if planned <= allowed:
+            return Mixture({}, frozenset(), decibels_of(planned), 0.0)
+        for dynamic in (self._dynamic, set[str]()):  # without dynamic kernels only where they do not reach the goal
+            problem = _Problem(self._model, self._plan, self._cost, self._roundings, dynamic)
+            chosen, noise = self._cheapest(problem, allowed)
+            if noise <= allowed or not dynamic:
+                break
+        chosen = _with_idle(self._model, self._plan, chosen)
+        noise = self._judge.noise_of(self._nodes - chosen, chosen & dynamic)
+        share = sum(problem.macs[name] for name in chosen - dynamic) / max(sum(problem.macs.values()), 1)
+        reasons = {name: self._reason(name) for name in self._judge.board.nodes if name in chosen}
+        return Mixture(reasons, frozenset(chosen & dynamic), decibels_of(noise), share)
 
+    @cached_property
+    def _roundings(self) -> list[Rounding]:
+        return measure(self._model, self._plan, self._judge)
 
-@dataclass(frozen=True)
-class _Rounding:
-    """A group of values with one encoding, or the constants of one node; which nodes touch it, and its strain when it alone is rounded."""
+    def _cheapest(self, problem: _Problem, allowed: float) -> tuple[set[str], float]:
+        """The nodes that leave the integers at the lowest price that holds the goal (at the highest, where none does), and the noise left."""
+        low, high = _PRICES
+        chosen = problem.floats(10.0**high / allowed)
+        left = self._judge.noise_of(self._nodes - chosen, chosen & problem.dynamic)
+        for _ in range(_STEPS if left <= allowed else 0):
+            middle = (low + high) / 2
+            candidate = problem.floats(10.0**middle / allowed)
+            noise = self._judge.noise_of(self._nodes - candidate, candidate & problem.dynamic)
+            if noise <= allowed:
+                high, chosen, left = middle, candidate, noise
+            else:
+                low = middle
+        return chosen, left
 
-    name: str
-    nodes: frozenset[str]
-    strain: float
-
-
-class _Judge:
-    """Measures strain: the noise of the worst output, as a multiple of what the goal allows it."""
-
-    def __init__(self, model: ir.Model, plan: Plan, samples: Sequence[Sample], goal_db: float) -> None:
-        self.board, self._samples, self._goal_db = Switchboard(model, plan), samples, goal_db
-        self._wanted = [self.board.with_nodes(sample, ()) for sample in samples]
-
-    def strain_of(self, nodes: Collection[str]) -> float:
-        """With `nodes` in integers."""
-        return self._strain(len(self._samples), lambda sample: self.board.with_nodes(sample, nodes))
-
-    def strain_alone(self, values: Collection[str], node: str = "") -> float:
-        """With only these activations rounded, or only the constants of `node`."""
-        if node:
-            return self._strain(
-                _PROBES, lambda sample: self.board(sample, lambda switch: switch.constant and switch.node == node)
-            )
-        return self._strain(
-            _PROBES, lambda sample: self.board(sample, lambda switch: not switch.constant and switch.value in values)
-        )
-
-    def decibels(self, strain: float) -> float:
-        """The SQNR that a strain means."""
-        return self._goal_db - 10 * log10(max(strain, 1e-30))
-
-    def _strain(self, count: int, run: Any) -> float:
-        signal: dict[str, float] = {}
-        noise: dict[str, float] = {}
-        for sample, wanted in zip(self._samples[:count], self._wanted, strict=False):
-            for name, array in run(sample).items():
-                if array.dtype.kind == "f":
-                    difference = np.subtract(array, wanted[name], dtype=np.float64)
-                    noise[name] = noise.get(name, 0.0) + float(np.square(difference).sum())
-                    signal[name] = signal.get(name, 0.0) + float(np.square(wanted[name], dtype=np.float64).sum())
-        ratios = [noise[name] / max(signal[name], 1e-30) for name in noise]
-        return max(ratios, default=0.0) * 10 ** (self._goal_db / 10)
-
-
-def _measure(model: ir.Model, plan: Plan, judge: _Judge) -> list[_Rounding]:
-    groups = _groups(model, plan)
-    touching: dict[str, set[str]] = {}
-    for switch in judge.board.switches:
-        if not switch.constant:
-            touching.setdefault(groups.get(switch.value, switch.value), set()).add(switch.node)
-    members: dict[str, set[str]] = {}
-    for value in {switch.value for switch in judge.board.switches if not switch.constant}:
-        members.setdefault(groups.get(value, value), set()).add(value)
-    found = [_Rounding(f"value {root}", frozenset(touching[root]), judge.strain_alone(members[root])) for root in sorted(members)]
-    owners = sorted({switch.node for switch in judge.board.switches if switch.constant})
-    return found + [_Rounding(f"constants of {name}", frozenset((name,)), judge.strain_alone((), name)) for name in owners]
-
-
-def _groups(model: ir.Model, plan: Plan) -> dict[str, str]:
-    """The representative of every value whose encoding a node shares between its input and output."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
-    for node, written in activation_nodes(model.graph):
-        if runs_in_integers(node, plan) and operator_of(node).quantize(node).shared:
-            for value in node.inputs:
-                if value is not None and not is_constant(value) and name_of(value) in plan.encodings:
-                    parent[root(name_of(value))] = root(name_of(written))
-    return {name: root(name) for name in parent}
+    def _reason(self, name: str) -> str:
+        worst = max((found for found in self._roundings if name in found.nodes), key=lambda found: found.noise, default=None)
+        if worst is None or decibels_of(worst.noise) > 60:
+            return "in float because its neighbours are: converting to integers and back would cost more than it saves"
+        return f"in float because 8 bits for {worst.name} alone hold the worst output at {decibels_of(worst.noise):.1f} dB"
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -169,9 +118,10 @@ def _groups(model: ir.Model, plan: Plan) -> dict[str, str]:
 class _Problem:
     """The choice of nodes as a minimum cut: source side in integers, sink side in float. Costs are microseconds."""
 
-    def __init__(self, model: ir.Model, plan: Plan, cost: Cost, damage: Sequence[_Rounding]) -> None:
+    def __init__(self, model: ir.Model, plan: Plan, cost: Cost, damage: Sequence[Rounding], dynamic: Collection[str]) -> None:
         self.macs: dict[str, int] = {}
-        self._damage = damage
+        self.dynamic = frozenset(dynamic)
+        self._damage = [rounding for rounding in damage if not (rounding.constants and rounding.nodes <= self.dynamic)]
         self._nodes: dict[str, float] = {}
         self._borders: list[tuple[str, str, tuple[str, ...], float]] = []
         integer = cost.gmacs_int8 or _RATES.gmacs_int8 or 1.0
@@ -181,19 +131,19 @@ class _Problem:
             name = node_name(node)
             if runs_in_integers(node, plan):
                 self.macs[name] = _macs(node)
-                slower = max(self.macs[name] * (1 / real - 1 / integer), 0.0)
+                slower = 0.0 if name in self.dynamic else max(self.macs[name] * (1 / real - 1 / integer), 0.0)
                 self._nodes[name] = (slower + 3 * prod(static_shape(written)) / bandwidth) / 1e3 + 0.1
             readers = [node_name(user) for user, _ in written.uses() if fused_into(user) is None]
             if written.name in plan.encodings:
                 self._borders.append((name_of(written), name, tuple(readers), 5 * prod(static_shape(written)) / bandwidth / 1e3))
 
     def floats(self, price: float) -> set[str]:
-        """Names of the nodes that go to float where one unit of strain is worth `price` microseconds."""
+        """Names of the nodes that go to float where one unit of noise is worth `price` microseconds."""
         cut = MinimumCut()
         for name, cost in self._nodes.items():
             cut.edge(SOURCE, name, cost)
         for rounding in self._damage:
-            cut.edge(rounding.name, SINK, rounding.strain * price)
+            cut.edge(rounding.name, SINK, rounding.noise * price)
             for name in rounding.nodes:
                 cut.edge(name, rounding.name)
         for value, producer, readers, cost in self._borders:
@@ -229,10 +179,3 @@ def _with_idle(model: ir.Model, plan: Plan, floats: set[str]) -> set[str]:
         if not any(_macs(node) for node in run.values()):
             found |= set(run)
     return found
-
-
-def _reason(name: str, damage: Sequence[_Rounding], judge: _Judge) -> str:
-    worst = max((rounding for rounding in damage if name in rounding.nodes), key=lambda rounding: rounding.strain, default=None)
-    if worst is None or worst.strain < 1e-3:
-        return "in float because its neighbours are: converting to integers and back would cost more than it saves"
-    return f"in float because 8 bits for {worst.name} alone hold the worst output at {judge.decibels(worst.strain):.1f} dB"

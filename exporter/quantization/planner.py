@@ -7,6 +7,7 @@ target's `[quantization]` table. Plans of 8 bits are in int8 terms; a writer for
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -25,9 +26,17 @@ from targets.schema import Artifact, Target
 __all__ = ["DEFAULT_METHOD", "check_form", "float_plan", "make_plan", "refusals"]
 
 DEFAULT_METHOD: Final[Method] = "minmax"
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method: Method = DEFAULT_METHOD) -> Plan:
+def make_plan(
+    model: ir.Model,
+    stats: ValueStatistics,
+    target: Target,
+    *,
+    method: Method = DEFAULT_METHOD,
+    floats: Mapping[str, str] = _NONE,
+) -> Plan:
     """The integer plan of a legalized graph: int8, or int16 activations where the target's precision is int16x8.
 
     Nodes whose operator refuses `quantize` run in float where the target allows it. Values between two float nodes have no encoding,
@@ -36,6 +45,7 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
     Args:
         stats: statistics of every float value of the graph.
         method: how ranges of activations are chosen, see `ranges.choose_range`.
+        floats: why nodes that could run in integers shall not, by node name (`mixed.mix`).
     Raises:
         TargetError: EW-Q003, nodes that cannot run in integers on a target without float; all of them, each with its reason.
         ModelError: EW-Q002, a value has no statistics, or two nodes have one name.
@@ -43,7 +53,7 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
     """
     graph = model.graph
     _check_names(graph)
-    rules, reasons = _rules(graph, target.artifact, stats, leave_idle=target.quantization.float_fallback)
+    rules, reasons = _rules(graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats)
     if reasons and not target.quantization.float_fallback:
         listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
         raise TargetError(
@@ -58,12 +68,12 @@ def make_plan(model: ir.Model, stats: ValueStatistics, target: Target, *, method
     encoder.activations()
     for node in rules:
         encoder.constants(node)
+    integers = "int16x8" if target.artifact.activations == "int16" else "int8"
     return Plan(
         target=target.name,
         artifact_precision=target.artifact.precision,
-        precision={
-            node_name(node): target.artifact.precision if node in rules else "float32" for node, _ in activation_nodes(graph)
-        },
+        precision={node_name(node): integers if node in rules else "float32" for node, _ in activation_nodes(graph)},
+        reasons=dict(floats),
         encodings=encoder.encodings,
         requantize=encoder.requantize,
         io_layout=target.artifact.io_layout,
@@ -102,7 +112,12 @@ def _check_names(graph: ir.Graph) -> None:
 
 
 def _rules(
-    graph: ir.Graph, artifact: Artifact, stats: ValueStatistics | None, *, leave_idle: bool
+    graph: ir.Graph,
+    artifact: Artifact,
+    stats: ValueStatistics | None,
+    *,
+    leave_idle: bool,
+    floats: Mapping[str, str] = _NONE,
 ) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
     """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot.
 
@@ -113,8 +128,9 @@ def _rules(
     for node, _ in activation_nodes(graph):
         if not any(is_float(value) for value in (*node.inputs, *node.outputs)):
             continue  # arithmetic on shapes and indices: nothing real to encode
-        if FLOAT in node.metadata_props:
-            reasons[node_name(node)] = node.metadata_props[FLOAT]
+        told = floats.get(node_name(node)) or node.metadata_props.get(FLOAT)
+        if told:
+            reasons[node_name(node)] = told
             continue
         try:
             operator = operator_of(node)

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from exporter.backends.onnx.qdq import insert_qdq, stored_constant
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant, consumers, name_of
-from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
+from exporter.quantization.apply import node_name, read_encoding, stores_integers
 from exporter.quantization.correction import Correction, bias_index, planned_sqnr
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.rounding import Array, pack_offsets, round_rows
@@ -121,8 +121,10 @@ def _rounded(
 
 def _roundable(node: ir.Node, plan: Plan) -> Layer | None:
     """The layer where it runs in integers and no other node reads its weight."""
-    layer = layer_of(node) if runs_in_integers(node, plan) else None
-    alone = layer is not None and len(consumers(node.inputs[1])) == 1  # type: ignore[arg-type]
+    layer = layer_of(node) if stores_integers(node, plan) else None
+    if layer is None or read_encoding(node, 1, plan) is None:
+        return None
+    alone = len(consumers(node.inputs[1])) == 1  # type: ignore[arg-type]
     return layer if alone and f"{node_name(node)}:1" not in plan.requantize else None
 
 

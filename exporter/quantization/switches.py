@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant, fused_into, is_constant, name_of, static_shape
-from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers
+from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers, stores_integers
 from exporter.quantization.plan import Encoding, Plan
 
 __all__ = ["Switch", "Switchboard"]
@@ -99,7 +99,7 @@ class _Wiring:
             node.replace_input_with(index, given)
 
     def _constants(self, node: ir.Node) -> None:
-        if not runs_in_integers(node, self._plan):
+        if not stores_integers(node, self._plan):
             return
         for index, value in enumerate(node.inputs):
             if value is not None and is_constant(value) and read_encoding(node, index, self._plan) is not None:

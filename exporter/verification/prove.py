@@ -17,6 +17,7 @@ from exporter.backends.onnx.qdq import shifted
 from exporter.built import Built
 from exporter.frontends.source import Reference
 from exporter.progress import SILENT, Progress
+from exporter.quantization.apply import runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
 from exporter.runtimes import available, open_session
 from exporter.verification.compare import Comparison, compare
@@ -110,8 +111,10 @@ def prove(
             layers = watch_layers(
                 built.graph, built.plan, artifact, [_real(sample, built.plan) for sample in few], layouts=built.artifact.layouts
             )
-            tflite = target.artifact.format == "tflite"
-            parity = layer_parity(built.graph, built.plan, artifact, few) if tflite else None
+            comparable = target.artifact.format == "tflite" and any(
+                runs_in_integers(node, built.plan) for node in built.graph.graph
+            )
+            parity = layer_parity(built.graph, built.plan, artifact, few) if comparable else None
         return replace(evidence, layers=layers, parity=parity)
 
 

@@ -131,7 +131,12 @@ def test_float_kernel_computes_it(name, last):
 def test_int8_kernel_computes_it(name, last):
     found = lowered(CASES[name], "int8", last=last)
     builtin, _, version = VERSIONS[name]
-    assert [entry for entry in found.operators if entry[0] not in ("QUANTIZE", "DEQUANTIZE")] == [(builtin, version)]
+    kernels = [entry for entry in found.operators if entry[0] not in ("QUANTIZE", "DEQUANTIZE")]
+    if name in ("Relu", "Relu6"):  # the output's encoding clamps by itself: requantizing is all that is left
+        assert not kernels
+        assert len(found.operators) == 3
+    else:
+        assert kernels == [(builtin, version)]
     # Rounding of the input (half a step, times a slope of at most 1.13 and the ratio of the scales, below 2), of the output (half a step),
     # and of the kernel's own arithmetic (one step).
     assert found.steps["y0"] < 2.7

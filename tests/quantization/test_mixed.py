@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from exporter.quantization.mixed import mix
-from tests.quantization.planned import network, planned, residual_net, samples, target
+from exporter.quantization.mixed import Mixer
+from exporter.quantization.sensitivity import planned_db
+from targets.schema import Cost
+from tests.quantization.planned import network, planned, residual_net, samples
 
 GAINS = np.ones((1, 8, 1, 1), np.float32)
 GAINS[0, 3] = 1e4
@@ -36,17 +38,17 @@ def outliers():
 
 def test_a_plan_that_meets_the_goal_stays_as_it_is():
     model = residual_net()
-    found = mix(model, planned(model), target(), samples(model, seed=1), goal_db=20)
+    found = Mixer(model, planned(model), Cost(), samples(model, seed=1)).mixture(20)
     assert not found.floats
-    assert found.planned_db == found.mixed_db > 20
+    assert found.sqnr_db > 20
 
 
 def test_only_the_nodes_around_the_outlier_go_to_float():
     model = outliers()
     plan = planned(model)
-    found = mix(model, plan, target(), samples(model, seed=1), goal_db=25)
-    assert found.planned_db < 10
-    assert found.mixed_db >= 25
+    found = Mixer(model, plan, Cost(), samples(model, seed=1)).mixture(25)
+    assert planned_db(model, plan, samples(model, seed=1)) < 10
+    assert found.sqnr_db >= 25
     kept = {node.op_type for node in model.graph if node.name in found.floats}
     assert kept == {"Conv", "MaxPool", "Mul"}
     assert 0 < found.macs < 0.8  # the first convolution of three
@@ -55,5 +57,5 @@ def test_only_the_nodes_around_the_outlier_go_to_float():
 
 def test_a_goal_out_of_reach_leaves_nothing_in_integers():
     model = outliers()
-    found = mix(model, planned(model), target(), samples(model, seed=1), goal_db=200)
+    found = Mixer(model, planned(model), Cost(), samples(model, seed=1)).mixture(200)
     assert found.macs == 1.0

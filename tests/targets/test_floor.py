@@ -48,7 +48,7 @@ def test_absent_numbers_are_zeros() -> None:
 
 
 def test_profiles_have_floors_or_none() -> None:
-    assert floor_of(load_target("android-arm64-cpu")) == Floor("tflite", (2, 14, 0))
+    assert floor_of(load_target("android-arm64-cpu")) == Floor("tflite", (2, 17, 0))
     assert floor_of(load_target("x86-64-cpu")) == Floor("onnxruntime", (1, 22, 0))
     assert floor_of(load_target("cortex-m7")) is None
 

@@ -13,6 +13,7 @@ from exporter.backends.tflite.layout import to_channels_last
 from exporter.backends.tflite.subgraph import WrittenSubgraph
 from exporter.graph.values import constant, fused_activation, is_constant, name_of, rank
 from exporter.ops.base import Port, Refused, Subgraph, operator_of
+from exporter.ops.reference import clamped_bounds
 from exporter.quantization.apply import (
     apply_corrections,
     encode_constant,
@@ -22,7 +23,7 @@ from exporter.quantization.apply import (
     runs_in_integers,
     stores_integers,
 )
-from exporter.quantization.plan import Encoding
+from exporter.quantization.plan import Encoding, integer_range
 
 if TYPE_CHECKING:
     from exporter.backends.tflite.writer import Writer
@@ -119,6 +120,10 @@ class NodeLowering:
     def scale(self, handle: int) -> float:
         encoding = self._container.tensors[handle].encoding
         return encoding.scale[0] if encoding is not None else 0.0
+
+    def clamps(self, handle: int, low: float, high: float) -> bool:
+        encoding = self._container.tensors[handle].encoding
+        return encoding is not None and clamped_bounds(low, high, encoding) == integer_range(encoding.dtype)
 
     def axis(self, axis: int, rank: int) -> int:
         positive = axis % rank
