@@ -1,6 +1,6 @@
 """A dimension that stays open in a TFLite artifact: a batch, or the length of a sequence.
 
-No engine for symbols is needed: the model is lowered at three sizes, and where the files differ in nothing but the sizes of tensors, or
+No engine for symbols is needed: the model is lowered at four sizes, and where the files differ in nothing but the sizes of tensors, or
 where operators can take the size from their input, they are one file (`exporter.backends.tflite.resizable`). That LiteRT computes what the
 original does at further sizes is for the caller to measure.
 """
@@ -103,13 +103,13 @@ def write_open(
     """
     size = dimension.size
     try:
-        others, further = [load_at(size + 1), load_at(size + 2)], load_at(size + 4)
-        sizes = size + 1, size + 2
+        sizes = size + 1, size + 2, size + 33
+        others, further = [load_at(at) for at in sizes], load_at(size + 4)
     except ModelError:
-        others, further = [load_at(2 * size), load_at(3 * size)], load_at(4 * size)
-        sizes = 2 * size, 3 * size
-    first, second = (_at(other, built, target, dimension, at) for other, at in zip(others, sizes, strict=True))
-    content = resizable(Sized(size, built.artifact.content), first, second, dimension.name)
+        sizes = 2 * size, 3 * size, 33 * size
+        others, further = [load_at(at) for at in sizes], load_at(4 * size)
+    first, second, far = (_at(other, built, target, dimension, at) for other, at in zip(others, sizes, strict=True))
+    content = resizable(Sized(size, built.artifact.content), first, second, far, dimension.name)
     return replace(built, artifact=replace(built.artifact, file=Content((content,)))), (built.source, further)
 
 

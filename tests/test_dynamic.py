@@ -102,6 +102,14 @@ def test_other_operators_at_another_size_are_refused(write):
     assert (error.code, error.why) == ("EW-T007", "it is written with other operators at another size")
 
 
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_what_strides_over_it_is_refused(stride, write):
+    """Its padding holds for some sizes alone: with padding behind, a window more or less fits at every `stride`-th."""
+    body = f"y = Conv<pads=[0,1], strides=[{stride}]>(x, k)"
+    error = refused(write, "T", body, "float[1,2,T] x", "float[1,3,U] y", {"x": (1, 2, 24)}, k=(3, 2, 3))
+    assert error.code == "EW-T007"
+
+
 @pytest.mark.parametrize("name", ["length", "y:0", "x:7", "x:0,x:1"])
 def test_a_dimension_that_the_model_lacks_is_refused(name, write):
     assert refused(write, name, CLASSIFIER, "float[N,3,8,8] x", "float[N,5] y", **WEIGHTS).code == "EW-U001"

@@ -1,4 +1,4 @@
-"""One TFLite file for every size of a dimension, from files of the same model that were written at three sizes.
+"""One TFLite file for every size of a dimension, from files of the same model that were written at several sizes.
 
 LiteRT computes the shape of every tensor again when an input is resized; what stands in a file for one size alone are constants. So two files
 that differ in nothing but the sizes of tensors are one file, and where a constant holds the size, the operator often has a form that takes
@@ -32,13 +32,16 @@ class Sized:
     content: bytes
 
 
-def resizable(base: Sized, first: Sized, second: Sized, dimension: str) -> bytes:
+def resizable(base: Sized, first: Sized, second: Sized, far: Sized, dimension: str) -> bytes:
     """The file whose `dimension` is open (-1 in the shape signatures), with the shapes and metadata of `base`.
 
-    `first` and `second` are two further sizes; their operators are the artifact's.
+    `first` and `second` are two further sizes, whose operators are the artifact's; `far` lies 32 steps or more behind the first. All shapes
+    grow by whole steps, in a straight line through the three: what strides over the dimension does not, and its padding holds for some sizes
+    alone, so that it is refused.
     Raises TargetError EW-T007, with every operator that holds the size in a constant, or where the files differ in another way.
     """
     merger = _Merger(_unpacked(first.content), _unpacked(second.content), dimension)
+    merger.check_growth(_unpacked(far.content), (first.size, second.size, far.size))
     model = merger.merge((base.size, first.size, second.size))
     _take_metadata(model, _unpacked(base.content))
     return packed_file(model)
@@ -86,6 +89,18 @@ class _Merger:
             for tensor, twin in zip(graph.tensors, other.tensors, strict=False):
                 self._open(tensor, twin, sizes)
         return self._model
+
+    def check_growth(self, far: Any, sizes: tuple[int, int, int]) -> None:
+        """Every shape at the last of three sizes is what the first two let expect."""
+        near, next_, last = sizes
+        for graph, other, third in zip(self._model.subgraphs, self._other.subgraphs, far.subgraphs, strict=False):
+            if len(graph.tensors) != len(third.tensors) or len(graph.tensors) != len(other.tensors):
+                raise self._refusal("it is written with other operators at another size")
+            for tensor, twin, wanted in zip(graph.tensors, other.tensors, third.tensors, strict=True):
+                shapes = [_ints(entry.shape) for entry in (tensor, twin, wanted)]
+                even = len({len(shape) for shape in shapes}) == 1 and not ((shapes[1] - shapes[0]) % (next_ - near)).any()
+                if not even or (shapes[0] + (shapes[1] - shapes[0]) // (next_ - near) * (last - near) != shapes[2]).any():
+                    raise self._refusal(f"the shape of {_text(tensor.name)} does not grow evenly with the size")
 
     def _check_structure(self, graph: Any, other: Any) -> None:
         """Same tensors but for sizes and data, same operators with the same options."""
