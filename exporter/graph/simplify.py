@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.infinities import choose_infinities, compare_infinities, pass_infinities, reshape_choices
+from exporter.graph.phases import phases_to_depth
 from exporter.graph.rewriter import GraphRewriter
 from exporter.graph.values import attribute, constant, is_constant, rank, static_shape
 from exporter.ops.slicing import BEFORE_ALL, slice_ranges
@@ -153,6 +154,7 @@ RULES: Final[tuple[Rule, ...]] = (
     merge_transposes,
     merge_reshapes,
     merge_slices,
+    phases_to_depth,
     sink_squeeze,
     absorb_bias,
     choose_infinities,
