@@ -34,8 +34,9 @@ from tools.bench.artifacts import agreement, facts
 from tools.bench.page import RESULTS, conversion_section, write_page
 from tools.bench.peers import LITERT_TORCH, ONNX2TF
 
-__all__ = ["OURS", "SIDES", "main"]
+__all__ = ["FILE", "OURS", "SIDES", "main"]
 
+FILE: Final = RESULTS / "convert.json"
 OURS: Final = "edgewright"
 SIDES: Final = (OURS, "edgewright, free I/O", "edgewright convert", "onnx2tf", "onnx2tf, no onnxsim", "litert-torch")
 _WORKER: Final = Path(__file__).with_name("convert_worker.py")
@@ -46,25 +47,31 @@ _TIMES: Final = ("cpu_s", "wall_s")
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.bench convert", description=__doc__)
-    parser.add_argument("models", nargs="*", help="zoo models; without any: all, and the result is kept")
+    parser.add_argument("models", nargs="*", help="zoo models to measure again, the others stay as they are; without any: all")
     parser.add_argument("--repeats", type=int, default=3, help="conversions of each side")
     parser.add_argument("--sessions", type=int, default=6, help="processes in which latency is measured")
     parser.add_argument("--seconds", type=float, default=3.0, help="of paired rounds in each of them")
-    parser.add_argument("--json", type=Path, help="keep the figures here as well")
     chosen = parser.parse_args(arguments)
-    rows = []
+    frame = {"machine": _machine(), "versions": _versions(), "repeats": chosen.repeats}
+    rows = _kept(frame)
     for name in chosen.models or zoo.MODELS:
-        rows.append(_measure(name, chosen.repeats, chosen.sessions, chosen.seconds))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    result = {"machine": _machine(), "versions": _versions(), "repeats": chosen.repeats, "models": rows}
-    if chosen.json is not None:
-        chosen.json.write_text(_text(result), encoding="utf-8")
-    if not chosen.models:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "convert.json").write_text(_text(result), encoding="utf-8")
+        rows[name] = _measure(name, chosen.repeats, chosen.sessions, chosen.seconds)
+        result = {**frame, "models": [rows[known] for known in zoo.MODELS if known in rows]}
+        FILE.parent.mkdir(exist_ok=True)
+        FILE.write_text(_text(result), encoding="utf-8")  # after every model: an hour on a busy machine is not lost
         write_page()
+        print(f"{name}: done", file=sys.stderr, flush=True)
     print("\n".join(conversion_section(result)))
     return 0
+
+
+def _kept(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of earlier runs by model, where machine, versions and repetitions were the same."""
+    if not FILE.is_file():
+        return {}
+    earlier = json.loads(FILE.read_text(encoding="utf-8"))
+    same = all(earlier.get(key) == value for key, value in frame.items())
+    return {row["model"]: row for row in earlier["models"]} if same else {}
 
 
 def _measure(name: str, repeats: int, sessions: int, budget_s: float) -> dict[str, Any]:
