@@ -38,8 +38,9 @@ test-all: $(STAMP) ## Run all tests.
 floors: $(STAMP) ## Convert the same tests for TFLite 2.14 and run them on that release, which pip fetches once.
 	$(TEST_ENV) $(BIN)/python -m tools.floors
 
-conformance: $(STAMP) ## Convert the ONNX project's own node tests to TFLite, run them on LiteRT and write down which pass.
+conformance: $(STAMP) ## Convert the ONNX project's own node tests to TFLite, float and int8, run them on LiteRT and write down which pass.
 	$(TEST_ENV) $(BIN)/python -m tools.conformance --expect tests/conformance/expected.json
+	$(TEST_ENV) $(BIN)/python -m tools.conformance --int8 --expect tests/conformance/expected_int8.json
 
 lint: $(STAMP) ## Check style and types.
 	$(BIN)/ruff check .

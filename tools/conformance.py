@@ -31,7 +31,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from tools import conformance_int8
 from tools.conformance_cases import Case, eligible_cases
+from tools.conformance_int8 import quantizable, run_int8_case
 
 __all__ = ["ATOL", "RTOL", "STATUSES", "Result", "judge", "main", "passing", "run_case", "run_cases", "summary"]
 
@@ -200,7 +202,7 @@ def _line(error: BaseException) -> str:
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
-def table(results: Sequence[Result]) -> list[str]:
+def table(results: Sequence[Result], statuses: Sequence[str] = STATUSES) -> list[str]:
     """One line an operator, single-node first, with the reasons for what did not pass."""
     groups: dict[tuple[bool, str], list[Result]] = defaultdict(list)
     for result in results:
@@ -209,14 +211,14 @@ def table(results: Sequence[Result]) -> list[str]:
     for (multi, operator), group in sorted(groups.items()):
         counts = Counter(result.status for result in group)
         label = f"{operator} (expanded)" if multi and operator[0].isupper() else operator
-        numbers = "  ".join(f"{counts[status]:3d} {status}" if counts[status] else " " * (4 + len(status)) for status in STATUSES)
+        numbers = "  ".join(f"{counts[status]:3d} {status}" if counts[status] else " " * (4 + len(status)) for status in statuses)
         reasons = Counter(f"{result.code}: {result.reason}"[:110] for result in group if result.status != "pass")
         first = next(iter(reasons), "")
         lines.append(f"{label:34s} {numbers}  {first}".rstrip())
     return lines
 
 
-def summary(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+def summary(results: Sequence[Result], statuses: Sequence[str] = STATUSES) -> dict[str, dict[str, Any]]:
     """Counts of single-node and multi-node cases, and how many operators pass whole."""
     found = {}
     for key, multi in (("single-node", False), ("multi-node", True)):
@@ -226,7 +228,7 @@ def summary(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
         whole = operators - {result.operator for result in own if result.status != "pass"}
         found[key] = {
             "cases": len(own),
-            **{status: counts[status] for status in STATUSES},
+            **{status: counts[status] for status in statuses},
             "operators": len(operators),
             "operators whole": len(whole),
         }
@@ -253,21 +255,28 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="SECONDS")
     parser.add_argument("-v", "--verbose", action="store_true", help="also print every case that does not pass")
+    parser.add_argument(
+        "--int8", action="store_true", help="quantize what the operator allows; judged as tools.conformance_int8 says"
+    )
     options = parser.parse_args(arguments)
     cases = _chosen(options)
+    run, statuses = (run_int8_case, conformance_int8.STATUSES) if options.int8 else (run_case, STATUSES)
     if options.list:
         for case in cases:
             print(f"{case.operator}/{case.name}")
         return 0
     start = time.monotonic()
-    results = sorted(
-        run_cases(cases, options.jobs, options.time_limit), key=lambda result: (result.multi, result.operator, result.name)
-    )
-    print("\n".join(table(results)))
+    results = []
+    for result in run_cases(cases, options.jobs, options.time_limit, run):
+        results.append(result)
+        if len(results) % 100 == 0:
+            print(f"{len(results)} of {len(cases)} after {time.monotonic() - start:.0f} s", file=sys.stderr)
+    results.sort(key=lambda result: (result.multi, result.operator, result.name))
+    print("\n".join(table(results, statuses)))
     for result in results:
         if result.status in ("wrong", "crash") or (options.verbose and result.status != "pass"):
             print(f"{result.status}: {result.operator}/{result.name}: {result.code}: {result.reason}")
-    counts = summary(results)
+    counts = summary(results, statuses)
     for label, row in counts.items():
         share = 100 * row["pass"] / max(row["cases"], 1)
         print(f"{label}: {share:.1f} % pass, " + ", ".join(f"{value} {key}" for key, value in row.items()))
@@ -281,6 +290,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _chosen(options: argparse.Namespace) -> list[Case]:
     cases = list(eligible_cases())
+    if options.int8:
+        cases = [case for case in cases if quantizable(case)]
     if options.only:
         cases = [case for case in cases if re.search(options.only, f"{case.operator}/{case.name}")]
     if options.cases:
