@@ -130,6 +130,8 @@ def run_cases(
     as a user's call has it.
     """
     _warm_up()
+    if run is run_int8_case:
+        importlib.import_module("torch")  # the integer reference computes with it
     context = multiprocessing.get_context("fork")
     waiting = ((case, False) for case in cases)
     again: list[tuple[Case, bool]] = []
