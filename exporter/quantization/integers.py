@@ -19,7 +19,14 @@ from exporter.graph.values import activation_nodes, constant, fused_activation, 
 from exporter.ops.base import Refused, operator_of
 from exporter.ops.fixed_point import multiply, quantize_multiplier, round_away
 from exporter.ops.reference import Affine, Stored, moved
-from exporter.quantization.apply import apply_corrections, encode_constant, read_encoding, runs_in_integers
+from exporter.quantization.apply import (
+    apply_corrections,
+    encode_constant,
+    precision_of,
+    read_encoding,
+    runs_in_integers,
+    stores_integers,
+)
 from exporter.quantization.plan import Encoding, Plan, integer_range
 
 __all__ = ["Step", "Values", "run", "steps", "stored_encodings"]
@@ -47,7 +54,8 @@ def run(model: ir.Model, plan: Plan, inputs: Values) -> dict[str, Array]:
         model: the legalized graph that the plan was made for.
         inputs: inputs by name in the canonical order of axes, floats.
     Raises:
-        Refused: a node has no integer reference (or no torch facet), or the plan is int16x8.
+        Refused: a node has no integer reference (or no torch facet): those of int16x8 that do more than move numbers,
+            and those that quantize activations as they run, have none.
     """
     values: dict[str, Array] = {}
     homes = stored_encodings(model, plan)
@@ -64,23 +72,27 @@ def steps(model: ir.Model, plan: Plan, values: Values) -> Iterator[Step]:
     """Each node in graph order, computed from `values`, which the caller fills as it goes.
 
     With the artifact's own tensors as `values` each node is judged by itself: what one computes otherwise is not seen at the next.
+    Float nodes whose values are all there are passed over.
 
     Args:
         values: stored values by name, canonical order of axes; those that a node reads must be there when its turn comes.
     Raises:
-        Refused: a node has no integer reference (or no torch facet), or the plan is int16x8.
+        Refused: a node has no integer reference (or no torch facet): those of int16x8 that do more than move numbers,
+            and those that quantize activations as they run, have none.
     """
-    if "int16x8" in plan.precision.values():
-        raise Refused(None, "the integer reference is of 8 bits: int16x8 has none")
     homes = stored_encodings(model, plan)
     for node, written in activation_nodes(model.graph):
         integer = runs_in_integers(node, plan)
-        given = [_read(node, index, plan, homes, values) for index in range(len(node.inputs))]
         results = [written, *node.outputs[1:]]
-        found = _integers(node, given, [homes[name_of(value)] for value in results]) if integer else _floats(node, given)
+        if not integer and all(value.name in values for value in results if value.name):
+            continue
+        given = [_read(node, index, plan, homes, values) for index in range(len(node.inputs))]
+        encodings = [homes[value.name or ""] for value in results]
+        precision = precision_of(node, plan)
+        found = _integers(node, given, encodings, precision) if integer else _floats(node, given, precision)
         made = {
-            name_of(value): _typed(array, homes[name_of(value)])
-            for value, array in zip(results, found, strict=False)
+            name_of(value): _typed(array, encoding)
+            for value, array, encoding in zip(results, found, encodings, strict=False)
             if value.name
         }
         yield Step(node, integer, made)
@@ -88,7 +100,7 @@ def steps(model: ir.Model, plan: Plan, values: Values) -> Iterator[Step]:
 
 def stored_encodings(model: ir.Model, plan: Plan) -> dict[str, Encoding | None]:
     """The encoding in which the artifact holds each value where it is produced, by name; None for one that is not in integers."""
-    homes: dict[str, Encoding | None] = {}
+    homes: dict[str, Encoding | None] = {"": None}  # an output that nobody wants has no name
     for value in model.graph.inputs:
         dtype = plan.io_dtype_of(name_of(value))
         encoding = plan.encodings.get(name_of(value)) if dtype != "float32" else None
@@ -110,9 +122,10 @@ def _read(node: ir.Node, index: int, plan: Plan, homes: Mapping[str, Encoding | 
     wanted = read_encoding(node, index, plan) if runs_in_integers(node, plan) else None
     array = constant(value)
     if array is not None:
-        if wanted is None:
+        if wanted is None and not (stores_integers(node, plan) and read_encoding(node, index, plan)):
             return Stored(apply_corrections(array, plan, name_of(value)))
-        return Stored(*encode_constant(node, index, plan))
+        integers, encoding = encode_constant(node, index, plan)
+        return Stored(encoding.dequantize(integers)) if wanted is None else Stored(integers, encoding)
     home, found = homes[name_of(value)], values[name_of(value)]
     if home == wanted:
         return Stored(found, wanted)
@@ -121,15 +134,21 @@ def _read(node: ir.Node, index: int, plan: Plan, homes: Mapping[str, Encoding | 
     return Stored(home.dequantize(found)) if wanted is None else Stored(_requantize(found, home, wanted), wanted)
 
 
-def _integers(node: ir.Node, given: Sequence[Stored | None], outputs: Sequence[Affine | None]) -> Sequence[Array]:
+def _integers(node: ir.Node, given: Sequence[Stored | None], outputs: Sequence[Affine | None], precision: str) -> Sequence[Array]:
     operator = operator_of(node)
     plain = all(encoding is None for encoding in outputs) or operator.quantize(node).shared
-    return moved(node, given, outputs) if plain and not operator.has("integers") else operator.integers(node, given, outputs)
+    if plain and not operator.has("integers"):
+        return moved(node, given, outputs)
+    if precision != "int8":
+        raise Refused(node, f"{node.op_type} in {precision} has no integer reference")
+    return operator.integers(node, given, outputs)
 
 
-def _floats(node: ir.Node, given: Sequence[Stored | None]) -> Sequence[Array]:
+def _floats(node: ir.Node, given: Sequence[Stored | None], precision: str) -> Sequence[Array]:
     import torch
 
+    if precision.startswith("dynamic"):
+        raise Refused(node, f"{node.op_type} in {precision} has no integer reference")
     with torch.no_grad():
         inputs = [None if stored is None else torch.from_numpy(np.array(stored.array)) for stored in given]
         found = list(operator_of(node).torch(node, inputs))

@@ -1,5 +1,7 @@
 """Every family of integer kernels, random shapes and encodings: LiteRT's reference kernels give the integers of the `integers` facets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from op_bench import graph, single
 from exporter.graph.values import activation_nodes
 from exporter.ops.base import Refused, all_operators
 from exporter.quantization import integers
-from exporter.quantization.apply import runs_in_integers
+from exporter.quantization.apply import encode_constant, runs_in_integers
 
 pytest.importorskip("torch")
 
@@ -184,6 +186,36 @@ def test_a_node_without_a_reference_is_named(monkeypatch):
     monkeypatch.setattr(Add, "integers", Operator.integers)
     with pytest.raises(Refused, match="Add has no integer reference"):
         integers.run(legal, plan, samples[0])
+
+
+def test_16_bits_move_and_are_refused_by_name_where_they_are_computed_with():
+    model = single("Concat", (1, 2), (1, 3), axis=1, leaky=True)
+    samples = feeds(model, np.random.default_rng(0), 1.0, 0.0)
+    legal, plan = planned(model, samples)
+    wide = {name: replace(encoding, dtype="int16", zero_point=(0,)) for name, encoding in plan.encodings.items()}
+    moving = replace(
+        plan, precision={**dict.fromkeys(plan.precision, "float32"), "node": "int16x8"}, encodings=wide, requantize={}
+    )
+    found = integers.run(legal, moving, samples[0])["y0"]
+    assert found.dtype == np.int16
+    leaky = [np.where(array > 0, array, 0.01 * array) for array in samples[0].values()]
+    assert np.abs(wide["y0"].dequantize(found) - np.concatenate(leaky, axis=1)).max() <= wide["y0"].scale[0]
+    with pytest.raises(Refused, match="LeakyRelu in int16x8 has no integer reference"):
+        integers.run(legal, replace(moving, precision=dict.fromkeys(plan.precision, "int16x8")), samples[0])
+
+
+def test_float_nodes_read_integer_weights_as_real_numbers():
+    weight = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+    model = single("Gemm", (2, 6), weight, transB=1)
+    samples = feeds(model, np.random.default_rng(0), 1.0, 0.0)
+    legal, plan = planned(model, samples)
+    held = encode_constant(next(iter(legal.graph)), 1, plan)
+    rounded = samples[0]["x0"] @ held[1].dequantize(held[0]).T
+    stored = replace(plan, precision=dict.fromkeys(plan.precision, "weight_int8"))
+    np.testing.assert_allclose(integers.run(legal, stored, samples[0])["y0"], rounded, rtol=1e-5, atol=1e-6)
+    hybrid = replace(plan, precision=dict.fromkeys(plan.precision, "dynamic_int8"))
+    with pytest.raises(Refused, match="Gemm in dynamic_int8 has no integer reference"):
+        integers.run(legal, hybrid, samples[0])
 
 
 def test_a_run_gives_integers_where_nodes_run_in_integers_and_floats_elsewhere():
