@@ -178,7 +178,11 @@ def _child(
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    pipe.send(run(case, isolate))
+    try:
+        outcome = run(case, isolate)
+    except Exception as error:  # a fault of the judge: without this it would look like a signal
+        outcome = "crash", type(error).__name__, _line(error)
+    pipe.send(outcome)
     pipe.close()
     os._exit(0)  # what the runtimes do at exit is not what is tested
 

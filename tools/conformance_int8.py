@@ -61,11 +61,8 @@ def run_int8_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
         except Exception as error:
             return "crash", type(error).__name__, _line(error)
     if not any(precision == "int8" for precision in built.plan.precision.values()):
-        return (
-            "float",
-            "",
-            "; ".join(dict.fromkeys(refusals(built.graph).values())) or "it only moves data between float neighbours",
-        )
+        reasons = refusals(built.graph, target.artifact, built.statistics).values()
+        return "float", "", "; ".join(dict.fromkeys(reasons)) or "it only moves data between float neighbours"
     try:
         outputs, tensors = _run(built.artifact.content, case)
     except Exception as error:

@@ -18,7 +18,7 @@ from tools.conformance_int8 import fits, judge, quantizable, run_int8_case
 pytest.importorskip("torch")
 
 EXPECTED = json.loads(Path(__file__).with_name("expected_int8.json").read_text(encoding="utf-8"))
-EVERY = 17
+EVERY = 29
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_what_passed_still_passes(results):
 
 
 def test_no_integer_is_another_than_the_reference_s(results):
-    assert len(results) > 50
+    assert len(results) > 40
     bad = [
         f"{result.name}: {result.status} {result.reason}"
         for result in results.values()
