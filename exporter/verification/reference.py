@@ -54,7 +54,7 @@ class Comparison:
         self._runs += 1
         by_name = names_of_keys(tensors)
         stored: dict[str, Array] = {}
-        for name in self._values:
+        for name in self._values.keys() & self._homes.keys():  # what an activation is fused behind is no value of the artifact
             found = self._stored(name, tensors, by_name)
             if found is not None:
                 stored[name] = found
