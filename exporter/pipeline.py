@@ -117,6 +117,7 @@ def calibrate(
     """One pass of the data through the float graph; sketches of every value that a kernel writes, and some of the samples."""
     from exporter.graph.digest import digest_of
     from exporter.graph.observe import Observer
+    from exporter.quantization.tails import with_row_peaks
 
     if not target.artifact.calibrated:
         return None
@@ -127,7 +128,7 @@ def calibrate(
             fix="give --calib DATA (a folder of images, .npy, .npz, .wav or module:callable)",
         )
     with progress.stage("calibrate", samples.length) as advance:
-        return collect(Observer(graph), samples, advance, model=digest_of(graph), checkpoint=checkpoint)
+        return collect(Observer(with_row_peaks(graph)), samples, advance, model=digest_of(graph), checkpoint=checkpoint)
 
 
 def recall(graph: ir.Model, target: Target, store: Store) -> Store | None:

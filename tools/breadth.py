@@ -134,7 +134,9 @@ def _export(name: str) -> list[Outcome]:
                 name, source, {entry.name: array.numpy() for entry, array in zip(source.inputs, inputs, strict=True)}
             )
         except EdgewrightError as error:
-            verdict = "wrong" if error.code == "EW-R005" else "refused"
+            verdict = (
+                "wrong" if error.code.startswith("EW-R") else "refused"
+            )  # something was written, and it does not run, or not right
             outcome = Outcome(name, precision, verdict, reason=f"{error.code}: {error.what} {error.why}"[:400])
         except Exception as error:
             outcome = Outcome(name, precision, "wrong", reason=f"{type(error).__name__}: {error}"[:400])

@@ -81,10 +81,14 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class InputRule:
-    """Role of one input. `axis` is the channel axis of a WEIGHT in the ONNX order of its axes."""
+    """Role of one input. `axis` is the channel axis of a WEIGHT in the ONNX order of its axes.
+
+    With a `tail`, the operator does not tell entries of an ACTIVATION apart that are further than that below the greatest along `axis`.
+    """
 
     role: Role
     axis: int | None = None
+    tail: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from exporter.ops.base import (
     Channels,
     Cost,
     Coupling,
+    InputRule,
     LayoutRule,
     Lowering,
     Operator,
@@ -21,12 +22,12 @@ from exporter.ops.base import (
     Port,
     QuantRule,
     Rewriter,
+    Role,
     register,
 )
 from exporter.ops.common import (
     FIXED_UNIT,
     INT8_AND_INT16,
-    activation_rule,
     axis_of,
     elementwise_cost,
     elementwise_coupling,
@@ -46,6 +47,7 @@ class Normalized(Operator):
     builtin: ClassVar[str]
     encoding: ClassVar[OutputRule]
     options: ClassVar[dict[str, Any]] = {}
+    tail: ClassVar[float | None] = None
 
     def couple(self, node: ir.Node) -> Coupling:
         axis, count = axis_of(node, -1), output_shape(node)[axis_of(node, -1)]
@@ -53,7 +55,7 @@ class Normalized(Operator):
         return Coupling(others.ties, blocked=(Channels("in", 0, axis, count), Channels("out", 0, axis, count)))
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node, self.encoding)
+        return QuantRule((InputRule(Role.ACTIVATION, axis_of(node, -1), self.tail),), (self.encoding,))
 
     def layout(self, node: ir.Node) -> LayoutRule:
         return uniform_layout(node, Port.LAST if _last_when_channels_last(node) else Port.FIRST)
@@ -86,6 +88,7 @@ class Softmax(Normalized):
     op_type, builtin, encoding = "Softmax", "SOFTMAX", FIXED_UNIT
     kernel_dtypes = INT8_AND_INT16
     options: ClassVar[dict[str, Any]] = {"beta": 1.0}
+    tail = 8.0  # exp(-8) is a twelfth of a step of 1/256
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].softmax(axis_of(node, -1))]

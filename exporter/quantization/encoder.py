@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -56,11 +57,12 @@ class Encoder:
         method: Method,
         rules: Mapping[ir.Node, QuantRule],
         dtype: str = "int8",
+        floors: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.encodings: dict[str, Encoding] = {}
         self.requantize: dict[str, Encoding] = {}
         self._stats, self._scheme, self._method, self._rules = stats, scheme, method, rules
-        self._dtype = dtype
+        self._dtype, self._floors = dtype, floors
         self._symmetric = scheme.activations_symmetric or dtype == "int16"
         self._parent: dict[str, str] = {}
         self._fixed: dict[str, Encoding] = {}
@@ -95,7 +97,8 @@ class Encoder:
             for index, value in _inputs(node, rule, Role.ACTIVATION):
                 array = constant(value)
                 if array is not None:
-                    self._put(node, index, self._encode(float(array.min(initial=0)), float(array.max(initial=0))))
+                    low, high = self._bounds(value)
+                    self._put(node, index, self._encode(min(low, 0.0), max(high, 0.0)))
         biases = [array for _, value in _inputs(node, rule, Role.BIAS) if (array := constant(value)) is not None]
         for index, value in _inputs(node, rule, Role.WEIGHT):
             axis = rule.inputs[index].axis if self._scheme.per_channel else None
@@ -142,13 +145,13 @@ class Encoder:
     # One encoding from another.
 
     def _group(self, names: list[str], readers: list[tuple[ir.Node, int, ir.Value]]) -> None:
-        constants = [array for _, _, value in readers if (array := constant(value)) is not None and array.size]
+        constants = [value for _, _, value in readers if (array := constant(value)) is not None and array.size]
         sources = [name for name in names if name not in self._shared]
         fixed = {self._fixed[name] for name in sources if name in self._fixed}
         if len(fixed) == 1 and not constants and all(name in self._fixed for name in sources):
             common = next(iter(fixed))
         else:
-            ranges = [self._range(name) for name in names] + [(float(a.min()), float(a.max())) for a in constants]
+            ranges = [self._range(name) for name in names] + [self._bounds(value) for value in constants]
             common = self._encode(min(low for low, _ in ranges), max(high for _, high in ranges))
         for name in names:
             self.encodings[name] = self._fixed.get(name, common)
@@ -156,10 +159,19 @@ class Encoder:
             if is_constant(value) or self.encodings[name_of(value)] != common:
                 self.requantize[f"{node_name(node)}:{index}"] = common
 
+    def _bounds(self, value: ir.Value) -> tuple[float, float]:
+        """Extremes of a constant, as far as they matter."""
+        array, floor = constant(value), self._floors.get(name_of(value), -np.inf)
+        assert array is not None
+        return max(float(array.min(initial=np.inf)), floor), max(float(array.max(initial=-np.inf)), floor)
+
     def _range(self, name: str) -> tuple[float, float]:
         stats: Histogram | None = self._stats.values.get(name)
         if stats is None:
             raise ModelError("EW-Q002", f"value {name} has no statistics", where=name, fix="calibrate this very graph")
+        floor = self._floors.get(name, -np.inf)
+        if floor > stats.low and np.isfinite(stats.high):
+            return floor, max(stats.high, floor)
         if not (np.isfinite(stats.low) and np.isfinite(stats.high)):
             raise DataError("EW-D002", f"value {name} was not finite in calibration: [{stats.low}, {stats.high}]", where=name)
         low, high = integer_range(self._dtype)

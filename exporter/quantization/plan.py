@@ -61,7 +61,8 @@ class Encoding:
         low, high = integer_range(self.dtype)
         # Runtimes divide in float32; biases alone do not fit into its 24 bits, and no runtime computes those.
         wide = np.float64 if self.dtype in ("int32", "int64") else np.float32
-        integers = np.rint(array.astype(wide) / scale.astype(wide)) + zero_point
+        with np.errstate(over="ignore"):  # a mask of -3.4e38 saturates
+            integers = np.rint(array.astype(wide) / scale.astype(wide)) + zero_point
         return np.asarray(np.clip(integers, low, high).astype(_numpy_dtype(self.dtype)))
 
     def dequantize(self, integers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -21,6 +21,7 @@ from exporter.quantization.apply import node_name
 from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
 from exporter.quantization.plan import Plan
 from exporter.quantization.ranges import Method
+from exporter.quantization.tails import floors_of
 from targets.schema import Artifact, Target
 
 __all__ = ["DEFAULT_METHOD", "check_form", "float_plan", "make_plan", "refusals"]
@@ -53,7 +54,10 @@ def make_plan(
     """
     graph = model.graph
     _check_names(graph)
-    rules, reasons = _rules(graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats)
+    floors = floors_of(model, stats.values)
+    rules, reasons = _rules(
+        graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats, floors=floors
+    )
     if reasons and not target.quantization.float_fallback:
         listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
         raise TargetError(
@@ -62,7 +66,7 @@ def make_plan(
             why="\n" + listed,
             fix="replace these operators in the model, or choose a target whose profile says float_fallback = true",
         )
-    encoder = Encoder(stats, target.quantization, method, rules, target.artifact.activations)
+    encoder = Encoder(stats, target.quantization, method, rules, target.artifact.activations, floors)
     if target.artifact.io_dtype != "float32":
         encoder.boundary(graph)
     encoder.activations()
@@ -96,7 +100,8 @@ def float_plan(model: ir.Model, target: Target) -> Plan:
 
 def refusals(model: ir.Model, artifact: Artifact, stats: ValueStatistics | None = None) -> dict[str, str]:
     """Why nodes cannot run in integers, by node name (for reports): their operator's own sentence, or what calibration saw."""
-    return _rules(model.graph, artifact, stats, leave_idle=False)[1]
+    floors = floors_of(model, stats.values) if stats is not None else {}
+    return _rules(model.graph, artifact, stats, leave_idle=False, floors=floors)[1]
 
 
 def _check_names(graph: ir.Graph) -> None:
@@ -118,6 +123,7 @@ def _rules(
     *,
     leave_idle: bool,
     floats: Mapping[str, str] = _NONE,
+    floors: Mapping[str, float],
 ) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
     """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot.
 
@@ -135,10 +141,10 @@ def _rules(
         try:
             operator = operator_of(node)
             rule = operator.quantize(node)
-            check_form(node, rule)
+            check_form(node, rule, floors)
             if without := lacking(operator, node, artifact.activations, artifact.format):
                 raise Refused(node, without)
-            _check_values(node, stats)
+            _check_values(node, stats, floors)
         except Refused as refused:
             reasons[node_name(node)] = refused.reason
         else:
@@ -149,14 +155,16 @@ def _rules(
     return rules, reasons
 
 
-def check_form(node: ir.Node, rule: QuantRule) -> None:
-    """Raise Refused where the rule of an operator does not fit this node of it."""
+def check_form(node: ir.Node, rule: QuantRule, floors: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Raise Refused where the rule of an operator does not fit this node of it. `floors`: what matters of values, `tails.floors_of`."""
     if len(rule.inputs) < len(node.inputs) or len(rule.outputs) < len(node.outputs):
         raise Refused(node, f"the quantize rule of {node.op_type} does not cover all inputs and outputs of this node")
     channels = 0
     for given, value in zip(rule.inputs, node.inputs, strict=False):
         array = constant(value)
-        if given.role is Role.ACTIVATION and array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+        floor = floors.get(value.name or "", -np.inf) if value is not None else -np.inf
+        real = array if given.role is Role.ACTIVATION and array is not None and array.dtype.kind == "f" else None
+        if real is not None and not np.isfinite(np.maximum(real, floor)).all():
             raise Refused(node, f"the constant {value.name if value else ''} holds infinities, which no encoding has")
         if value is None or given.role in (Role.ACTIVATION, Role.PARAMETER):
             continue
@@ -168,12 +176,12 @@ def check_form(node: ir.Node, rule: QuantRule) -> None:
             raise Refused(node, f"the bias of {node.op_type} has {array.size} values for {channels} channels")
 
 
-def _check_values(node: ir.Node, stats: ValueStatistics | None) -> None:
-    """Refuse a node that reads or writes a value in which calibration saw infinity."""
+def _check_values(node: ir.Node, stats: ValueStatistics | None, floors: Mapping[str, float]) -> None:
+    """Refuse a node that reads or writes a value in which calibration saw infinity, if not one below what matters."""
     values = [*node.inputs, *(fused_activation(node) or node).outputs] if stats is not None else []
     for name in [value.name for value in values if value is not None and value.name]:
         seen = stats.values.get(name) if stats is not None else None
-        if seen is not None and not (np.isfinite(seen.low) and np.isfinite(seen.high)):
+        if seen is not None and not np.isfinite([max(seen.low, floors.get(name, -np.inf)), seen.high]).all():
             raise Refused(node, f"the value {name} becomes infinite, which no encoding has")
 
 

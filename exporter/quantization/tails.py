@@ -1,0 +1,93 @@
+"""Values of which only the upper end matters: what a softmax reads, and what masks are added to on the way there.
+
+A softmax gives nothing to an entry far below the greatest of its row; masks put entries there on purpose, at -10,000 or -3.4e38. An encoding
+that reached so far would have no steps left for the scores. Calibration watches the greatest entry of every row; the least of those, less
+what the operator says it resolves, is the floor under which a value may saturate. An addend may saturate under the floor of the sum, less
+the most that the other addend gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, static_shape
+from exporter.ops.base import QuantRule, Refused, operator_of
+
+__all__ = ["floors_of", "with_row_peaks"]
+
+_SUFFIX: Final = "/edgewright.row_peak"
+
+
+def with_row_peaks(model: ir.Model) -> ir.Model:
+    """A clone that also computes the greatest entry of every row of the values that an operator reads for their upper end."""
+    clone = model.clone()
+    for node in list(clone.graph):
+        rule = _rule(node)
+        for given, value in zip(rule.inputs if rule is not None else (), node.inputs, strict=False):
+            if value is None or given.tail is None or is_constant(value) or f"{value.name}{_SUFFIX}" in _names(clone.graph):
+                continue
+            axes = ir.val(f"{value.name}{_SUFFIX}.axes", const_value=ir.tensor(np.array([given.axis], np.int64)))
+            clone.graph.register_initializer(axes)
+            shape = list(static_shape(value))
+            shape[given.axis or 0] = 1
+            peak = ir.Value(name=f"{value.name}{_SUFFIX}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+            clone.graph.insert_before(node, ir.node("ReduceMax", [value, axes], {"keepdims": 1}, outputs=[peak], name=peak.name))
+    return clone
+
+
+def floors_of(model: ir.Model, values: Mapping[str, Any]) -> dict[str, float]:
+    """The least number that matters of each value (constants included) that has one, by name.
+
+    Args:
+        model: the legalized graph.
+        values: statistics by value name, of a run of `with_row_peaks`.
+    """
+    outputs = {value.name for value in model.graph.outputs}
+    wanted: dict[str, float] = {}  # the least floor over a value's readers so far; -inf: some reader needs it all
+    for node, written in reversed(list(activation_nodes(model.graph))):
+        below = -np.inf if written.name in outputs else wanted.get(name_of(written), -np.inf)
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.name:
+                floor = _floor(node, index, below, values)
+                wanted[value.name] = min(wanted.get(value.name, np.inf), floor)
+    return {name: floor for name, floor in wanted.items() if np.isfinite(floor) and name not in outputs}
+
+
+def _floor(node: ir.Node, index: int, below: float, values: Mapping[str, Any]) -> float:
+    """The least number that `node` tells from any smaller one at an input, when of its output nothing matters under `below`."""
+    rule, value = _rule(node), node.inputs[index]
+    assert value is not None
+    if rule is None or index >= len(rule.inputs):
+        return -np.inf
+    tail = rule.inputs[index].tail
+    if tail is not None:
+        peaks = values.get(f"{value.name}{_SUFFIX}")
+        return float(peaks.low) - tail if peaks is not None else -np.inf
+    if not np.isfinite(below) or fused_activation(node) is not None:
+        return -np.inf
+    if rule.shared:
+        return below
+    return below - _greatest(node.inputs[1 - index], values) if node.op_type == "Add" else -np.inf
+
+
+def _greatest(value: ir.Value | None, values: Mapping[str, Any]) -> float:
+    array = constant(value)
+    if array is not None:
+        return float(array.max(initial=-np.inf))
+    found = values.get(name_of(value)) if value is not None else None
+    return float(found.high) if found is not None else np.inf
+
+
+def _rule(node: ir.Node) -> QuantRule | None:
+    try:
+        return operator_of(node).quantize(node)
+    except Refused:
+        return None
+
+
+def _names(graph: ir.Graph) -> set[str | None]:
+    return {value.name for node in graph for value in node.outputs}

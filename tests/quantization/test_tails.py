@@ -1,0 +1,72 @@
+"""Masks on the way to a softmax: they saturate, the scores keep their steps."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calibration import collect, open_samples
+from exporter.backends.onnx.writer import write_onnx
+from exporter.frontends.source import Signature
+from exporter.graph.observe import Observer
+from exporter.quantization.planner import make_plan
+from exporter.quantization.tails import floors_of, with_row_peaks
+from tests.quantization.planned import network, run, sqnr, target
+
+SIDE = 12
+CAUSAL = np.triu(np.ones((SIDE, SIDE), np.float32), 1)
+
+
+def attention(mask: float) -> ir.Model:
+    """Scores of queries and keys, a causal mask, a softmax."""
+    with np.errstate(invalid="ignore"):
+        constant = np.where(CAUSAL > 0, np.float32(mask), np.float32(0))
+    return network(
+        "s = MatMul (q, k)  m = Add (s, mask)  y = Softmax <axis = -1> (m)",
+        inputs=f"float[1,{SIDE},8] q, float[1,8,{SIDE}] k",
+        outputs=f"float[1,{SIDE},{SIDE}] y",
+        mask=constant,
+    )
+
+
+def data(count: int, seed: int):
+    random = np.random.default_rng(seed)
+    shapes = {"q": (1, SIDE, 8), "k": (1, 8, SIDE)}
+    given = [{name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(count)]
+    return open_samples(given, [Signature(name, shape, "float32") for name, shape in shapes.items()])
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e9, -3.4028235e38, -np.inf])
+def test_a_mask_costs_the_scores_nothing(mask: float):
+    model = attention(mask)
+    store = collect(Observer(with_row_peaks(model)), data(16, 0))
+    plan = make_plan(model, store, target())
+    encoding = plan.encodings["m"]
+    lowest = (-128 - encoding.zero_point[0]) * encoding.scale[0]
+    assert -40 < lowest < -8  # the least greatest entry of a row, less 8
+    content = write_onnx(model, plan, target())
+    for sample in data(4, 1):
+        weights = np.exp(sample["q"] @ sample["k"]) * (1 - CAUSAL)
+        exact = weights / weights.sum(-1, keepdims=True)
+        assert sqnr(exact, run(content, sample)["y"]) > 25
+
+
+def test_floors_are_those_of_the_rows():
+    model = attention(-1e9)
+    store = collect(Observer(with_row_peaks(model)), data(16, 0))
+    floors = floors_of(model, store.values)
+    peaks = [(s["q"] @ s["k"] + CAUSAL * np.float32(-1e9)).max(-1).min() for s in data(16, 0)]
+    assert floors["m"] == pytest.approx(min(peaks) - 8.0, abs=1e-4)
+    assert floors["mask"] == pytest.approx(floors["m"] - store.values["s"].high, abs=1e-4)
+    assert floors["s"] == pytest.approx(floors["m"], abs=1e-4)  # the mask adds 0 at most
+
+
+def test_a_value_that_someone_else_reads_has_no_floor():
+    model = network(
+        "m = Add (x, mask)  y = Softmax <axis = -1> (m)  z = Relu (m)",
+        inputs="float[1,4,4] x",
+        outputs="float[1,4,4] y, float[1,4,4] z",
+        mask=np.full((4, 4), -1e4, np.float32),
+    )
+    given = [{"x": np.random.default_rng(0).normal(size=(1, 4, 4)).astype(np.float32)}]
+    store = collect(Observer(with_row_peaks(model)), open_samples(given, [Signature("x", (1, 4, 4), "float32")]))
+    assert "m" not in floors_of(model, store.values)
