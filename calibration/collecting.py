@@ -43,6 +43,7 @@ def collect(
     progress: Callable[[int], None] | None = None,
     channel_axis: int = 1,
     *,
+    shard: tuple[int, int] = (1, 1),
     model: str = "",
     checkpoint: Checkpoint | None = None,
 ) -> Store:
@@ -53,6 +54,7 @@ def collect(
         samples: what to run; read once.
         progress: called with the number of samples done, after each.
         channel_axis: axis of the statistics a channel, for values that have it.
+        shard: (i, n): each n-th sample only, from the i-th, counted from 1.
         model: digest of what `run` runs, for the store.
         checkpoint: default: none is written.
 
@@ -65,10 +67,10 @@ def collect(
         raise other_model(model, begun.model)
     sketches, reservoir = (begun.sketches, begun.reservoir) if begun is not None else (None, Reservoir())
     seen, again, done, saved = begun.samples if begun is not None else 0, Reservoir(), 0, time.monotonic()
-    for label, sample in samples.labelled():
+    for label, sample in samples.take(slice(shard[0] - 1, None, shard[1])).labelled():
         digest = sample_digest(sample)
         if done < seen:
-            again.add({}, digest)
+            again.add(done, {}, digest)
         else:
             if done == seen and begun is not None:
                 _same_data(begun, again)
@@ -78,7 +80,7 @@ def collect(
                 sketches.add(reduced)
             except ValueError as error:
                 raise DataError("EW-D003", "a value changed between samples", where=label, why=str(error)) from error
-            reservoir.add(sample, digest)
+            reservoir.add(shard[0] - 1 + done * shard[1], sample, digest)
         done += 1
         if checkpoint is not None and sketches is not None and done > seen and time.monotonic() - saved >= checkpoint.seconds:
             Store(model, done, sketches, reservoir).save(checkpoint.path)

@@ -28,8 +28,9 @@ SCHEMA_VERSION: Final = 2
 class Store:
     """What calibration learned.
 
-    The same set of samples gives the same store, to the last bit, in whatever order, shards or interrupted runs it was seen. Exact are
-    extremes, counts, histograms and the choice of samples; means are those of exact sums of each sample's own float64 sums.
+    The same samples give the same store, to the last bit, in whatever shards or interrupted runs they were seen. Exact are extremes,
+    counts, histograms and the choice of samples; means are those of exact sums of each sample's own sums. Only the order of the samples
+    that are kept is that of the data.
 
     Attributes:
         model: sha256 of the graph whose values these are (`exporter.graph.digest`); empty where nobody asked.
@@ -74,6 +75,7 @@ class Store:
             **self.sketches.columns(),
         }
         rows = list(self.reservoir)
+        columns["numbers"] = np.array(self.reservoir.numbers, np.int64)
         columns |= {f"{_KEPT}{name}": np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
         path = Path(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -95,9 +97,9 @@ class Store:
                     raise ValueError(f"schema version {version}; this release reads version {SCHEMA_VERSION}")
                 columns = {key: file[key] for key in file.files}
             names = [key.removeprefix(_KEPT) for key in columns if key.startswith(_KEPT)]
-            kept = len(columns[_KEPT + names[0]]) if names else 0
-            rows = [{name: columns[_KEPT + name][i] for name in names} for i in range(kept)]
-            reservoir = Reservoir(rows, int(str(columns["data"]), 16))
+            numbers = columns["numbers"].tolist()
+            rows = [{name: columns[_KEPT + name][i] for name in names} for i in range(len(numbers))]
+            reservoir = Reservoir(rows, numbers, int(str(columns["data"]), 16))
             return cls(str(columns["model"]), int(columns["samples"]), Sketches.from_columns(columns), reservoir)
         except (OSError, KeyError, IndexError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(

@@ -77,11 +77,10 @@ def calibrate(
     goal = parse_goal(pruning).macs if isinstance(pruning, str) else pruning
     graph = legal(prune(source.model, profile, Options(prune=goal))[0], profile)
     recipe = Preprocess.read(preprocess) or source.preprocess
-    index, count = shard
-    chosen = open_samples(data, source.inputs, recipe, limit=samples).take(slice(index - 1, None, count))
+    chosen = open_samples(data, source.inputs, recipe, limit=samples)
     partial = path.with_name(f"{path.name}.partial") if path is not None else None
     checkpoint = Checkpoint(partial, seconds, resume) if partial is not None else None
-    store = collect(graph, profile, chosen, progress, checkpoint)
+    store = collect(graph, profile, chosen, progress, checkpoint, shard)
     assert store is not None
     if path is not None and partial is not None:
         store.save(path)

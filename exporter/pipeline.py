@@ -18,8 +18,8 @@ from exporter.content import Content
 from exporter.frontends.source import Source
 from exporter.graph.passes import check, legalize
 from exporter.progress import SILENT, Progress
+from exporter.quantization.clipping import Method
 from exporter.quantization.plan import Effort, Plan
-from exporter.quantization.ranges import Method
 from targets.floor import floor_of
 from targets.schema import Target
 
@@ -32,7 +32,7 @@ class Options:
 
     Attributes:
         prune: share of the MACs to keep, 0 < prune <= 1; None keeps all.
-        method: how ranges of activations are chosen; None: the planner's default.
+        method: how ranges of activations are chosen; None: for each value what gives the least error at the outputs.
         refine: whether weights are rounded, and biases corrected, by the error they cause on calibration samples.
         plan: an earlier plan to replay; then nothing is decided and no data is read.
         effort: how closely refining looks at the samples, see `quantization.sequential`.
@@ -112,7 +112,12 @@ def legal(model: ir.Model, target: Target) -> ir.Model:
 
 
 def calibrate(
-    graph: ir.Model, target: Target, samples: Samples | None, progress: Progress, checkpoint: Checkpoint | None = None
+    graph: ir.Model,
+    target: Target,
+    samples: Samples | None,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> Store | None:
     """One pass of the data through the float graph; sketches of every value that a kernel writes, and some of the samples."""
     from exporter.graph.digest import digest_of
@@ -128,7 +133,8 @@ def calibrate(
             fix="give --calib DATA (a folder of images, .npy, .npz, .wav or module:callable)",
         )
     with progress.stage("calibrate", samples.length) as advance:
-        return collect(Observer(with_row_peaks(graph)), samples, advance, model=digest_of(graph), checkpoint=checkpoint)
+        watched = Observer(with_row_peaks(graph))
+        return collect(watched, samples, advance, shard=shard, model=digest_of(graph), checkpoint=checkpoint)
 
 
 def recall(graph: ir.Model, target: Target, store: Store) -> Store | None:
@@ -170,14 +176,14 @@ def decide(
     """Encodings, bias correction and layout, as one plan."""
     from exporter.backends.tflite.layout import assign
     from exporter.quantization.deciding import integer_plan
-    from exporter.quantization.planner import DEFAULT_METHOD, float_plan
+    from exporter.quantization.planner import float_plan
     from exporter.quantization.weights import weight_plan
 
     if statistics is None:
         plan = weight_plan(graph, target) if target.artifact.holds_integers else float_plan(graph, target)
     else:
-        effort, method = options.effort if options.refine else None, options.method or DEFAULT_METHOD
-        plan = integer_plan(graph, statistics, target, method, effort, options.goal_db, progress)
+        effort = options.effort if options.refine else None
+        plan = integer_plan(graph, statistics, target, options.method, effort, options.goal_db, progress)
     return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 
 

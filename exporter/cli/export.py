@@ -42,7 +42,11 @@ __all__ = ["command"]
 )
 @click.option("--metric", metavar="MODULE:CALLABLE", help="Task metric, measured of the original and of the artifact.")
 @click.option("--plan", "plan", metavar="FILE", help="Replay an earlier plan.json: no calibration, the same bytes.")
-@click.option("--method", type=click.Choice(["minmax", "percentile", "mse"]), help="How ranges of activations are chosen.")
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+    help="How ranges of activations are chosen; default: measured.",
+)
 @click.option(
     "--effort",
     type=click.Choice(["fast", "balanced"]),

@@ -13,10 +13,11 @@ from exporter.ops.base import Refused, operator_of
 from exporter.ops.forms import ROWWISE
 from exporter.progress import Progress
 from exporter.quantization.apply import node_name, read_encoding
+from exporter.quantization.choosing import best_methods
+from exporter.quantization.clipping import Method
 from exporter.quantization.mixed import Mixer
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
-from exporter.quantization.ranges import Method
 from exporter.quantization.refine import refine
 from exporter.quantization.sensitivity import planned_db
 from exporter.quantization.weights import weight_plan
@@ -34,7 +35,7 @@ def integer_plan(
     graph: ir.Model,
     statistics: Store,
     target: Target,
-    method: Method,
+    method: Method | None,
     effort: Effort | None,
     goal_db: float,
     progress: Progress,
@@ -43,6 +44,7 @@ def integer_plan(
 
     Args:
         statistics: what calibration learned, with the samples it kept for refining and mixing to look at.
+        method: how ranges are chosen; None: as `best_methods` says.
         effort: of refining; None leaves weights rounded to nearest.
         goal_db: the SQNR that every output shall have, for the precision "auto".
     """
@@ -55,7 +57,9 @@ def integer_plan(
         with progress.stage("refine weights and biases") as advance:
             return refine(graph, plan, target, samples, effort=effort, progress=lambda done, total: advance(done)).plan
 
-    nearest = make_plan(graph, statistics, target, method=method)
+    with progress.stage("choose ranges"):
+        methods = best_methods(graph, statistics, target, samples) if method is None else method
+    nearest = make_plan(graph, statistics, target, method=methods)
     plan = refined(nearest)
     if target.artifact.precision != "auto":
         return plan
@@ -72,7 +76,7 @@ def integer_plan(
         if frozenset(mixture.floats) in tried:
             break
         tried.add(frozenset(mixture.floats))
-        mixed = make_plan(graph, statistics, target, method=method, floats=mixture.floats)
+        mixed = make_plan(graph, statistics, target, method=methods, floats=mixture.floats)
         mixed = refined(_with_dynamic(graph, mixed, hybrid, mixture.dynamic))
         reached = planned_db(graph, mixed, samples)
         if best is None or reached >= wanted:

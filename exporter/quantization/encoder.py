@@ -13,14 +13,12 @@ from diagnostics import DataError, ModelError
 from exporter.graph.values import constant, fused_activation, is_constant, name_of
 from exporter.ops.base import OutputRule, QuantRule, Role
 from exporter.quantization.apply import node_name
+from exporter.quantization.clipping import Histogram, Method, choose_range
 from exporter.quantization.plan import Encoding, integer_range
 from exporter.quantization.ranges import (
     MAX_BIAS,
-    Histogram,
-    Method,
     activation_encoding,
     bias_encoding,
-    choose_range,
     fixed_encoding,
     weight_encoding,
 )
@@ -54,7 +52,7 @@ class Encoder:
         self,
         stats: ValueStatistics,
         scheme: Quantization,
-        method: Method,
+        method: Method | Mapping[str, Method],
         rules: Mapping[ir.Node, QuantRule],
         dtype: str = "int8",
         floors: Mapping[str, float] = MappingProxyType({}),
@@ -175,7 +173,8 @@ class Encoder:
         if not (np.isfinite(stats.low) and np.isfinite(stats.high)):
             raise DataError("EW-D002", f"value {name} was not finite in calibration: [{stats.low}, {stats.high}]", where=name)
         low, high = integer_range(self._dtype)
-        return choose_range(stats, self._method, symmetric=self._symmetric, steps=high - low)
+        method = self._method if isinstance(self._method, str) else self._method.get(name, "minmax")
+        return choose_range(stats, method, symmetric=self._symmetric, steps=high - low)
 
     def _encode(self, low: float, high: float) -> Encoding:
         return activation_encoding(low, high, dtype=self._dtype, symmetric=self._symmetric)

@@ -18,9 +18,9 @@ from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, 
 from exporter.ops.base import QuantRule, Refused, Role, operator_of
 from exporter.ops.forms import lacking
 from exporter.quantization.apply import node_name
+from exporter.quantization.clipping import Method
 from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
 from exporter.quantization.plan import Plan
-from exporter.quantization.ranges import Method
 from exporter.quantization.tails import floors_of
 from targets.schema import Artifact, Target
 
@@ -35,7 +35,7 @@ def make_plan(
     stats: ValueStatistics,
     target: Target,
     *,
-    method: Method = DEFAULT_METHOD,
+    method: Method | Mapping[str, Method] = DEFAULT_METHOD,
     floats: Mapping[str, str] = _NONE,
 ) -> Plan:
     """The integer plan of a legalized graph: int8, or int16 activations where the target's precision is int16x8.
@@ -45,7 +45,8 @@ def make_plan(
 
     Args:
         stats: statistics of every float value of the graph.
-        method: how ranges of activations are chosen, see `ranges.choose_range`.
+        method: how ranges of activations are chosen, see `clipping.choose_range`: one for all, or by value name
+            (``minmax`` for those without one).
         floats: why nodes that could run in integers shall not, by node name (`mixed.mix`).
     Raises:
         TargetError: EW-Q003, nodes that cannot run in integers on a target without float; all of them, each with its reason.

@@ -1,4 +1,4 @@
-"""From a range of real numbers to an encoding: the arithmetic of affine quantization, and how a range is chosen from statistics.
+"""From a range of real numbers to an encoding: the arithmetic of affine quantization. `clipping` chooses the range.
 
 ``real = scale * (integer - zero_point)`` as in Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", section 2.1, and the TFLite quantization specification.
@@ -7,7 +7,7 @@ Integer-Arithmetic-Only Inference", section 2.1, and the TFLite quantization spe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,40 +16,18 @@ from exporter.quantization.plan import Encoding, integer_range
 __all__ = [
     "MAX_BIAS",
     "MIN_SCALE",
-    "Histogram",
-    "Method",
     "activation_encoding",
     "bias_encoding",
     "block_encoding",
-    "choose_range",
     "fixed_encoding",
     "weight_encoding",
 ]
-
-Method = Literal["minmax", "percentile", "mse"]
 
 # The least scale: the product of two is still a normal float32, so no runtime's flush of denormals can make it zero.
 MIN_SCALE: Final = 2.0**-60
 # The greatest magnitude of a quantized bias, by its dtype: half of what accumulators hold, so that the products beside it do not wrap.
 # TFLite's int16 kernels add up in int64 and requantize 48 bits of it.
 MAX_BIAS: Final[Mapping[str, float]] = {"int32": 2.0**30, "int64": 2.0**46}
-
-_PERCENT: Final = 99.99
-_CANDIDATES: Final = 64
-
-
-class Histogram(Protocol):
-    """What `choose_range` needs of `calibration.ValueStats`: `edges` has one entry more than `histogram`."""
-
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def histogram(self) -> np.ndarray[Any, Any]: ...
-    @property
-    def edges(self) -> np.ndarray[Any, Any]: ...
-    def percentile(self, percent: float, /) -> tuple[float, float]: ...
 
 
 def activation_encoding(low: float, high: float, *, dtype: str = "int8", symmetric: bool = False) -> Encoding:
@@ -141,44 +119,6 @@ def bias_encoding(inputs: Encoding, weights: Encoding, axis: int) -> Encoding:
     scale = np.asarray(weights.scale, np.float32) * np.float32(inputs.scale[0])
     dtype = "int64" if inputs.dtype == "int16" else "int32"
     return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if weights.axis is None else axis)
-
-
-def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, steps: int = 255) -> tuple[float, float]:
-    """The real range (low, high) that an encoding should cover.
-
-    minmax: all that calibration saw. percentile: the central 99.99 % of the mass. mse: the cut of both ends with the least expected
-    squared error over the histogram, rounding (scale^2 / 12) in `steps` steps and clipping together.
-    """
-    if method == "minmax" or stats.low >= stats.high:
-        return stats.low, stats.high
-    if method == "percentile":
-        return stats.percentile(_PERCENT)
-    return _least_error(stats, symmetric, steps)
-
-
-def _least_error(stats: Histogram, symmetric: bool, steps: int) -> tuple[float, float]:
-    counts = np.asarray(stats.histogram, np.float64)
-    edges = np.asarray(stats.edges, np.float64)
-    if counts.sum() == 0.0:
-        return stats.low, stats.high
-    centers = (edges[:-1] + edges[1:]) / 2
-    parts = np.arange(_CANDIDATES + 1) / _CANDIDATES
-    lows, highs = min(stats.low, 0.0) * parts, max(stats.high, 0.0) * parts
-    if symmetric:
-        lows = highs = max(-stats.low, stats.high) * parts
-        lows = -lows
-    clipped_low = np.array([np.sum(counts * np.square(np.minimum(centers - low, 0.0))) for low in lows])
-    clipped_high = np.array([np.sum(counts * np.square(np.maximum(centers - high, 0.0))) for high in highs])
-    # Exact zeros (behind a ReLU) are free of rounding error; the bin around zero holds them.
-    rounded = counts[(edges[:-1] > 0.0) | (edges[1:] <= 0.0)].sum()
-    if symmetric:
-        error = clipped_low + clipped_high + rounded * np.square(2 * highs / (steps - 1)) / 12
-        best = int(np.argmin(error))
-        return float(lows[best]), float(highs[best])
-    spans = highs[None, :] - lows[:, None]
-    error2 = clipped_low[:, None] + clipped_high[None, :] + rounded * np.square(spans / steps) / 12
-    row, column = np.unravel_index(int(np.argmin(error2)), error2.shape)
-    return float(lows[row]), float(highs[column])
 
 
 def _scale(span: float, steps: int) -> float:

@@ -6,15 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from calibration.observers import Sketches
-from calibration.reduction import PICKS, reduce_array
 from exporter.quantization.plan import Encoding, integer_range
 from exporter.quantization.ranges import (
     MAX_BIAS,
     MIN_SCALE,
     activation_encoding,
     bias_encoding,
-    choose_range,
     weight_encoding,
 )
 
@@ -103,47 +100,3 @@ def test_int32_keeps_more_digits_than_float32_has():
     encoding = Encoding("int32", (2.0**-20,), (0,))
     assert encoding.quantize(np.array([1000.000061035], np.float64)).tolist() == [1000 * 2**20 + 64]
     assert encoding.quantize(np.array([1e9, -1e9])).tolist() == list(integer_range("int32"))[::-1]
-
-
-def observed(array):
-    """The statistics of an array, every element counted."""
-    flat = np.asarray(array, np.float32).ravel()
-    pieces = [{"x": reduce_array(flat[at : at + PICKS])} for at in range(0, flat.size, PICKS)]
-    sketches = Sketches.of(pieces[0])
-    for piece in pieces:
-        sketches.add(piece)
-    return sketches.statistics()["x"]
-
-
-@pytest.fixture(scope="module")
-def outlier():
-    """A normal distribution with one value 100 standard deviations away."""
-    return observed(np.append(np.random.default_rng(3).normal(size=100_000), 100.0).reshape(1, -1))
-
-
-def test_minmax_keeps_what_was_seen_and_percentile_cuts_the_outlier(outlier):
-    assert choose_range(outlier, "minmax") == (outlier.low, outlier.high)
-    low, high = choose_range(outlier, "percentile")
-    assert -5 < low < -3
-    assert 3 < high < 5
-
-
-def expected_error(stats_array, encoding):
-    return float(np.square(encoding.dequantize(encoding.quantize(stats_array)) - stats_array).mean())
-
-
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_mse_has_less_error_than_all_of_the_range_or_a_blind_cut(symmetric):
-    array = np.random.default_rng(5).laplace(size=200_000).astype(np.float32)
-    stats = observed(array.reshape(1, -1))
-    errors = {
-        method: expected_error(array, activation_encoding(*choose_range(stats, method, symmetric=symmetric), symmetric=symmetric))
-        for method in ("minmax", "percentile", "mse")
-    }
-    assert errors["mse"] < errors["minmax"]
-    assert errors["mse"] <= 1.02 * min(errors.values())
-
-
-def test_mse_leaves_a_clamped_activation_whole():
-    array = np.clip(np.random.default_rng(6).normal(3, 4, size=50_000), 0, 6).astype(np.float32)
-    assert choose_range(observed(array.reshape(1, -1)), "mse") == (0.0, 6.0)

@@ -1,0 +1,61 @@
+"""The choice of ranges by the outputs: what it gains, and that it leaves alone what only seems to gain."""
+
+import numpy as np
+import pytest
+
+from calibration import open_samples
+from exporter.frontends.source import Signature
+from exporter.quantization import choosing
+from exporter.quantization.choosing import best_methods, expected_gain
+from exporter.quantization.correction import planned_sqnr
+from exporter.quantization.planner import make_plan
+from tests.quantization.planned import network, residual_net, samples, statistics, target
+
+
+def spiky(seed, count=24, spike=200.0):
+    """Normal numbers, of which now and then one is far out, in a place that hardly matters to the output."""
+    random = np.random.default_rng(seed)
+    items = [random.normal(size=(1, 3, 40, 40)).astype(np.float32) for _ in range(count)]
+    for item in items[:: count // 2]:
+        item[0, 2, 0, 0] = spike
+    return open_samples(items, [Signature("x", (1, 3, 40, 40), "float32")])
+
+
+@pytest.fixture(scope="module")
+def weighing():
+    """Its output hardly weighs the channel with the outliers."""
+    weight = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
+    weight[:, 2] = 1e-4
+    return network("y = Conv (x, w, b)", inputs="float[1,3,40,40] x", outputs="float[1,4,40,40] y", w=weight, b=(4,))
+
+
+def test_outliers_that_do_not_matter_are_cut_and_other_inputs_gain(weighing):
+    store = statistics(weighing, spiky(0))
+    methods = best_methods(weighing, store, target(), store.reservoir)
+    plain, best = make_plan(weighing, store, target()), make_plan(weighing, store, target(), method=methods)
+    assert best.encodings["x"].scale[0] < plain.encodings["x"].scale[0] / 8
+    before, after = planned_sqnr(weighing, [plain, best], target(), list(spiky(1)))
+    assert after > before + 10
+
+
+def test_outliers_that_the_output_is_about_stay():
+    largest = network("y = GlobalMaxPool (x)", inputs="float[1,3,40,40] x", outputs="float[1,3,1,1] y")
+    store = statistics(largest, spiky(0))
+    assert expected_gain(store.values["x"], "percentile") != 0.0
+    assert best_methods(largest, store, target(), store.reservoir) == {}
+
+
+def test_nothing_is_run_where_no_method_would_change_anything(monkeypatch):
+    model = network("y = Sigmoid (x)", inputs="float[1,3,16,16] x", outputs="float[1,3,16,16] y")
+    even = np.linspace(-1, 1, 768, dtype=np.float32).reshape(1, 3, 16, 16)
+    store = statistics(model, open_samples([even], [Signature("x", (1, 3, 16, 16), "float32")]))
+    monkeypatch.setattr(choosing, "planned_sqnr", lambda *_: pytest.fail("the model was run"))
+    assert best_methods(model, store, target(), store.reservoir) == {}
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_promised_gain_is_what_the_method_s_own_error_says(symmetric):
+    store = statistics(residual_net(), samples(residual_net()))
+    for stats in store.values.values():
+        assert expected_gain(stats, "minmax", symmetric) == 0.0
+        assert expected_gain(stats, "mse", symmetric) >= 0.0
