@@ -100,16 +100,19 @@ def judge(case: Case, found: Mapping[str, Array]) -> str:
 
 
 def fits(wanted: Array, found: Array) -> bool:
-    """Whether a float output has `LEAST_DB`; without a signal it must be the same."""
-    if not np.isfinite(wanted).all() or not np.isfinite(found).all():
-        return bool(np.array_equal(wanted, found, equal_nan=True))
-    return bool(np.array_equal(wanted, found)) or _decibels(wanted, found) >= LEAST_DB
+    """Whether a float output has `LEAST_DB`; without a signal it must be the same. Infinities and NaNs must be where they belong."""
+    finite = np.isfinite(wanted)
+    if not np.array_equal(wanted[~finite], found[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
+        return False
+    return bool(np.array_equal(wanted[finite], found[finite])) or _decibels(wanted, found) >= LEAST_DB
 
 
 def _decibels(wanted: Array, found: Array) -> float:
-    noise = np.square(found.astype(np.float64) - wanted).sum()
-    with np.errstate(divide="ignore"):
-        return float(10 * np.log10(np.square(wanted.astype(np.float64)).sum() / noise))
+    """Signal to noise of the finite elements."""
+    finite = np.isfinite(wanted)
+    signal, noise = wanted[finite].astype(np.float64), found[finite].astype(np.float64) - wanted[finite]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(10 * np.log10(np.square(signal).sum() / np.square(noise).sum()))
 
 
 def _in_float(case: Case, model: Any, encodings: Mapping[str, Any]) -> dict[str, Array]:
