@@ -144,7 +144,10 @@ def _from_exported(
     try:
         # Without gradients: else attention decomposes into kernels whose outputs have the strides of training, and a view of them fails.
         with quiet(prints=True), torch.no_grad():
-            program = torch.onnx.export(_plain_attention(exported), dynamo=True, opset_version=OPSET, verbose=False)
+            # Not optimized: torch's optimizer drops what it adds or multiplies by nearly nothing (see `fold_constants`).
+            program = torch.onnx.export(
+                _plain_attention(exported), dynamo=True, opset_version=OPSET, verbose=False, optimize=False
+            )
             assert program is not None
             model = program.model
     except Exception as error:  # the exporter wraps errors of every step

@@ -20,6 +20,7 @@ __all__ = ["eliminate_noops"]
 
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"})
 _NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}
+_COMMUTING = frozenset({"Mul", "Add"})
 
 
 def eliminate_noops(model: ir.Model) -> int:
@@ -37,6 +38,8 @@ def _passed_on(node: ir.Node) -> ir.Value | None:
     if node.domain or not node.inputs or node.inputs[0] is None:
         return None
     x, y = node.inputs[0], node.outputs[0]
+    if node.op_type in _COMMUTING and constant(x) is not None and node.inputs[1] is not None:
+        x = node.inputs[1]
     same = x.shape is not None and x.shape == y.shape and x.dtype == y.dtype
     kind = node.op_type
     if kind == "Identity" or (kind == "Dropout" and _inference(node)):
@@ -54,7 +57,7 @@ def _passed_on(node: ir.Node) -> ir.Value | None:
         pads = constant(node.inputs[1])
         return x if pads is not None and not pads.any() else None
     if kind in _NEUTRAL:
-        other = constant(node.inputs[1])
+        other = constant(node.inputs[0] if x is node.inputs[1] else node.inputs[1])
         return x if other is not None and np.all(other == _NEUTRAL[kind]) else None
     return None
 

@@ -26,12 +26,55 @@ from exporter.graph.values import constant, name_of, static_shape
 __all__ = ["evaluate", "fold_constants"]
 
 _LIMIT: Final = 1 << 24  # elements of a folded tensor: a whole embedding may be folded, a ConstantOfShape cannot fill the memory
+_ROUNDS: Final = 2  # of folding and rewriting: each makes work for the other
 _SMALL: Final = 1 << 12  # elements of what is computed to decide a condition
+# onnxscript's rewrite rules that keep the numbers. Those that drop ``x + 0`` and ``x * 1`` are not among them: they take any constant below
+# 1e-8 for 0 and any within 1e-5 of 1 for 1, so that the offset of a logarithm disappears; `eliminate_noops` asks for equality.
+_RULES: Final = (
+    "two_reshapes_matmul_reshape",
+    "one_reshape_matmul_reshape",
+    "cast_constant_of_shape",
+    "cast_constant_of_shape_without_value",
+    "collapse_slice",
+    "collapse_slice2",
+    "materialize_reshape_shape",
+    "min_min",
+    "max_max",
+    "min_max",
+    "max_min",
+    "successive_clip_relu",
+    "successive_relu_clip",
+    "successive_relu",
+    "successive_clip",
+    "cast_cast",
+    "no_op_cast",
+    "no_op_expand",
+    "flatten_to_reshape",
+    "reshape_reshape",
+    "slice_split",
+    "no_op_transpose",
+    "transpose_transpose",
+    "unsqueeze_unsqueeze",
+    "squeeze_reshape_1d",
+    "no_op_dynamic_scatter_nd",
+    "no_op_static_scatter_nd",
+    "normalize_pad_format_conv",
+    "normalize_pad_format_conv_integer",
+    "fuse_pad_into_conv",
+    "fuse_pad_into_conv_integer",
+    "fuse_batchnorm_into_conv",
+    "fuse_batchnorm_into_conv_transpose",
+    "fuse_batchnorm_into_gemm",
+    "remove_optional_bias_from_conv",
+    "remove_optional_bias_from_conv_transpose",
+    "remove_optional_bias_from_qlinear_conv",
+    "remove_optional_bias_from_gemm",
+)
 _RANDOM: Final = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Fold in place: onnxscript's optimizer, which also simplifies what shapes alone decide, then what it leaves (its users see to that).
+    """Fold in place: onnxscript's folding and rules, which also simplify what shapes alone decide, then what they leave.
 
     An If that chooses by a shape has no rank before it is decided, and what follows it has none: shapes are inferred and the graph folded
     again until no further If is decided.
@@ -51,10 +94,30 @@ def _nodes_if_open(model: ir.Model) -> int:
 
 
 def _fold_once(model: ir.Model) -> None:
-    from onnxscript import optimizer
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules import common as rules
 
-    optimizer.optimize_ir(model, num_iterations=2, input_size_limit=_LIMIT, output_size_limit=_LIMIT, inline=True)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    exact = rewriter.RewritePass([getattr(rules, f"{name}_rule") for name in _RULES if hasattr(rules, f"{name}_rule")])
+    common.InlinePass()(model)
+    for _ in range(_ROUNDS):
+        folded = optimizer.fold_constants_ir(
+            model, onnx_shape_inference=True, input_size_limit=_LIMIT, output_size_limit=_LIMIT
+        ).modified
+        rewritten = exact(model).modified
+        optimizer.remove_unused_nodes(model)
+        optimizer.remove_unused_functions(model)
+        common.RemoveUnusedOpsetsPass()(model)
+        if not folded and not rewritten:
+            break
+    for tidy in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        tidy(model)
     for node in list(model.graph):
         if _foldable(node):
             _fold(model, node)

@@ -1,0 +1,141 @@
+"""One model of the zoo in one form, measured: ``python -m tools.zoo_rows MODEL FORM`` prints one row as JSON.
+
+`tools.zoo_table` runs it in a process of its own for every row, so that one that fails or hangs is a row and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from calibration import Samples, open_samples
+from diagnostics import EdgewrightError
+from exporter.built import Built
+from exporter.frontends import Source, load
+from exporter.pipeline import build
+from exporter.quantization.planner import refusals
+from exporter.runtimes import open_session
+from exporter.verification.compare import Comparison, compare
+from exporter.verification.metrics import json_number
+from exporter.verification.prove import measure
+from exporter.verification.runner import ArtifactRunner
+from targets.loader import load_target
+from targets.precision import choose_precision
+from tools.zoo_cases import CASES, Case
+from tools.zoo_exact import ExactRunner
+
+__all__ = ["FLOAT_DB", "FORMS", "Form", "main", "measured"]
+
+FLOAT_DB: Final = 80.0  # what a float32 artifact's outputs have to reach against the original
+_FEW: Final = 4  # samples of the comparison with exact arithmetic
+
+
+@dataclass(frozen=True)
+class Form:
+    """An artifact to make: of which target, at which precision."""
+
+    target: str
+    precision: str
+
+    @property
+    def is_float(self) -> bool:
+        return self.precision.startswith("float")
+
+
+FORMS: Final[Mapping[str, Form]] = {
+    "float32": Form("android-arm64-cpu", "float32"),
+    "float16": Form("android-arm64-cpu", "float16"),
+    "int8": Form("android-arm64-cpu", "int8"),
+    "int8-onnx": Form("x86-64-cpu", "int8"),
+}
+
+
+def measured(case: Case, form: Form) -> dict[str, Any]:
+    """The row of a model in one form: accuracy on held-out data by output and by task, size, CPU seconds, what stays in float and why."""
+    start = time.process_time()
+    source = load(f"tools.zoo:{case.model}")
+    loaded = time.process_time() - start
+    target = choose_precision(load_target(form.target), form.precision)
+    calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(case.samples)
+    held_out = open_samples(case.held_out, source.inputs, source.preprocess).take(case.test_samples)
+    start = time.process_time()
+    built = build(source, target, None if form.is_float else calibration)
+    spent = time.process_time() - start
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        artifact = Path(folder) / f"model{built.artifact.suffix}"
+        artifact.write_bytes(built.artifact.content)
+        evidence = measure(
+            artifact,
+            source.reference,
+            held_out,
+            runtimes=target.verification.runtimes[:1],
+            outputs=[signature.name for signature in source.outputs],
+            layouts=built.artifact.layouts,
+            encodings=built.artifact.encodings,
+            metric=case.metric,
+        )
+        worst = evidence.deciding.worst("sqnr_db")
+        off = form.precision == "float32" and worst is not None and worst[1] < FLOAT_DB
+        exact = _against_exact(source, built, artifact, held_out.take(_FEW)) if off else {}
+    return {
+        "status": "measured",
+        **_accuracy(evidence.deciding),
+        "exact": exact,
+        "bytes": len(built.artifact.content),
+        "load_cpu_s": loaded,
+        "build_cpu_s": spent,
+        **_floats(built, form),
+    }
+
+
+def _accuracy(comparison: Comparison) -> dict[str, Any]:
+    agreement = comparison.worst("top1_agreement")
+    return {
+        "samples": comparison.samples,
+        "sqnr_db": {name: json_number(metrics.sqnr_db) for name, metrics in comparison.outputs.items()},
+        "top1_agreement": agreement[1] if agreement is not None else None,
+        "task": {name: score.to_dict() for name, score in comparison.task.items()},
+    }
+
+
+def _floats(built: Built, form: Form) -> dict[str, Any]:
+    """How many nodes run in integers and in float, and how many of those for which reason."""
+    counts = Counter("float" if precision.startswith("float") else "integer" for precision in built.plan.precision.values())
+    reasons = refusals(built.graph) if not form.is_float else {}
+    why = Counter(reasons[name] for name, precision in built.plan.precision.items() if name in reasons)
+    return {"integer_nodes": counts["integer"], "float_nodes": counts["float"], "float_reasons": dict(sorted(why.items()))}
+
+
+def _against_exact(source: Source, built: Built, artifact: Path, samples: Samples) -> dict[str, dict[str, float | str | None]]:
+    """SQNR by output of the original and of the artifact against the same graph in float64: whose error the difference is."""
+    exact = ExactRunner(source.model)
+    names = [signature.name for signature in source.outputs]
+    with open_session(built.target.verification.runtimes[0], artifact) as session:
+        runner = ArtifactRunner(session, built.artifact.layouts, built.artifact.encodings)
+        sides = {"original": compare(exact, source.reference, samples, names), "artifact": compare(exact, runner, samples, names)}
+    return {side: {name: json_number(found.outputs[name].sqnr_db) for name in names} for side, found in sides.items()}
+
+
+def main(arguments: list[str]) -> int:
+    """Print the row of MODEL in FORM; a refusal is a row too."""
+    name, form = arguments
+    np.seterr(all="ignore")
+    try:
+        row = measured(CASES[name], FORMS[form])
+    except EdgewrightError as error:
+        row = {"status": "refused", "code": error.code, "reason": f"{error.what}; {error.why}" if error.why else error.what}
+    print(json.dumps(row))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
