@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import diagnostics
+from tools import zoo_page
 from tools.bench.page import PAGE, benchmarks_page
 
 __all__ = ["errors_page", "main", "operators_page", "pages", "statuses"]
@@ -120,7 +121,12 @@ def operators_page() -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page by its path."""
-    return {DOCS / "errors.md": errors_page(), DOCS / "operators.md": operators_page(), PAGE: benchmarks_page()}
+    return {
+        DOCS / "errors.md": errors_page(),
+        DOCS / "operators.md": operators_page(),
+        PAGE: benchmarks_page(),
+        zoo_page.PAGE: zoo_page.zoo_page(),
+    }
 
 
 def main(arguments: list[str]) -> int:

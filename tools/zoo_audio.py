@@ -134,8 +134,7 @@ def _read_wav(path: Path) -> Array:
 def chords(split: Split, count: int) -> Iterator[tuple[Array, tuple[int, ...]]]:
     """Plucked chords of one to four notes, float32 [1, 43844, 1] at 22.05 kHz, and the MIDI pitches in them.
 
-    Behind them is the noise of a room, as in any recording: the model takes logarithms of a spectrum, and where nothing at all sounds it
-    would judge the rounding of the runtime's convolutions (onnxruntime's outputs are then 13 dB from those of exact arithmetic).
+    Behind them is the noise of a room, as in any recording: the model takes logarithms of a spectrum, whose quietest part sets its scale.
     """
     random = np.random.default_rng(list(f"{split} chords".encode()))
     seconds = np.arange(_CLIP) / _MUSIC_RATE

@@ -17,26 +17,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibration import Samples, open_samples
+from calibration import open_samples
 from diagnostics import EdgewrightError
 from exporter.built import Built
-from exporter.frontends import Source, load
+from exporter.frontends import load
 from exporter.pipeline import build
 from exporter.quantization.planner import refusals
-from exporter.runtimes import open_session
-from exporter.verification.compare import Comparison, compare
+from exporter.verification.compare import Comparison
 from exporter.verification.metrics import json_number
 from exporter.verification.prove import measure
-from exporter.verification.runner import ArtifactRunner
 from targets.loader import load_target
 from targets.precision import choose_precision
 from tools.zoo_cases import CASES, Case
-from tools.zoo_exact import ExactRunner
 
-__all__ = ["FLOAT_DB", "FORMS", "Form", "main", "measured"]
-
-FLOAT_DB: Final = 80.0  # what a float32 artifact's outputs have to reach against the original
-_FEW: Final = 4  # samples of the comparison with exact arithmetic
+__all__ = ["FORMS", "Form", "main", "measured"]
 
 
 @dataclass(frozen=True)
@@ -83,13 +77,9 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
             encodings=built.artifact.encodings,
             metric=case.metric,
         )
-        worst = evidence.deciding.worst("sqnr_db")
-        off = form.precision == "float32" and worst is not None and worst[1] < FLOAT_DB
-        exact = _against_exact(source, built, artifact, held_out.take(_FEW)) if off else {}
     return {
         "status": "measured",
         **_accuracy(evidence.deciding),
-        "exact": exact,
         "bytes": len(built.artifact.content),
         "load_cpu_s": loaded,
         "build_cpu_s": spent,
@@ -113,16 +103,6 @@ def _floats(built: Built, form: Form) -> dict[str, Any]:
     reasons = refusals(built.graph) if not form.is_float else {}
     why = Counter(reasons[name] for name, precision in built.plan.precision.items() if name in reasons)
     return {"integer_nodes": counts["integer"], "float_nodes": counts["float"], "float_reasons": dict(sorted(why.items()))}
-
-
-def _against_exact(source: Source, built: Built, artifact: Path, samples: Samples) -> dict[str, dict[str, float | str | None]]:
-    """SQNR by output of the original and of the artifact against the same graph in float64: whose error the difference is."""
-    exact = ExactRunner(source.model)
-    names = [signature.name for signature in source.outputs]
-    with open_session(built.target.verification.runtimes[0], artifact) as session:
-        runner = ArtifactRunner(session, built.artifact.layouts, built.artifact.encodings)
-        sides = {"original": compare(exact, source.reference, samples, names), "artifact": compare(exact, runner, samples, names)}
-    return {side: {name: json_number(found.outputs[name].sqnr_db) for name in names} for side, found in sides.items()}
 
 
 def main(arguments: list[str]) -> int:
