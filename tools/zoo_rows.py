@@ -100,7 +100,7 @@ def _accuracy(comparison: Comparison) -> dict[str, Any]:
 def _floats(built: Built, form: Form) -> dict[str, Any]:
     """How many nodes run in integers and in float, and how many of those for which reason."""
     counts = Counter("float" if precision.startswith("float") else "integer" for precision in built.plan.precision.values())
-    reasons = refusals(built.graph) if not form.is_float else {}
+    reasons = refusals(built.graph, built.target.artifact, built.statistics) if not form.is_float else {}
     why = Counter(reasons[name] for name, precision in built.plan.precision.items() if name in reasons)
     return {"integer_nodes": counts["integer"], "float_nodes": counts["float"], "float_reasons": dict(sorted(why.items()))}
 

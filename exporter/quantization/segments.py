@@ -34,7 +34,7 @@ class Runner:
         self._opset = model.opset_imports.get("", 21)
         self._nodes = {node_name(node): node for node in model.graph}
         self._values = {name_of(value): value for value in model.graph.inputs}
-        self._values.update((name_of(value), value) for node in model.graph for value in node.outputs)
+        self._values.update((value.name, value) for node in model.graph for value in node.outputs if value.name)
         self._done: set[ir.Node] = set()
         proto = ir.serde.serialize_model(model).graph
         self._protos = dict(zip(model.graph, proto.node, strict=True))
@@ -148,7 +148,7 @@ class Runner:
 def output_means(model: ir.Model, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, np.ndarray[Any, Any]]:
     """Means of values of a float graph over samples and all axes but axis 1: one float64 a channel, by value name."""
     proto = ir.serde.serialize_model(model)
-    ranks = {name_of(value): len(value.shape or ()) for node in model.graph for value in node.outputs}
+    ranks = {value.name: len(value.shape or ()) for node in model.graph for value in node.outputs}
     del proto.graph.output[:]
     proto.graph.output.extend(_append_mean(proto.graph, name, ranks[name]) for name in names)
     session = _session(proto)

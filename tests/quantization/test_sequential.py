@@ -96,6 +96,24 @@ def test_outputs_are_closer_on_samples_not_seen(effort):
     assert after > before + 1.5
 
 
+@pytest.mark.parametrize("improve", [round_weights, correct_biases])
+def test_an_output_that_nobody_wants_needs_no_name(improve):
+    """An LSTM of which only the states are used leaves its sequence without a name."""
+    model = network(
+        "a = Conv (x, w1, b1) b = MaxPool <kernel_shape = [2, 2]> (a) y = Conv (b, w2, b2)",
+        inputs="float[1,3,8,8] x",
+        outputs="float[1,4,5,5] y",
+        w1=(6, 3, 3, 3),
+        b1=(6,),
+        w2=(4, 6, 1, 1),
+        b2=(4,),
+    )
+    (pool,) = (node for node in model.graph if node.op_type == "MaxPool")
+    pool.resize_outputs(2)
+    pool.outputs[1].name = ""
+    assert improve(model, planned(model), target(), samples(model)).plan.corrections
+
+
 def test_only_roundings_and_corrections_change_and_the_plan_replays():
     model = residual_net()
     plan = planned(model)
