@@ -83,7 +83,7 @@ MODELS: Final = (
 )
 
 KERAS_MODELS: Final = ("cifar_cnn",)  # loading these needs tensorflow
-STATEFUL_MODELS: Final = ("okay_nabu", "alexa")  # these are refused
+STATEFUL_MODELS: Final = ("okay_nabu", "alexa")  # int8 already; what they keep in variables becomes inputs and outputs
 
 _EFFICIENTNET: Final = Wheel(
     "efficientnet-lite-pytorch", "0.1.0", "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41"
