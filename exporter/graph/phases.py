@@ -28,14 +28,11 @@ def phases_to_depth(node: ir.Node, rewriter: GraphRewriter) -> Sequence[ir.Value
     """The Conv that reads the slices reads a SpaceToDepth instead; whatever their order, its weight takes the order that this gives."""
     if rewriter.runtime != "tflite" or node.op_type != "Conv" or attribute(node, "group", 1) != 1:
         return None
-    weight, joined = constant(node.inputs[1]), node.inputs[0].producer() if node.inputs[0] is not None else None
-    if (
-        weight is None
-        or weight.ndim != 4
-        or joined is None
-        or joined.op_type != "Concat"
-        or attribute(joined, "axis") not in (1, -3)
-    ):
+    x, weight = node.inputs[0], constant(node.inputs[1])
+    joined = x.producer() if x is not None else None
+    if weight is None or weight.ndim != 4 or joined is None or joined.op_type != "Concat":
+        return None
+    if attribute(joined, "axis") not in (1, -3):
         return None
     cuts = _slices(joined)
     source = cuts[0].inputs[0] if cuts else None
