@@ -65,7 +65,7 @@ class Mixer:
 
     def __init__(self, model: ir.Model, plan: Plan, cost: Cost, samples: Iterable[Sample], dynamic: Collection[str] = ()) -> None:
         self._model, self._plan, self._cost = model, plan, cost
-        self._judge = Judge(model, plan, samples)
+        self._judge = Judge(model, plan, samples, dynamic)
         self._nodes = set(self._judge.board.nodes)
         self._dynamic = self._nodes & set(dynamic)
 

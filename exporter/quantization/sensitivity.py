@@ -44,14 +44,20 @@ class Rounding:
 class Judge:
     """Measures the noise of the worst float output, as a ratio of powers to its signal, for any of a plan's roundings in force."""
 
-    def __init__(self, model: ir.Model, plan: Plan, samples: Iterable[Sample]) -> None:
-        self.board = Switchboard(model, plan)
+    def __init__(self, model: ir.Model, plan: Plan, samples: Iterable[Sample], dynamic: Collection[str] = ()) -> None:
+        self.board = Switchboard(model, plan, dynamic)
         self._samples = [dict(sample) for sample in islice(samples, _SAMPLES)]
         self._wanted = [self.board(sample, lambda switch: False) for sample in self._samples]
 
     def noise_of(self, nodes: Collection[str], dynamic: Collection[str] = ()) -> float:
-        """With `nodes` in integers, and of the nodes `dynamic` the constants."""
-        return self.noise(lambda switch: switch.node in nodes or (switch.constant and switch.node in dynamic))
+        """With `nodes` in integers, and `dynamic` quantizing their input as they run."""
+
+        def on(switch: Switch) -> bool:
+            if switch.node in dynamic:
+                return switch.kind != "activation"
+            return switch.kind != "rows" and switch.node in nodes
+
+        return self.noise(on)
 
     def noise(self, on: Callable[[Switch], bool], samples: int = _SAMPLES) -> float:
         """With the switches for which `on` holds."""
@@ -74,7 +80,8 @@ def decibels_of(noise: float) -> float:
 
 def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample]) -> float:
     """SQNR of the worst output on the first 16 samples, in decibels, with all of a plan's roundings in force."""
-    return decibels_of(Judge(model, plan, samples).noise(lambda switch: True))
+    dynamic = {name for name, precision in plan.precision.items() if precision == "dynamic_int8"}
+    return decibels_of(Judge(model, plan, samples, dynamic).noise(lambda switch: True))
 
 
 def measure(model: ir.Model, plan: Plan, judge: Judge) -> list[Rounding]:
@@ -84,18 +91,18 @@ def measure(model: ir.Model, plan: Plan, judge: Judge) -> list[Rounding]:
     touching: dict[str, set[str]] = {}
     owners: set[str] = set()
     for switch in judge.board.switches:
-        if switch.constant:
+        if switch.kind == "constant":
             owners.add(switch.node)
-        else:
+        elif switch.kind == "activation":
             root = groups.get(switch.value, switch.value)
             members.setdefault(root, set()).add(switch.value)
             touching.setdefault(root, set()).add(switch.node)
     found = []
     for root in sorted(members):
-        noise = judge.noise(lambda switch, root=root: not switch.constant and switch.value in members[root], _PROBES)  # type: ignore[misc]
+        noise = judge.noise(lambda switch, root=root: switch.kind == "activation" and switch.value in members[root], _PROBES)  # type: ignore[misc]
         found.append(Rounding(f"value {root}", frozenset(touching[root]), noise))
     for name in sorted(owners):
-        noise = judge.noise(lambda switch, name=name: switch.constant and switch.node == name, _PROBES)  # type: ignore[misc]
+        noise = judge.noise(lambda switch, name=name: switch.kind == "constant" and switch.node == name, _PROBES)  # type: ignore[misc]
         found.append(Rounding(f"constants of {name}", frozenset((name,)), noise, constants=True))
     return found
 

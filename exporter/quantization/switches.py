@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -26,17 +26,23 @@ from exporter.quantization.plan import Encoding, Plan
 __all__ = ["Switch", "Switchboard"]
 
 _SWITCHES = "edgewright_switches"
+_ROW_CONSTANTS = (([-1], "int64"), (0.0, "float32"), (255.0, "float32"), (1e-30, "float32"))
 _TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8, "int16": ir.DataType.INT16, "uint16": ir.DataType.UINT16}
 Sample = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One place where a node rounds a value: an input as it reads it, a constant of its own, or an output as it stores it."""
+    """One place where a node rounds a value.
+
+    Attributes:
+        kind: "activation": an input as it reads it or an output as it stores it, in the plan's encoding; "constant": a constant of its
+            own; "rows": its first input, each row in an encoding of its own, as kernels do that quantize floats as they run.
+    """
 
     node: str
     value: str
-    constant: bool = False
+    kind: Literal["activation", "constant", "rows"] = "activation"
 
 
 class Switchboard:
@@ -45,12 +51,15 @@ class Switchboard:
     Attributes:
         switches: every place where the plan rounds, in the order of the wiring.
         nodes: names of the integer nodes, in graph order.
+
+    Args:
+        dynamic: names of the nodes that have a switch of kind "rows".
     """
 
-    def __init__(self, model: ir.Model, plan: Plan) -> None:
+    def __init__(self, model: ir.Model, plan: Plan, dynamic: Collection[str] = ()) -> None:
         self.nodes = tuple(node_name(node) for node in model.graph if runs_in_integers(node, plan))
         clone = model.clone()
-        self.switches = tuple(_Wiring(clone.graph, plan).switches)
+        self.switches = tuple(_Wiring(clone.graph, plan, frozenset(dynamic)).switches)
         self._runner = FloatRunner(clone)
 
     def __call__(self, sample: Sample, on: Callable[[Switch], bool]) -> dict[str, np.ndarray[Any, Any]]:
@@ -59,14 +68,15 @@ class Switchboard:
 
     def with_nodes(self, sample: Sample, nodes: Collection[str]) -> dict[str, np.ndarray[Any, Any]]:
         """The graph's outputs for one sample, with `nodes` in integers and all others in float."""
-        return self(sample, lambda switch: switch.node in nodes)
+        return self(sample, lambda switch: switch.node in nodes and switch.kind != "rows")
 
 
 class _Wiring:
     """Puts the switches into a graph."""
 
-    def __init__(self, graph: ir.Graph, plan: Plan) -> None:
+    def __init__(self, graph: ir.Graph, plan: Plan, dynamic: frozenset[str]) -> None:
         self.switches: list[Switch] = []
+        self._dynamic = dynamic
         self._graph, self._plan, self._made = graph, plan, 0
         self._flags = ir.Value(name=_SWITCHES, shape=ir.Shape(("switches",)), type=ir.TensorType(ir.DataType.BOOL))
         nodes, inputs = list(graph), list(graph.inputs)
@@ -74,6 +84,7 @@ class _Wiring:
         for value in inputs:
             self._value(value, None)
         for node in nodes:
+            self._rows(node)
             self._constants(node)
             for value in list(node.outputs):
                 self._value(value, fused_into(node) or node)
@@ -98,13 +109,30 @@ class _Wiring:
                 given = self._chosen(Switch(node_name(node), name), read, stored)
             node.replace_input_with(index, given)
 
+    def _rows(self, node: ir.Node) -> None:
+        """In front of all other switches of the input: with this one on, theirs are off."""
+        x = node.inputs[0]
+        if node_name(node) not in self._dynamic or x is None or is_constant(x):
+            return
+        shape = static_shape(x)
+        last, zero, steps, tiny = (self._constant(np.asarray(number, dtype)) for number, dtype in _ROW_CONSTANTS)
+
+        def add(op_type: str, *inputs: ir.Value, rows: bool = True) -> ir.Value:
+            return self._add(op_type, inputs, ir.DataType.FLOAT, (*shape[:-1], 1) if rows else shape)
+
+        low = add("Min", add("ReduceMin", x, last), zero)
+        scale = add("Max", add("Div", add("Sub", add("Max", add("ReduceMax", x, last), zero), low), steps), tiny)
+        integers = add("Round", add("Div", add("Sub", x, low, rows=False), scale, rows=False), rows=False)
+        rounded = add("Add", add("Mul", integers, scale, rows=False), low, rows=False)
+        node.replace_input_with(0, self._chosen(Switch(node_name(node), name_of(x), "rows"), rounded, x))
+
     def _constants(self, node: ir.Node) -> None:
         if not stores_integers(node, self._plan):
             return
         for index, value in enumerate(node.inputs):
             if value is not None and is_constant(value) and read_encoding(node, index, self._plan) is not None:
                 integers, encoding = encode_constant(node, index, self._plan)
-                switch = Switch(node_name(node), name_of(value), constant=True)
+                switch = Switch(node_name(node), name_of(value), "constant")
                 node.replace_input_with(index, self._chosen(switch, self._constant(encoding.dequantize(integers)), value))
 
     def _rounded(self, value: ir.Value, encoding: Encoding) -> ir.Value:

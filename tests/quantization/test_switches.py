@@ -39,8 +39,26 @@ def test_one_node_alone_rounds_what_it_reads_and_writes():
     board = Switchboard(model, plan)
     last = board.nodes[-1]
     mine = [switch for switch in board.switches if switch.node == last]
-    assert {(switch.value, switch.constant) for switch in mine} == {("i", False), ("w4", True), ("b4", True), ("y", False)}
+    assert {(switch.value, switch.kind) for switch in mine} == {
+        ("i", "activation"),
+        ("w4", "constant"),
+        ("b4", "constant"),
+        ("y", "activation"),
+    }
     [sample] = samples(model, 1)
     outputs = board.with_nodes(sample, [last])["y"]
     np.testing.assert_array_equal(outputs, plan.encodings["y"].dequantize(plan.encodings["y"].quantize(outputs)))
     assert not np.array_equal(outputs, board.with_nodes(sample, ())["y"])
+
+
+def test_rows_are_rounded_each_by_itself():
+    model = network("y = MatMul (x, w)", inputs="float[4,8] x", outputs="float[4,3] y", w=np.eye(8, 3, dtype=np.float32))
+    plan = planned(model)
+    [node] = model.graph
+    board = Switchboard(model, plan, {node.name})
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32) * np.float32([[1], [10], [100], [1000]])
+    found = board({"x": x}, lambda switch: switch.kind == "rows")["y"]
+    steps = (np.maximum(x.max(1), 0) - np.minimum(x.min(1), 0)) / 255
+    errors = np.abs(found - x[:, :3]).max(1)
+    assert (errors <= steps * 0.51).all()
+    assert (errors > steps * 0.05).all()
