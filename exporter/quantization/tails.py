@@ -49,7 +49,7 @@ def floors_of(model: ir.Model, values: Mapping[str, Any]) -> dict[str, float]:
     outputs = {value.name for value in model.graph.outputs}
     wanted: dict[str, float] = {}  # the least floor over a value's readers so far; -inf: some reader needs it all
     for node, written in reversed(list(activation_nodes(model.graph))):
-        below = -np.inf if written.name in outputs else wanted.get(name_of(written), -np.inf)
+        below = -np.inf if written.name in outputs else wanted.get(written.name or "", -np.inf)
         for index, value in enumerate(node.inputs):
             if value is not None and value.name:
                 floor = _floor(node, index, below, values)

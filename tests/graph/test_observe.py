@@ -75,6 +75,12 @@ def test_infinity_nan_and_a_sum_beyond_float32_are_told_apart() -> None:
         assert found.picked.size == (6 if np.isfinite(low) else 0)
 
 
+def test_an_output_that_is_left_out_has_no_name_and_is_not_watched() -> None:
+    model = network("y = MaxPool <kernel_shape = [2]> (x)", inputs="float[1,2,4] x", outputs="float[1,2,3] y").clone()
+    next(iter(model.graph)).resize_outputs(2)
+    assert list(Observer(model)(feed(model))) == ["y"]
+
+
 def test_a_graph_of_integers_alone_has_nothing_to_observe() -> None:
     model = network("y = Add (x, x)", inputs="int64[2] x", outputs="int64[2] y")
     assert Observer(model)({"x": np.arange(2)}) == {}
