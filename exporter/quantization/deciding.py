@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from math import inf, isfinite
 from typing import Final
 
 import onnx_ir as ir
@@ -28,7 +30,8 @@ __all__ = ["integer_plan"]
 
 _MARGIN_DB: Final = 1.0  # above the goal on calibration samples: others come out a little lower
 _ENOUGH_DB: Final = 1.5  # above that no further round is worth its time
-_ROUNDS: Final = 3
+_STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
+_ROUNDS: Final = 4
 
 
 def integer_plan(
@@ -63,29 +66,43 @@ def integer_plan(
     plan = refined(nearest)
     if target.artifact.precision != "auto":
         return plan
-    aim = wanted = goal_db + _MARGIN_DB
+    wanted = goal_db + _MARGIN_DB
     if planned_db(graph, plan, samples) >= wanted:
         return plan
     hybrid = _hybrid(graph, target)
     with progress.stage("measure what rounding costs"):
         mixer = Mixer(graph, nearest, target.cost, samples, hybrid.precision)
-    best, tried = None, set[frozenset[str]]()
-    for _ in range(_ROUNDS):
+
+    def mixed(aim: float) -> Plan:
         with progress.stage("mix precisions"):
             mixture = mixer.mixture(aim)
-        if frozenset(mixture.floats) in tried:
-            break
-        tried.add(frozenset(mixture.floats))
-        mixed = make_plan(graph, statistics, target, method=methods, floats=mixture.floats)
-        mixed = refined(_with_dynamic(graph, mixed, hybrid, mixture.dynamic))
-        reached = planned_db(graph, mixed, samples)
-        if best is None or reached >= wanted:
-            best = mixed
-        if not wanted <= reached <= wanted + _ENOUGH_DB and effort is not None:
-            aim += wanted - reached  # refined weights gain: more nodes may stay in integers, or, rarely, fewer
+        plan = make_plan(graph, statistics, target, method=methods, floats=mixture.floats)
+        return refined(_with_dynamic(graph, plan, hybrid, mixture.dynamic))
+
+    return _search(mixed, lambda plan: planned_db(graph, plan, samples), wanted, _ROUNDS if effort is not None else 1)
+
+
+def _search(mixed: Callable[[float], Plan], reached: Callable[[Plan], float], wanted: float, rounds: int) -> Plan:
+    """The plan for the lowest aim that reaches what is wanted: refining gains some decibels, for which more nodes stay in integers.
+
+    Args:
+        mixed: from what the choice of nodes aims at, with weights rounded to nearest, to the refined plan.
+        reached: the SQNR of a plan, in decibels.
+    """
+    aim, holds, fails = wanted, inf, -inf
+    best: Plan | None = None
+    for _ in range(rounds):
+        plan = mixed(aim)
+        spare = reached(plan) - wanted
+        if spare >= 0:
+            best, holds = plan, aim
         else:
+            best, fails = best or plan, aim
+        if 0 <= spare <= _ENOUGH_DB:
             break
-    return best or plan
+        aim = (holds + fails) / 2 if isfinite(holds) and isfinite(fails) else aim - min(spare, _STRIDE_DB)
+    assert best is not None
+    return best
 
 
 def _hybrid(graph: ir.Model, target: Target) -> Plan:

@@ -1,0 +1,38 @@
+"""The search for the aim: the lowest that, refined, still reaches what is wanted."""
+
+import pytest
+
+from exporter.quantization.deciding import _search
+from exporter.quantization.plan import Plan
+
+
+def searched(gain: float, wanted: float, rounds: int = 8, least: float = -100.0) -> tuple[float, list[float]]:
+    """What the found plan reaches, and the aims tried, where refining gains `gain` dB over every aim from `least` on."""
+    aims: list[float] = []
+
+    def mixed(aim: float) -> Plan:
+        aims.append(aim)
+        return Plan(target=str(aim))
+
+    def reached(plan: Plan) -> float:
+        return float(plan.target) + gain if float(plan.target) >= least else -10.0
+
+    return reached(_search(mixed, reached, wanted, rounds)), aims
+
+
+@pytest.mark.parametrize("gain", [-5.0, 0.0, 1.0, 6.0, 20.0])
+def test_what_is_found_reaches_the_goal_and_little_more(gain):
+    found, _ = searched(gain, 21.0)
+    assert 21.0 <= found <= 22.5
+
+
+def test_a_cliff_is_approached_from_the_safe_side():
+    found, aims = searched(30.0, 21.0, rounds=6, least=5.0)  # below an aim of 5 all is lost
+    assert 35.0 <= found < 51.0
+    assert len(aims) == 6
+
+
+def test_without_rounds_to_spare_the_first_answer_stays():
+    found, aims = searched(10.0, 21.0, rounds=1)
+    assert aims == [21.0]
+    assert found == 31.0
