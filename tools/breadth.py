@@ -162,7 +162,9 @@ def _integer(name: str, source: Source, sample: Sample) -> Outcome:
     from exporter.verification.runner import ArtifactRunner
     from targets.loader import load_target
 
-    built = build(source, load_target("android-arm64-cpu"), open_samples([sample], source.inputs), Options(refine=False))
+    built = build(
+        source, load_target("android-arm64-cpu"), open_samples([sample], source.inputs), Options(refine=False, method="minmax")
+    )
     wanted, board = source.reference(sample), Switchboard(built.graph, built.plan)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"

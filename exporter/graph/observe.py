@@ -36,7 +36,9 @@ class Observer:
     def __init__(self, model: ir.Model) -> None:
         self._model = model
         self._inputs = {name_of(value) for value in model.graph.inputs}
-        values = {value.name: value for node in model.graph for value in node.outputs if value.name}  # an output left out has none
+        values = {
+            value.name: value for node in model.graph for value in node.outputs if value.name
+        }  # an output left out has none
         shapes = {name: static_shape(values[name]) for name in observed_values(model) if name in values}
         self._shapes = {name: shape for name, shape in shapes.items() if 0 not in shape}
         if not self._shapes:
