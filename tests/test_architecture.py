@@ -14,7 +14,7 @@ ROOMS = ("frontends", "graph", "pruning", "quantization", "backends", "runtimes"
 LONGEST = 600
 
 # Modules of the graph room that know no operator, so that operators may use them.
-LEAVES = ("exporter.graph.values.", "exporter.graph.rewriter.")
+LEAVES = ("exporter.graph.close_bodies.", "exporter.graph.values.", "exporter.graph.rewriter.")
 
 # Process entry points that import their one runtime at the top: nothing else of the product imports them.
 WORKERS = "exporter/runtimes/"

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from diagnostics import ModelError
 from exporter.graph.values import attribute, constant, is_constant, original, source_line, static_shape
 
-__all__ = ["body_models", "close_bodies"]
+__all__ = ["body_models", "close_bodies", "own_constants"]
 
 _COUNTER_AND_CONDITION = 2  # what the body of a Loop takes beside its state
 
@@ -44,12 +44,12 @@ def body_models(model: ir.Model, node: ir.Node) -> list[ir.Model]:
         return []
     body = node.attributes["body"].as_graph()
     body.opset_imports.update(model.opset_imports)
-    _own_constants(body)
+    own_constants(body)
     return [ir.Model(body, ir_version=model.ir_version)]
 
 
-def _own_constants(body: ir.Graph) -> None:
-    """Copies inside of the outer constants that a body reads."""
+def own_constants(body: ir.Graph) -> None:
+    """Let a body read copies inside of it instead of outer constants."""
     for value in _captured(body):
         if is_constant(value):
             name = f"{value.name}/inside"
@@ -122,7 +122,7 @@ class _Loop:
         return len(self.node.inputs) - self.scans - self.before
 
     def close(self, canonical: Callable[[ir.Model], ir.Model]) -> None:
-        _own_constants(self.body)
+        own_constants(self.body)
         self._carry(_captured(self.body))
         self._type_inputs()
         for node in self.body.all_nodes():

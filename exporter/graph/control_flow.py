@@ -26,24 +26,25 @@ from exporter.graph.name_everything import name_everything
 from exporter.graph.sequences import resolve_sequences
 from exporter.graph.values import attribute, source_line, static_shape
 
-__all__ = ["MOST_NODES", "inline_control_flow"]
+__all__ = ["MOST_NODES", "MOST_NODES_WITHOUT_LOOPS", "inline_control_flow"]
 
 # Nodes that the unrolled iterations of one Loop or Scan may have. Unrolled steps run in integers and without the copies that a loop makes
 # of what it carries; converting and loading them takes time and memory by their number.
 MOST_NODES: Final = 1 << 12
+MOST_NODES_WITHOUT_LOOPS: Final = 1 << 15  # where the device has no float, in which the bodies of loops run
 _MOST_ROUNDS: Final = 16  # of nesting
 
 
-def inline_control_flow(model: ir.Model, canonical: Callable[[ir.Model], ir.Model]) -> bool:
+def inline_control_flow(model: ir.Model, canonical: Callable[[ir.Model], ir.Model], most: int = MOST_NODES) -> bool:
     """Inline in place, innermost last; whether anything was. Shapes and constants of the result are as canonicalizing left them.
 
-    `canonical` makes the body of a loop that stays canonical.
+    `canonical` makes the body of a loop that stays canonical; `most`: nodes that a loop may come to.
     Raises ModelError EW-M007 where the branches of an If give different shapes to a value; EW-M006 as `close_bodies` does.
     """
     changed, rounds = False, 0
     while rounds < _MOST_ROUNDS:
         selected: list[ir.Node] = []
-        inlined = [_inline(model, node, selected) for node in list(model.graph)]
+        inlined = [_inline(model, node, selected, most) for node in list(model.graph)]
         if any(inlined) or resolve_sequences(model):
             rounds += 1
         elif not close_bodies(model, canonical):
@@ -57,15 +58,16 @@ def inline_control_flow(model: ir.Model, canonical: Callable[[ir.Model], ir.Mode
     return changed
 
 
-def _inline(model: ir.Model, node: ir.Node, selected: list[ir.Node]) -> bool:
+def _inline(model: ir.Model, node: ir.Node, selected: list[ir.Node], most: int) -> bool:
     if node.domain or node.op_type not in ("If", "Loop", "Scan") or node.graph is not model.graph:
         return False
-    found = {"If": _if, "Loop": _loop, "Scan": _scan}[node.op_type](_Site(model, node), selected)
+    site = _Site(model, node, most)
+    found = {"If": _if, "Loop": _loop, "Scan": _scan}[node.op_type](site, selected)
     if found is None:
         return False
     for old, new in zip(node.outputs, found, strict=True):
         if old.name or old.uses():
-            _take_over(_Site(model, node), old, new)
+            _take_over(site, old, new)
     model.graph.remove(node, safe=True)
     return True
 
@@ -73,8 +75,8 @@ def _inline(model: ir.Model, node: ir.Node, selected: list[ir.Node]) -> bool:
 class _Site:
     """The place of a control-flow node: where the nodes of its bodies go."""
 
-    def __init__(self, model: ir.Model, node: ir.Node) -> None:
-        self.node, self.graph, self.opset = node, model.graph, model.opset_imports.get("", 0)
+    def __init__(self, model: ir.Model, node: ir.Node, most: int) -> None:
+        self.node, self.graph, self.opset, self.most = node, model.graph, model.opset_imports.get("", 0), most
         self.evaluated: dict[ir.Value, np.ndarray[Any, Any] | None] = {}
 
     def known(self, value: ir.Value | None) -> np.ndarray[Any, Any] | None:
@@ -164,12 +166,12 @@ def _loop(site: _Site, selected: list[ir.Node]) -> list[ir.Value] | None:
     """All iterations; None where their number is not known before they run, or there are too many."""
     count, condition, *first = site.node.inputs
     body = site.node.attributes["body"].as_graph()
-    trips = site.known(count) if count is not None else np.asarray(MOST_NODES)
+    trips = site.known(count) if count is not None else np.asarray(site.most)
     goes_on = site.known(condition) if condition is not None else np.asarray(True)
     if trips is None or goes_on is None or any(value is None for value in first):
         return None
     most = int(trips.reshape(()))
-    if count is not None and most * max(len(body), 1) > MOST_NODES:
+    if count is not None and most * max(len(body), 1) > site.most:
         return None
     before = set(site.graph)
     state: list[ir.Value] = [value for value in first if value is not None]
@@ -183,7 +185,7 @@ def _loop(site: _Site, selected: list[ir.Node]) -> list[ir.Value] | None:
         for collected, row in zip(scanned, rows, strict=True):
             collected.append(row)
         known = site.known(proceed)
-        if known is None or done * max(len(body), 1) > MOST_NODES:
+        if known is None or done * max(len(body), 1) > site.most:
             _drop(site.graph, before)
             return None
         goes_on = known
@@ -213,7 +215,7 @@ def _scan(site: _Site, selected: list[ir.Node]) -> list[ir.Value] | None:
         lengths = {static_shape(source)[axis] for source, axis in zip(sources, axes, strict=True)}
     except ValueError:
         return None
-    if len(lengths) != 1 or not 0 < min(lengths) * max(len(body), 1) <= MOST_NODES:
+    if len(lengths) != 1 or not 0 < min(lengths) * max(len(body), 1) <= site.most:
         return None
     (length,) = lengths
     rows = [_rows(site, source, axis, length) for source, axis in zip(sources, axes, strict=True)]

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from exporter.graph.check import check
 from exporter.graph.close_bodies import body_models
-from exporter.graph.control_flow import inline_control_flow
+from exporter.graph.control_flow import MOST_NODES_WITHOUT_LOOPS, inline_control_flow
 from exporter.graph.dead_code import remove_dead_code
 from exporter.graph.eliminate_noops import eliminate_noops
 from exporter.graph.expand_functions import expand_functions
@@ -66,6 +66,10 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None, loops: b
     For ONNX, those that came after the opset of `floor` do. Without `loops` (a device that has no float, in which their bodies run) many
     steps are unrolled as well, as far as that goes. Raises what `canonicalize` and the rewriting raise.
     """
+    if not loops:
+        straight = model.clone()
+        if inline_control_flow(straight, canonicalize, MOST_NODES_WITHOUT_LOOPS):
+            model = canonicalize(straight)
     if runtime == "tflite":
         known = {op_type for domain, op_type in all_operators() if not domain}
         expanded = model.clone()

@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, is_constant, original, static_shape
-from exporter.ops.base import Cost, LayoutRule, Lowering, Operator, Port, Refused, Subgraph, operator_of, register
+from exporter.ops.base import Cost, LayoutRule, Lowering, Operator, Port, Refused, Rewriter, Subgraph, operator_of, register
 from exporter.ops.common import input_of, input_shape, uniform_layout
 from exporter.ops.kernels import builtin_version, dtype_of
+from exporter.ops.scan_blocks import in_blocks
 
 __all__ = ["Loop", "Scan"]
 
@@ -102,6 +103,15 @@ class Scan(_While):
     """Runs its body over slices of its inputs; WHILE where it is not unrolled."""
 
     op_type = "Scan"
+
+    def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
+        """Blocks of steps, where there are many: see `exporter.ops.scan_blocks`. ONNX runtimes loop over any number of them."""
+        steps = _steps(node)
+        if rewriter.runtime != "tflite" or steps is None:
+            return None
+        scans = int(attribute(node, "num_scan_inputs"))
+        collected = len(node.outputs) - (len(node.inputs) - scans)
+        return in_blocks(node, rewriter, steps, _ways(node, "input", scans), _ways(node, "output", collected))
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         body, steps = _body(node), _steps(node)

@@ -5,8 +5,9 @@ import pytest
 from small_graphs import assert_same, graph, kinds, run
 
 from diagnostics import ModelError
+from exporter.graph.control_flow import inline_control_flow
 from exporter.graph.coverage import unsupported
-from exporter.graph.passes import canonicalize
+from exporter.graph.passes import canonicalize, legalize
 
 FLOW = {"If", "Loop", "Scan", "SequenceAt", "SequenceConstruct", "SequenceInsert", "SplitToSequence", "ConcatFromSequence"}
 
@@ -117,6 +118,17 @@ def test_what_depends_on_data_or_is_too_long_stays_a_loop(inputs, weights, body)
         f"y = Loop(n, , x) {loop('float[2] v', 'float[2] w', body)}", inputs=inputs, outputs="float[2] y", infer=False, **weights
     )
     assert kinds(canonicalize(model)) == ["Loop"]
+
+
+def test_a_long_loop_is_unrolled_where_no_loop_can_run():
+    body = loop("float[2] v", "float[2] w", "go = Identity(c) a = Neg(v) w = Add(a, x)")
+    model = graph(f"y = Loop(n, , x) {body}", inputs="float[2] x", outputs="float[2] y", n=np.array(5), infer=False)
+    long = model.clone()
+    assert inline_control_flow(long, canonicalize, most=5)  # of the nodes that all trips have: the loop is closed and stays
+    assert kinds(legalize(long, "tflite")) == ["Loop"]
+    unrolled = legalize(long, "tflite", loops=False)
+    assert not FLOW & set(kinds(unrolled))
+    assert_same(model, unrolled)
 
 
 # --- Scan -------------------------------------------------------------------------------------------------------------
