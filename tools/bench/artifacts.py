@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from diagnostics import DataError
-from exporter.frontends.tflite.file import parse
 from exporter.runtimes import open_session
 from exporter.runtimes.session import TensorInfo
 from exporter.verification.metrics import decibels
@@ -44,14 +43,22 @@ class Agreement:
 
 
 def facts(content: bytes) -> Facts:
-    """Raises ModelError EW-M002 where the content is no whole TFLite model."""
-    file = parse(content)
-    moved = [file.tensors[operator.outputs[0]] for operator in file.operators if operator.kind == "TRANSPOSE"]
-    count = Counter(operator.kind for operator in file.operators)
+    """Read with less distrust than our reader has: LiteRT runs files of others in which an operator reads what a later one writes."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    builtins = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
+    dtypes = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
+    codes = [model.OperatorCodes(index) for index in range(model.OperatorCodesLength())]
+    names = [builtins[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes]
+    operators = [graph.Operators(index) for index in range(graph.OperatorsLength())]
+    kinds = [names[operator.OpcodeIndex()] for operator in operators]
+    moved = [graph.Tensors(op.Outputs(0)) for op, kind in zip(operators, kinds, strict=True) if kind == "TRANSPOSE"]
     return Facts(
-        dict(sorted(count.items())),
+        dict(sorted(Counter(kinds).items())),
         len(moved),
-        sum(prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in moved),
+        sum(prod(tensor.ShapeAsNumpy().tolist()) * np.dtype(dtypes[tensor.Type()]).itemsize for tensor in moved),
     )
 
 
@@ -89,7 +96,9 @@ def _orders(array: Array) -> tuple[Array, ...]:
 
 def _fit(array: Array, info: TensorInfo) -> Array:
     for ordered in _orders(array):
-        if ordered.shape == info.shape:
+        if len(ordered.shape) == len(info.shape) and all(
+            size in (-1, given) for size, given in zip(info.shape, ordered.shape, strict=True)
+        ):
             return ordered.astype(info.dtype)
     raise DataError("EW-D003", f"input {info.name} is {info.shape} where the original takes {array.shape}")
 

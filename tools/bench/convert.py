@@ -1,6 +1,6 @@
 """``make bench-convert``: ONNX to float TFLite beside onnx2tf's direct back-end and litert-torch, on every zoo model, in one run.
 
-Every side reads the same static ONNX file (litert-torch, which reads none, the module) in a process of its own with its imports done; the
+Every side reads the same ONNX file (litert-torch, which reads none, the module) in a process of its own with its imports done; the
 repetitions of all sides are interleaved and the least counts. Then what they wrote is compared: with onnxruntime on one random sample, by
 the TRANSPOSE operators in it, and by its latency on LiteRT (XNNPACK, one thread) in paired rounds of one process, measured several times.
 Results go to docs/benchmarks/convert.json, from which the page docs/benchmarks.md is generated.
@@ -115,7 +115,8 @@ def _without_xnnpack(path: Path, sample: Mapping[str, Any], wanted: Mapping[str,
 
 
 def _onnx_file(made: Mapping[str, Any], out: Path) -> Path:
-    """The model as the one static ONNX file that all sides read; a module through torch's exporter, a .tflite through ours."""
+    """The ONNX file that all sides read: the model's own, with its shapes fixed where it has no sizes that all would take for dynamic ones
+    (a batch is 1 to everyone); a module through torch's exporter, a .tflite through ours."""
     import onnx_ir as ir
 
     from exporter.graph.fix_shapes import fix_shapes
@@ -128,10 +129,12 @@ def _onnx_file(made: Mapping[str, Any], out: Path) -> Path:
             torch.onnx.export(model, made["inputs"], out, dynamo=True, opset_version=18, external_data=False, verbose=False)
     elif model.suffix == ".tflite":
         convert(model, out)
-    else:
+    elif "shapes" in made:
         static = ir.load(model)
-        fix_shapes(static, made.get("shapes"))
+        fix_shapes(static, made["shapes"])
         ir.save(static, out)
+    else:
+        shutil.copy(model, out)
     return out
 
 
