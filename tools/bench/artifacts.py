@@ -91,7 +91,8 @@ def _plain(name: str) -> str:
 
 
 def _orders(array: Array) -> tuple[Array, ...]:
-    return (array, to_channels_last(array), to_channels_first(array))
+    scalar = (array.reshape(1),) if array.ndim == 0 else ()  # some write a scalar as a vector of one
+    return (array, to_channels_last(array), to_channels_first(array), *scalar)
 
 
 def _fit(array: Array, info: TensorInfo) -> Array:
