@@ -52,7 +52,7 @@ __all__ = ["command"]
     type=click.Choice(["fast", "balanced"]),
     default="balanced",
     show_default=True,
-    help="How closely the rounding of weights looks at the calibration samples: half the time, or a little more accuracy.",
+    help="fast: biases are corrected; balanced: weights are rounded layer by layer as well, by the error that they cause.",
 )
 @click.option("--no-refine", is_flag=True, help="Round to nearest only: weights and biases as they come.")
 @precision_option

@@ -21,7 +21,7 @@ from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant, consumers, name_of
 from exporter.quantization.apply import node_name, read_encoding, stores_integers
 from exporter.quantization.correction import Correction, bias_index, planned_sqnr
-from exporter.quantization.plan import Effort, Plan
+from exporter.quantization.plan import Plan
 from exporter.quantization.rounding import Array, pack_offsets, round_rows
 from exporter.quantization.segments import Runner
 from exporter.quantization.vectors import Layer, layer_of
@@ -30,9 +30,9 @@ from targets.schema import Target
 __all__ = ["SAMPLES", "round_weights"]
 
 # Samples used at most: the integer activations of all of them are held between two layers.
-SAMPLES: Final[Mapping[Effort, int]] = {"fast": 32, "balanced": 64}
+SAMPLES: Final = 64
 # Input vectors a layer is judged on, fewest and most; between them eight an input.
-_VECTORS: Final[Mapping[Effort, tuple[int, int]]] = {"fast": (256, 1024), "balanced": (1024, 4096)}
+_VECTORS: Final = (1024, 4096)
 _WIDEST: Final = 2048  # inputs rounded together: time grows with the third power of their number, memory with the second
 # Added to the diagonal of the moment, in parts of its mean: inputs that were silent in calibration still keep their weights.
 _DAMPING: Final = 0.01
@@ -55,10 +55,9 @@ def round_weights(
     target: Target,
     samples: Iterable[Mapping[str, Array]],
     *,
-    effort: Effort = "balanced",
     progress: Callable[[int, int], None] | None = None,
 ) -> Correction:
-    """Fill the plan's `roundings` and `corrections`; no encoding changes. Reads 32 samples for "fast" and 64 for "balanced".
+    """Fill the plan's `roundings` and `corrections`; no encoding changes. Reads 64 samples.
 
     Takes two runs of the model a sample and, for each layer with n inputs and m outputs, arithmetic of the order n^2 (n + m).
     The result is kept only where the outputs on these samples have a higher SQNR than those of the plan as it came.
@@ -69,12 +68,12 @@ def round_weights(
         samples: inputs by name, one sample each, as calibration saw them.
         progress: called with (layers done, layers) after each layer.
     """
-    held = [dict(sample) for sample in islice(samples, SAMPLES[effort])]
+    held = [dict(sample) for sample in islice(samples, SAMPLES)]
     layers = [layer for node in model.graph if (layer := _roundable(node, plan)) is not None]
     if not held or not layers:
         return Correction(plan, float("nan"), float("nan"))
     with threadpool_limits(limits=1, user_api="blas"):
-        rounded = _rounded(model, plan, target, _wanted(model, plan, layers, held, _VECTORS[effort]), held, progress)
+        rounded = _rounded(model, plan, target, _wanted(model, plan, layers, held, _VECTORS), held, progress)
     before, after = planned_sqnr(model, [plan, rounded], target, held)
     return Correction(rounded, before, after) if after > before else Correction(plan, before, before)
 

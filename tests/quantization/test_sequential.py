@@ -82,12 +82,11 @@ def mixtures(model, count, seed=0):
     return open_samples([{"x": array} for array in arrays], [Signature("x", (1, 8, 16, 16), "float32")])
 
 
-@pytest.mark.parametrize("effort", ["fast", "balanced"])
-def test_outputs_are_closer_on_samples_not_seen(effort):
+def test_outputs_are_closer_on_samples_not_seen():
     model = wide_net()
     data, fresh = mixtures(model, 32), mixtures(model, 32, seed=7)
     plan = coarse(planned(model, data=data), model)
-    rounded = round_weights(model, plan, target(), data, effort=effort)
+    rounded = round_weights(model, plan, target(), data)
     assert rounded.after > rounded.before
     wanted = reference(model, fresh)
     mean = wanted.mean(axis=0)
@@ -132,7 +131,7 @@ def test_only_roundings_and_corrections_change_and_the_plan_replays():
 def test_the_target_s_scheme_is_kept(scheme):
     model, device = wide_net(), target(**scheme)
     plan = planned(model, device)
-    rounded = round_weights(model, plan, device, samples(model), effort="fast")
+    rounded = round_weights(model, plan, device, samples(model))
     assert rounded.plan.roundings
     limit = 63 if "weights_range" in scheme else 127
     for node in model.graph:
