@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -38,20 +37,15 @@ def raising(monkeypatch):
     return run
 
 
-def test_help_is_fast_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys; from exporter.cli.main import main; status = main(['--help']);"
         f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules]); sys.exit(status)"
     )
-    seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy with something else
-        begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        seconds.append(time.perf_counter() - begin)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "LOADED []" in done.stdout
+    assert "LOADED []" in done.stdout  # how long it takes is measured in tools.bench
     assert all(f"  {name} " in done.stdout for name in entry.COMMANDS)
-    assert min(seconds) < 0.3
 
 
 @pytest.mark.parametrize("name", list(entry.COMMANDS))
