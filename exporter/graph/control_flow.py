@@ -24,7 +24,7 @@ from exporter.graph.fold_constants import evaluate, fold_constants
 from exporter.graph.infer_shapes import infer_shapes
 from exporter.graph.name_everything import name_everything
 from exporter.graph.sequences import resolve_sequences
-from exporter.graph.values import attribute, source_line, static_shape
+from exporter.graph.values import attribute, constant, source_line, static_shape
 
 __all__ = ["MOST_NODES", "MOST_NODES_WITHOUT_LOOPS", "inline_control_flow"]
 
@@ -170,8 +170,8 @@ def _loop(site: _Site, selected: list[ir.Node]) -> list[ir.Value] | None:
     goes_on = site.known(condition) if condition is not None else np.asarray(True)
     if trips is None or goes_on is None or any(value is None for value in first):
         return None
-    most = int(trips.reshape(()))
-    if count is not None and most * max(len(body), 1) > site.most:
+    most, weight = int(trips.reshape(())), _weight(body, site.most)
+    if count is not None and most * weight > site.most:
         return None
     before = set(site.graph)
     state: list[ir.Value] = [value for value in first if value is not None]
@@ -185,13 +185,36 @@ def _loop(site: _Site, selected: list[ir.Node]) -> list[ir.Value] | None:
         for collected, row in zip(scanned, rows, strict=True):
             collected.append(row)
         known = site.known(proceed)
-        if known is None or done * max(len(body), 1) > site.most:
+        if known is None or done * weight > site.most:
             _drop(site.graph, before)
             return None
         goes_on = known
     if not done and any(value.uses() for value in site.node.outputs[len(state) :]):
         return None  # an empty tensor, whose shape nobody knows
     return [*state, *(_joined(site, rows, 0) if done else state[0] for rows in scanned)]
+
+
+def _weight(body: ir.Graph, most: int) -> int:
+    """Nodes of a body once what is inside of it is inlined as well, at least one; what comes to more than `most` stays one node."""
+    total = 0
+    for node in body:
+        inside = sum(
+            _weight(entry.as_graph(), most) for entry in node.attributes.values() if entry.type == ir.AttributeType.GRAPH
+        )
+        inside *= _known_steps(node)
+        total += inside if 0 < inside <= most else 1
+    return max(total, 1)
+
+
+def _known_steps(node: ir.Node) -> int:
+    """Of a loop inside of a body; one where data decides, and for other nodes."""
+    if node.op_type == "Scan":
+        axes, scans = attribute(node, "scan_input_axes"), int(attribute(node, "num_scan_inputs"))
+        source = node.inputs[len(node.inputs) - scans]
+        length = source.shape[axes[0] if axes else 0] if source is not None and source.shape is not None else 1
+        return length if isinstance(length, int) else 1
+    count = constant(node.inputs[0]) if node.op_type == "Loop" else None
+    return 1 if count is None else int(count.reshape(()))
 
 
 def _drop(graph: ir.Graph, before: set[ir.Node]) -> None:
@@ -215,7 +238,7 @@ def _scan(site: _Site, selected: list[ir.Node]) -> list[ir.Value] | None:
         lengths = {static_shape(source)[axis] for source, axis in zip(sources, axes, strict=True)}
     except ValueError:
         return None
-    if len(lengths) != 1 or not 0 < min(lengths) * max(len(body), 1) <= site.most:
+    if len(lengths) != 1 or not 0 < min(lengths) * _weight(body, site.most) <= site.most:
         return None
     (length,) = lengths
     rows = [_rows(site, source, axis, length) for source, axis in zip(sources, axes, strict=True)]

@@ -75,6 +75,9 @@ CASES = [
         "Conv3D",
         {"strideD": 2, "strideH": 2, "strideW": 2},
     ),
+    ("DYNAMIC_UPDATE_SLICE", [X, (1, 1, 5, 4), ((4,), INT)], [X], "", {}),
+    ("DYNAMIC_UPDATE_SLICE", [X, (1, 6, 5, 1), i32(0, 2, 0, 3)], [X], "", {}),
+    ("DYNAMIC_UPDATE_SLICE", [X, X, ((4,), INT)], [X], "", {}),
     ("FULLY_CONNECTED", [(3, 4), f32(5, 4), f32(5)], [(3, 5)], "FullyConnected", {"fusedActivationFunction": RELU}),
     ("FULLY_CONNECTED", [(2, 3, 4), f32(5, 4), None], [(2, 3, 5)], "FullyConnected", {"keepNumDims": True, "version": 6}),
     ("FULLY_CONNECTED", [(2, 3, 4), f32(5, 12), f32(5)], [(2, 5)], "FullyConnected", {}),
@@ -196,8 +199,9 @@ CASES = [
     ),
 ]
 POSITIVE_CASES = [(kind, [X], [X], "", {}) for kind in POSITIVE]
-# No kernel of LiteRT to compare with alone, or no computed input: covered by whole files in test_tflite_files.
-ELSEWHERE = {"DENSIFY", "DEQUANTIZE", "QUANTIZE", "RANK", "RANGE", "BROADCAST_ARGS", "RIGHT_SHIFT"}
+# No kernel of LiteRT to compare with alone, or no computed input, or subgraphs: covered by whole files in test_tflite_files and
+# test_tflite_control.
+ELSEWHERE = {"IF", "WHILE", "DENSIFY", "DEQUANTIZE", "QUANTIZE", "RANK", "RANGE", "BROADCAST_ARGS", "RIGHT_SHIFT"}
 
 
 def named(cases):

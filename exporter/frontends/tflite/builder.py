@@ -23,7 +23,7 @@ import onnx_ir as ir
 from diagnostics import ModelError
 from exporter.backends.tflite.layout import to_channels_first, to_channels_last
 from exporter.frontends.source import Array
-from exporter.frontends.tflite.file import Tensor, TFLiteFile
+from exporter.frontends.tflite.file import Subgraph, Tensor
 from exporter.graph.encoded import set_encoding
 from exporter.graph.opset import OPSET
 from exporter.graph.values import constant
@@ -39,22 +39,36 @@ _NUMPY: Final = frozenset(
 
 
 class GraphBuilder:
-    """The nodes so far, and every tensor's values."""
+    """The nodes so far, and every tensor's values.
 
-    def __init__(self, file: TFLiteFile) -> None:
-        self._file = file
-        self._nodes: list[ir.Node] = []
-        self._constants: list[ir.Value] = []
+    `subgraphs`: those of the file by their index. `given`: what the inputs are, for a subgraph that is read inside of `outer`; its nodes go
+    into `nodes`.
+    """
+
+    def __init__(
+        self,
+        graph: Subgraph,
+        subgraphs: Mapping[int, Subgraph],
+        given: Sequence[ir.Value] | None = None,
+        outer: GraphBuilder | None = None,
+        nodes: list[ir.Node] | None = None,
+    ) -> None:
+        self.graph, self.subgraphs = graph, subgraphs
+        self.nodes: list[ir.Node] = [] if nodes is None else nodes
+        self._constants: list[ir.Value] = [] if outer is None else outer._constants
         self._values: dict[tuple[int, bool], ir.Value] = {}  # (tensor, channels-first) -> value as written or transposed
         self._owned: set[ir.Value] = set()  # values of tensors
         self._reals: dict[ir.Value, ir.Value] = {}
-        self._names = {tensor.name for tensor in file.tensors}  # no other value gets one of these
-        self._named: set[str] = set()
-        self._interface = {*file.inputs, *file.outputs}
-        self._inputs = [self._input(index) for index in file.inputs]
+        self._names: set[str] = set() if outer is None else outer._names  # of tensors: no other value gets one of these
+        self._names.update(tensor.name for tensor in graph.tensors)
+        self._named: set[str] = set() if outer is None else outer._named
+        self._interface = {*graph.inputs, *graph.outputs}
+        self._inputs = [self._input(index) for index in graph.inputs] if given is None else list(given)
+        for index, value in zip(graph.inputs, self._inputs, strict=True):
+            self._own(index, False, value)
 
     def tensor(self, index: int) -> Tensor:
-        return self._file.tensors[index]
+        return self.graph.tensors[index]
 
     def has(self, index: int, first: bool) -> bool:
         return (index, first) in self._values
@@ -93,7 +107,12 @@ class GraphBuilder:
         tensor = self.tensor(index)
         if tensor.encoding is not None:
             value = self.node("QuantizeLinear", [value, *self._parameters(tensor.name, tensor.encoding)], {}, name, 1)[0]
-        elif value in self._owned:
+        self.give_stored(index, value, name, first)
+
+    def give_stored(self, index: int, value: ir.Value, name: str, first: bool = False) -> None:
+        """Say what a tensor is, as it is stored."""
+        tensor = self.tensor(index)
+        if value in self._owned:
             array = constant(value)
             value = self.node("Identity", [value], {}, name, 1)[0] if array is None else self.constant(array, tensor.name)
         value.name = self._fresh(f"{tensor.name}_channels_first") if first and index in self._interface else tensor.name
@@ -110,7 +129,7 @@ class GraphBuilder:
         folded = _folded(node)
         if folded is not None:
             return [self.constant(array, name) for array in folded]
-        self._nodes.append(node)
+        self.nodes.append(node)
         return node.outputs
 
     def constant(self, array: Array, name: str) -> ir.Value:
@@ -122,18 +141,34 @@ class GraphBuilder:
         self._constants.append(value)
         return value
 
+    def entering(self, name: str, shape: Sequence[int], dtype: str) -> ir.Value:
+        """A new input of a graph inside of this one."""
+        return ir.Value(
+            name=self._fresh(name), shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+        )
+
+    def within(self, index: int, given: Sequence[ir.Value], name: str, nodes: list[ir.Node]) -> GraphBuilder:
+        """A builder of subgraph `index` on the values `given`, whose nodes go into `nodes`; names of tensors start with `name`."""
+        graph, prefix, number = self.subgraphs[index], name, 2
+        while any(f"{prefix}/{tensor.name}" in self._names | self._named for tensor in graph.tensors):
+            prefix, number = f"{name}.{number}", number + 1
+        tensors = tuple(replace(tensor, name=f"{prefix}/{tensor.name}") for tensor in graph.tensors)
+        return GraphBuilder(replace(graph, tensors=tensors), self.subgraphs, given, self, nodes)
+
+    def results(self) -> list[ir.Value]:
+        """The outputs of a subgraph as they are stored, in its order."""
+        return [self.value(index) for index in self.graph.outputs]
+
     def finish(self, name: str) -> ir.Model:
         outputs = []
-        for index in dict.fromkeys(self._file.outputs):
+        for index in dict.fromkeys(self.graph.outputs):
             value, tensor = self.value(index), self.tensor(index)
             if value in self._inputs:
                 value = self.node("Identity", [value], {}, f"{tensor.name}_output", 1)[0]
             value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(_dtype(tensor))
             outputs.append(value)
         initializers = [value for value in self._constants if value.uses() or value in outputs]
-        graph = ir.Graph(
-            self._inputs, outputs, nodes=self._nodes, initializers=initializers, opset_imports={"": OPSET}, name=name
-        )
+        graph = ir.Graph(self._inputs, outputs, nodes=self.nodes, initializers=initializers, opset_imports={"": OPSET}, name=name)
         return ir.Model(graph, ir_version=_IR_VERSION, producer_name="edgewright")
 
     def _own(self, index: int, first: bool, value: ir.Value) -> None:
@@ -142,9 +177,7 @@ class GraphBuilder:
 
     def _input(self, index: int) -> ir.Value:
         tensor = self.tensor(index)
-        value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(_dtype(tensor)))
-        self._own(index, False, value)
-        return value
+        return ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(_dtype(tensor)))
 
     def _made(self, index: int, first: bool) -> ir.Value:
         """A constant's value, or a tensor in the order of axes that it was not written in."""

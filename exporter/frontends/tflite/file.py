@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 from typing import Any, Final
@@ -17,9 +17,10 @@ from exporter.frontends.tflite.sparse import densify
 from exporter.graph.artifacts import is_tflite
 from exporter.quantization.plan import Encoding
 
-__all__ = ["Operator", "TFLiteFile", "Tensor", "parse"]
+__all__ = ["Operator", "Subgraph", "TFLiteFile", "Tensor", "parse", "runs"]
 
 _MOST_AXES: Final = 8
+_MOST_NESTED: Final = 8  # subgraphs in subgraphs; what runs twice is read twice
 _NO_NUMBERS: Final = frozenset(("string", "resource", "variant", "bfloat16", "uint4", "int2", "float8_e4m3fn", "float8_e5m2"))
 _MOST_ELEMENTS: Final = 1 << 31  # of one tensor; kernels count them in int32
 
@@ -55,8 +56,8 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class TFLiteFile:
-    """The main subgraph: operators in execution order; `inputs` and `outputs` are indices of tensors; names are unique."""
+class Subgraph:
+    """Operators in execution order; `inputs` and `outputs` are indices of tensors; names are unique."""
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
@@ -64,8 +65,27 @@ class TFLiteFile:
     outputs: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class TFLiteFile(Subgraph):
+    """The main subgraph. `subgraphs`: those that its operators run, and that are run by them, by their index in the file."""
+
+    subgraphs: Mapping[int, Subgraph] = field(default_factory=dict)
+
+
+def runs(operator: Operator) -> tuple[int, ...]:
+    """Indices of the subgraphs that an operator runs: condition and body, or both branches."""
+    names = _RUNS.get(operator.kind, ())
+    return tuple(int(getattr(operator.options, name)) for name in names)
+
+
+_RUNS: Final[Mapping[str, Sequence[str]]] = {
+    "IF": ("thenSubgraphIndex", "elseSubgraphIndex"),
+    "WHILE": ("condSubgraphIndex", "bodySubgraphIndex"),
+}
+
+
 def parse(content: bytes, where: str = "") -> TFLiteFile:
-    """Read the main subgraph. Raises ModelError EW-M002 where the content is not a whole and consistent TFLite model."""
+    """Read the main subgraph and what it runs. Raises ModelError EW-M002 where the content is not a whole and consistent TFLite model."""
     if not is_tflite(content[:8]):
         raise _unreadable(where, "its identifier is not TFL3")
     try:
@@ -82,8 +102,29 @@ def _parse(content: bytes) -> TFLiteFile:
     model = schema.Model.GetRootAs(content, 0)
     if model.SubgraphsLength() < 1:
         raise ValueError("it holds no graph")
-    graph = model.Subgraphs(0)
     codes = [_operator_code(model.OperatorCodes(index)) for index in range(model.OperatorCodesLength())]
+    main = _subgraph(model, 0, codes, content)
+    found: dict[int, Subgraph] = {}
+    _follow(main, (0,), found, lambda index: _subgraph(model, index, codes, content))
+    return TFLiteFile(main.tensors, main.operators, main.inputs, main.outputs, found)
+
+
+def _follow(graph: Subgraph, path: tuple[int, ...], found: dict[int, Subgraph], read: Callable[[int], Subgraph]) -> None:
+    """Read into `found` what the operators of `graph` run, itself run by those of `path`."""
+    for index in dict.fromkeys(index for operator in graph.operators for index in runs(operator)):
+        if index in path or len(path) > _MOST_NESTED:
+            raise ValueError(f"subgraph {index} runs itself, or subgraphs are nested deeper than {_MOST_NESTED}")
+        if index not in found:
+            found[index] = read(index)
+        _follow(found[index], (*path, index), found, read)
+
+
+def _subgraph(model: Any, number: int, codes: Sequence[tuple[str, int]], content: bytes) -> Subgraph:
+    from ai_edge_litert import schema_py_generated as schema
+
+    if not 0 <= number < model.SubgraphsLength():
+        raise IndexError(f"subgraph {number} of {model.SubgraphsLength()}")
+    graph = model.Subgraphs(number)
     found = [schema.TensorT.InitFromObj(graph.Tensors(index)) for index in range(graph.TensorsLength())]
     names = _unique_names([(tensor.name or b"").decode("utf-8", "replace") for tensor in found])
     tensors = tuple(_tensor(name, tensor, model, content) for name, tensor in zip(names, found, strict=True))
@@ -94,7 +135,7 @@ def _parse(content: bytes) -> TFLiteFile:
     inputs, outputs = (_indices(array, len(tensors)) for array in (graph.InputsAsNumpy(), graph.OutputsAsNumpy()))
     tensors = _with_empty_constants(tensors, {*inputs, *(index for operator in operators for index in operator.outputs)})
     _check_order(tensors, operators, inputs, outputs)
-    return TFLiteFile(tensors, operators, inputs, outputs)
+    return Subgraph(tensors, operators, inputs, outputs)
 
 
 def _with_empty_constants(tensors: Sequence[Tensor], written: Container[int]) -> tuple[Tensor, ...]:

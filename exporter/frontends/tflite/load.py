@@ -17,7 +17,7 @@ from exporter.frontends.quiet import first_line
 from exporter.frontends.source import Array, Source, refuse_bad_weights, signatures
 from exporter.frontends.tflite.builder import GraphBuilder
 from exporter.frontends.tflite.file import TFLiteFile, parse
-from exporter.frontends.tflite.reading import Reading
+from exporter.frontends.tflite.reading import read_operators
 from exporter.frontends.tflite.registry import readers
 from exporter.frontends.tflite.state import explicit_state
 from exporter.runtimes import Session, open_session
@@ -107,23 +107,23 @@ def build(file: TFLiteFile, name: str) -> ir.Model:
     Raises ModelError EW-M009 that names every operator without a reader, or the first whose form has none.
     """
     _refuse_unread(file)
-    graph = GraphBuilder(file)
-    for index, operator in enumerate(file.operators):
-        readers()[operator.kind](Reading(graph, operator, f"{operator.kind.lower()}_{index}"))
+    graph = GraphBuilder(file, file.subgraphs)
+    read_operators(graph)
     return graph.finish(name)
 
 
 def _refuse_unread(file: TFLiteFile) -> None:
     reasons: dict[str, str] = {}
-    for operator in file.operators:
-        if operator.kind.startswith("CUSTOM:"):
-            reasons[operator.kind] = f"{operator.kind.removeprefix('CUSTOM:')} is a custom operator"
-        elif operator.kind in _STATE:
-            reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next"
-        elif operator.kind not in readers():
-            reasons[operator.kind] = f"{operator.kind} has no reader"
-        elif any(index >= 0 and file.tensors[index].variable for index in operator.inputs):
-            reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next (a variable tensor)"
+    for graph in (file, *file.subgraphs.values()):
+        for operator in graph.operators:
+            if operator.kind.startswith("CUSTOM:"):
+                reasons[operator.kind] = f"{operator.kind.removeprefix('CUSTOM:')} is a custom operator"
+            elif operator.kind in _STATE:
+                reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next"
+            elif operator.kind not in readers():
+                reasons[operator.kind] = f"{operator.kind} has no reader"
+            elif any(index >= 0 and graph.tensors[index].variable for index in operator.inputs):
+                reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next (a variable tensor)"
     if reasons:
         listed = sorted(reasons)
         raise ModelError(

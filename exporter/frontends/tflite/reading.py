@@ -12,10 +12,11 @@ from diagnostics import ModelError
 from exporter.backends.tflite.layout import to_channels_first
 from exporter.frontends.source import Array
 from exporter.frontends.tflite.builder import GraphBuilder
-from exporter.frontends.tflite.file import Operator, Tensor
+from exporter.frontends.tflite.file import Operator, Subgraph, Tensor, runs
+from exporter.frontends.tflite.registry import readers
 from exporter.graph.values import constant
 
-__all__ = ["Reading", "first_axis", "same_padding"]
+__all__ = ["Reading", "first_axis", "read_operators", "same_padding"]
 
 _RANKS: Final = (4, 5)  # tensors of these ranks may be channels-first
 _ACTIVATIONS: Final = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}  # what the kernels of these operators apply
@@ -47,6 +48,9 @@ class Reading:
     def dtype(self, index: int = 0) -> str:
         """Stored dtype of an input, a numpy name."""
         return self._tensor(index).dtype
+
+    def input_tensor(self, index: int) -> Tensor:
+        return self._tensor(index)
 
     def output_tensor(self, index: int = 0) -> Tensor:
         return self._graph.tensor(self.outputs[index])
@@ -128,6 +132,30 @@ class Reading:
             return self.op("Clip", value, low, high)
         return value if name == "NONE" else self.op("Relu", value)
 
+    def subgraphs(self) -> tuple[Subgraph, ...]:
+        """What the operator runs: condition and body, or both branches."""
+        return tuple(self._graph.subgraphs[index] for index in runs(self._operator))
+
+    def stored(self, index: int) -> ir.Value:
+        """An input as it is stored, integers as such."""
+        self._tensor(index)
+        return self._graph.value(self.inputs[index])
+
+    def entering(self, name: str, shape: Sequence[int], dtype: str) -> ir.Value:
+        """A new input of a graph inside of this one."""
+        return self._graph.entering(f"{self._name}/{name}", shape, dtype)
+
+    def within(self, number: int, given: Sequence[ir.Value], nodes: list[ir.Node] | None = None) -> GraphBuilder:
+        """Subgraph `number` of `subgraphs`, read on the values `given`; its nodes go into `nodes`, or here."""
+        name = f"{self._name}/{number}"
+        inner = self._graph.within(runs(self._operator)[number], given, name, self._graph.nodes if nodes is None else nodes)
+        read_operators(inner, f"{name}/")
+        return inner
+
+    def give_stored(self, value: ir.Value, index: int) -> None:
+        """Output `index` is `value`, integers as such."""
+        self._graph.give_stored(self.outputs[index], value, self._name)
+
     def refuse(self, why: str) -> ModelError:
         """The error that says why this operator cannot be read."""
         where = f"operator {self._name}, which writes {self.output_tensor().name}"
@@ -147,6 +175,12 @@ class Reading:
         if known is None or tensor.encoding is not None:
             return self.op("Transpose", self.op("Reshape", self.input(index), self.int64(full)), perm=to_channels_first(rank))
         return self._graph.constant(known.reshape(full).transpose(to_channels_first(rank)), tensor.name)
+
+
+def read_operators(graph: GraphBuilder, prefix: str = "") -> None:
+    """Read every operator of a builder's graph; names of nodes start with `prefix`. Raises ModelError EW-M009 for forms without a reader."""
+    for index, operator in enumerate(graph.graph.operators):
+        readers()[operator.kind](Reading(graph, operator, f"{prefix}{operator.kind.lower()}_{index}"))
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

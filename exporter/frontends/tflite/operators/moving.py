@@ -263,6 +263,24 @@ def unsorted_segment(to: Reading) -> None:
     to.give(to.op("ScatterND", start, places, to.input(0), reduction=reduction))
 
 
+@reads("DYNAMIC_UPDATE_SLICE")
+def dynamic_update_slice(to: Reading) -> None:
+    """A choice by place, where one row is written; what begins outside is written at the nearest place inside, as the kernel does."""
+    whole, part = to.shape(0), to.shape(1)
+    axes = [axis for axis, (length, written) in enumerate(zip(whole, part, strict=True)) if length != written]
+    if not axes:
+        to.give(to.input(1))
+        return
+    if len(axes) > 1 or part[axes[0]] != 1:
+        raise to.refuse(f"it writes {part} into {whole}; only single rows along one axis are read")
+    (axis,) = axes
+    place = to.op("Gather", to.op("Cast", to.input(2), to=ir.DataType.INT32), to.int64(axis), axis=0)
+    low, high = (to.const(np.asarray(bound, np.int32)) for bound in (0, whole[axis] - 1))
+    places = np.arange(whole[axis], dtype=np.int32).reshape([-1 if index == axis else 1 for index in range(len(whole))])
+    here = to.op("Equal", to.const(places), to.op("Min", to.op("Max", place, low), high))
+    to.give(to.op("Where", here, to.input(1), to.input(0)))
+
+
 @reads("SHAPE")
 def shape(to: Reading) -> None:
     to.give(to.const(np.asarray(to.shape(), to.output_tensor().dtype)))
