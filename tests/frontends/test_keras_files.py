@@ -34,7 +34,9 @@ a, b = keras.Input((6,), name="a"), keras.Input((None, 6), name="b")
 mixed = layers.Concatenate()([a, layers.GlobalAveragePooling1D()(b)])
 keras.Model([b, a], [layers.Dense(4, name="y")(mixed), layers.Dense(2, name="z")(mixed)]).save(sys.argv[1] + "/two.keras")
 steps = keras.Input((5, 3))
-keras.Model(steps, layers.LSTM(4)(steps)).save(sys.argv[1] + "/recurrent.keras")
+both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(steps)
+keras.Model(steps, layers.GRU(3)(both)).save(sys.argv[1] + "/recurrent.keras")
+keras.Model(steps, keras.ops.rfft(steps)[0]).save(sys.argv[1] + "/spectrum.keras")
 """
 
 
@@ -77,11 +79,17 @@ def test_names_stay_and_open_dimensions_are_asked_for(saved):
 
 @needs_tensorflow
 @pytest.mark.slow
+def test_recurrent_layers_are_read(saved, tmp_path):
+    assert convert(saved / "recurrent.keras", tmp_path / "out.tflite").sqnr_db > 100
+
+
+@needs_tensorflow
+@pytest.mark.slow
 def test_what_the_reader_lacks_is_named(saved):
     with pytest.raises(EdgewrightError) as error:
-        load(saved / "recurrent.keras")
+        load(saved / "spectrum.keras")
     assert error.value.code == "EW-M009"
-    assert "WHILE" in error.value.what
+    assert "RFFT2D" in error.value.what
 
 
 @needs_tensorflow

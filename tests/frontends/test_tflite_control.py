@@ -168,6 +168,96 @@ def test_a_counter_is_a_number_of_steps_where_it_goes_up_by_one(tmp_path, form, 
     assert_equal(tmp_path, {"x0": np.float32([1, -2])})
 
 
+LENGTH = 5
+
+
+def ints(inner, *values):
+    return inner.tensor("ints", (len(values),), "int32", None, np.asarray(values, np.int32))
+
+
+def scalar(inner, value):
+    return inner.tensor("int", (), "int32", None, np.asarray(value, np.int32))
+
+
+def updated(inner, whole, row, place):
+    start = computed(inner, "MUL", [ints(inner, 1, 0), place], (2,), "int32")
+    return computed(inner, "DYNAMIC_UPDATE_SLICE", [whole, row, start], (LENGTH, 2))
+
+
+def item_set(inner, whole, row, place, behind=1):
+    """As TensorFlow writes TensorListSetItem; its converter knows no sizes of what lies before and behind."""
+    first = computed(inner, "RESHAPE", [place, ints(inner, 1)], (1,), "int32", new_shape=[1])
+    after = computed(inner, "ADD", [place, scalar(inner, behind)], (), "int32")
+    after = computed(inner, "RESHAPE", [after, ints(inner, 1)], (1,), "int32", new_shape=[1])
+    size = computed(inner, "CONCATENATION", [first, ints(inner, -1)], (2,), "int32", axis=0)
+    start = computed(inner, "CONCATENATION", [after, ints(inner, 0)], (2,), "int32", axis=0)
+    head = computed(inner, "SLICE", [whole, ints(inner, 0, 0), size], (1, 2))
+    tail = computed(inner, "SLICE", [whole, start, ints(inner, -1, -1)], (1, 2))
+    return computed(inner, "CONCATENATION", [head, row, tail], (LENGTH, 2), axis=0)
+
+
+def backward(inner, whole, row, place):
+    return updated(inner, whole, row, computed(inner, "SUB", [scalar(inner, LENGTH - 1), place], (), "int32"))
+
+
+def twice_as_far(inner, whole, row, place):
+    return updated(inner, whole, row, computed(inner, "ADD", [place, place], (), "int32"))
+
+
+def collecting(write, steps=LENGTH):
+    """Two counters, a state, and what `write` makes of a tensor into which each step writes the state."""
+    kinds = [((), "int32"), ((), "int32"), ((1, 2), "float32"), ((LENGTH, 2), "float32")]
+
+    def build(container, given, made):
+        def condition(inner, carried):
+            below = [computed(inner, "LESS", [index, scalar(inner, steps)], (), "bool") for index in carried[:2]]
+            return [computed(inner, "LOGICAL_AND", below, (), "bool")]
+
+        def body(inner, carried):
+            counts = [computed(inner, "ADD", [index, scalar(inner, 1)], (), "int32") for index in carried[:2]]
+            state = computed(inner, "ADD", [carried[2], carried[2]], (1, 2))
+            return [*counts, state, write(inner, carried[3], state, carried[1])]
+
+        indices = subgraph(container, "condition", kinds, condition), subgraph(container, "body", kinds, body)
+        options = {"cond_subgraph_index": indices[0], "body_subgraph_index": indices[1]}
+        container.operator("WHILE", [scalar(container, 0)] * 2 + given, made, 1, options)
+
+    def with_unknown_sizes(model):
+        for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors if tensor.name.startswith(b"slice")):
+            tensor.shapeSignature = np.asarray([-1, 2], np.int32)
+
+    return changed(written(build, kinds[2:], kinds), with_unknown_sizes)
+
+
+@pytest.mark.parametrize(
+    ("write", "steps", "collects"),
+    [
+        (item_set, LENGTH, True),
+        (updated, LENGTH, True),
+        (backward, LENGTH, True),
+        (twice_as_far, LENGTH, False),
+        (updated, 3, False),
+    ],
+)
+def test_what_each_step_writes_is_collected_where_nothing_else_is_left(tmp_path, write, steps, collects):
+    read(tmp_path, collecting(write, steps))
+    (node,) = loops(tmp_path)
+    assert node.inputs[0].const_value.numpy() == steps
+    assert len(node.inputs) == (3 if collects else 4)  # steps, condition, the state, and what it only seems to collect
+    convert(tmp_path / "model.tflite", tmp_path / "again.tflite")
+    random = np.random.default_rng(0)
+    feed = {"x0": random.normal(size=(1, 2)).astype(np.float32), "x1": random.normal(size=(LENGTH, 2)).astype(np.float32)}
+    assert_equal(tmp_path, feed)
+
+
+def test_a_tensor_that_grows_is_refused(tmp_path):
+    """Two items less, one more: the pieces have sizes that data decides."""
+    content = collecting(lambda inner, *operands: item_set(inner, *operands, behind=2))
+    with pytest.raises(ModelError, match="SLICE") as error:
+        read(tmp_path, content)
+    assert error.value.code == "EW-M009"
+
+
 def branches(shape=(2, 3)):
     """Two outputs, of which one branch computes the first and gives an input as the second."""
     kinds = [((2, 3), "float32"), (shape, "float32")]

@@ -12,6 +12,7 @@ from diagnostics import ModelError
 from exporter.backends.tflite.layout import to_channels_first
 from exporter.frontends.source import Array
 from exporter.frontends.tflite.builder import GraphBuilder
+from exporter.frontends.tflite.counting import needed
 from exporter.frontends.tflite.file import Operator, Subgraph, Tensor, runs
 from exporter.frontends.tflite.registry import readers
 from exporter.graph.values import constant
@@ -145,10 +146,16 @@ class Reading:
         """A new input of a graph inside of this one."""
         return self._graph.entering(f"{self._name}/{name}", shape, dtype)
 
-    def within(self, number: int, given: Sequence[ir.Value], nodes: list[ir.Node] | None = None) -> GraphBuilder:
-        """Subgraph `number` of `subgraphs`, read on the values `given`; its nodes go into `nodes`, or here."""
+    def within(
+        self, number: int, given: Sequence[ir.Value], nodes: list[ir.Node] | None = None, ends: Sequence[int] | None = None
+    ) -> GraphBuilder:
+        """Subgraph `number` of `subgraphs`, read on the values `given`, as far as its outputs or its tensors `ends` need it.
+
+        Its nodes go into `nodes`, or here.
+        """
         name = f"{self._name}/{number}"
         inner = self._graph.within(runs(self._operator)[number], given, name, self._graph.nodes if nodes is None else nodes)
+        inner.graph = needed(inner.graph, inner.graph.outputs if ends is None else ends)
         read_operators(inner, f"{name}/")
         return inner
 

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.frontends.tflite.builder import GraphBuilder
-from exporter.frontends.tflite.counting import Collector, Counter, collector, counter, unchanged
+from exporter.frontends.tflite.collecting import Collector, collector
+from exporter.frontends.tflite.counting import Counter, counters, unchanged
 from exporter.frontends.tflite.file import Subgraph, Tensor
 from exporter.frontends.tflite.reading import Reading
 from exporter.frontends.tflite.registry import reads
@@ -51,11 +52,14 @@ def while_(to: Reading) -> None:
 
 @dataclass(frozen=True)
 class _Count:
-    """A counter that starts at `start`, with the number of steps where that is known now."""
+    """What a loop counts. `starts`: the carried values that go up by one in each step, and what they start at.
 
-    counter: Counter
-    start: int
+    `steps`: how many there are, or None where `bound`, the place of the carried value at which the one counter stops, says it as it runs.
+    """
+
+    starts: dict[int, int]
     steps: int | None
+    bound: int = -1
 
 
 class _While:
@@ -64,13 +68,11 @@ class _While:
     def __init__(self, to: Reading, condition: Subgraph, body: Subgraph) -> None:
         self.to, self.body = to, body
         self.kept = unchanged(body)
-        self.count = self._count(counter(condition, body))
+        self.count = self._count(counters(condition, body))
         self.collectors = self._collectors()
-        counted = -1 if self.count is None else self.count.counter.place
+        counted = {} if self.count is None else self.count.starts
         self.states = [
-            place
-            for place in range(len(body.inputs))
-            if not self.kept[place] and place != counted and place not in self.collectors
+            place for place, kept in enumerate(self.kept) if not kept and place not in counted and place not in self.collectors
         ]
 
     def read(self) -> None:
@@ -88,41 +90,49 @@ class _While:
             if kept:
                 to.give_stored(to.stored(place), place)
         if self.count is not None:
-            to.give_stored(self._end(self.count), self.count.counter.place)
+            for place in self.count.starts:
+                to.give_stored(self._end(self.count, place), place)
 
-    def _count(self, found: Counter | None) -> _Count | None:
-        start = None if found is None else self.to.constant(found.place)
-        if found is None or start is None:
+    def _count(self, found: Sequence[Counter]) -> _Count | None:
+        starts = {counter.place: self.to.constant(counter.place) for counter in found}
+        known = {place: int(start.item()) for place, start in starts.items() if start is not None}
+        if not found or len(known) < len(starts):
             return None
-        bound = found.bound
-        if bound is None and (array := self.to.constant(found.bound_place)) is not None:
-            bound = int(array.item())
-        return _Count(found, int(start.item()), None if bound is None else max(bound - int(start.item()), 0))
+        bounds = [self._known_bound(counter) for counter in found]
+        limits = [bound - known[counter.place] for counter, bound in zip(found, bounds, strict=True) if bound is not None]
+        if len(limits) == len(found):
+            return _Count(known, max(min(limits), 0))
+        return _Count(known, None, found[0].bound_place) if len(found) == 1 else None
+
+    def _known_bound(self, counter: Counter) -> int | None:
+        array = self.to.constant(counter.bound_place) if counter.bound is None else None
+        return counter.bound if array is None else int(array.item())
 
     def _collectors(self) -> dict[int, Collector]:
-        count = self.count
-        if count is None or count.start or not count.steps:
+        if self.count is None or not self.count.steps:
             return {}
-        places = range(len(self.body.inputs))
-        found = {place: collector(self.body, place, count.counter.place, count.steps) for place in places}
-        return {place: entry for place, entry in found.items() if entry is not None}
+        steps, places = self.count.steps, range(len(self.kept))
+        from_zero = [place for place, start in self.count.starts.items() if start == 0]
+        found = {(place, by): collector(self.body, place, by, steps) for place in places for by in from_zero}
+        return {place: entry for (place, _), entry in found.items() if entry is not None}
 
     def _bound(self, count: _Count) -> ir.Value:
-        """Where a computed counter stops, as it is stored."""
-        return self.to.op("Reshape", self.to.stored(count.counter.bound_place), self.to.int64([]))
+        """Where the one counter stops, as it is stored."""
+        return self.to.op("Reshape", self.to.stored(count.bound), self.to.int64([]))
 
     def _limit(self, count: _Count) -> ir.Value:
         if count.steps is not None:
             return self.to.int64(count.steps)
+        (start,) = count.starts.values()
         bound = self.to.op("Cast", self._bound(count), to=ir.DataType.INT64)
-        return self.to.op("Max", self.to.op("Sub", bound, self.to.int64(count.start)), self.to.int64(0))
+        return self.to.op("Max", self.to.op("Sub", bound, self.to.int64(start)), self.to.int64(0))
 
-    def _end(self, count: _Count) -> ir.Value:
-        """What the counter ends as."""
-        tensor, to = self.to.input_tensor(count.counter.place), self.to
+    def _end(self, count: _Count, place: int) -> ir.Value:
+        """What a counter ends as."""
+        tensor, start, to = self.to.input_tensor(place), count.starts[place], self.to
         if count.steps is not None:
-            return to.const(np.full(tensor.shape, count.start + count.steps, tensor.dtype))
-        end = to.op("Max", self._bound(count), to.const(np.asarray(count.start, tensor.dtype)))
+            return to.const(np.full(tensor.shape, start + count.steps, tensor.dtype))
+        end = to.op("Max", self._bound(count), to.const(np.asarray(start, tensor.dtype)))
         return to.op("Reshape", end, to.int64(tensor.shape))
 
     def _body(self) -> ir.Graph:
@@ -130,24 +140,25 @@ class _While:
         step, flag = to.entering("step", (), "int64"), to.entering("flag", *_BOOL)
         entering = [to.entering(f"carried_{place}", *_kind(to.input_tensor(place))) for place in self.states]
         inside = dict(zip(self.states, entering, strict=True))
-        given = [inside.get(place) or to.stored(place) for place in range(len(self.kept))]
         if self.count is not None:
-            given[self.count.counter.place] = self._counted(self.count, step, nodes)
-        inner = to.within(1, given, nodes)
-        results = inner.results()
-        ends = [_end(inner, results[place]) for place in self.states]
-        rows = [self._row(inner, entry) for entry in self.collectors.values()]
+            inside |= {place: self._counted(place, start, step, nodes) for place, start in self.count.starts.items()}
+        given = [inside.get(place) or to.stored(place) for place in range(len(self.kept))]
+        rows = [entry.row for entry in self.collectors.values()]
+        ends = None if self.count is None else [*(self.body.outputs[place] for place in self.states), *rows]
+        inner = to.within(1, given, nodes, ends)
         goes_on = flag
         if self.count is None:
-            goes_on = to.within(0, results, nodes).results()[0]
+            goes_on = to.within(0, inner.results(), nodes).results()[0]
             goes_on = inner.node("Reshape", [goes_on, to.int64([])], {}, "goes_on", 1)[0]
-        return _graph((step, flag, *entering), [_end(inner, goes_on), *ends, *rows], nodes, step)
+        results = [goes_on, *(inner.value(self.body.outputs[place]) for place in self.states)]
+        results += [self._row(inner, entry) for entry in self.collectors.values()]
+        return _graph((step, flag, *entering), [_end(inner, value) for value in results], nodes, step)
 
-    def _counted(self, count: _Count, step: ir.Value, nodes: list[ir.Node]) -> ir.Value:
-        """The counter inside of a step."""
-        tensor, to = self.to.input_tensor(count.counter.place), self.to
+    def _counted(self, place: int, start: int, step: ir.Value, nodes: list[ir.Node]) -> ir.Value:
+        """A counter inside of a step."""
+        tensor, to = self.to.input_tensor(place), self.to
         cast = ir.node("Cast", [step], {"to": ir.DataType.from_numpy(np.dtype(tensor.dtype))})
-        added = ir.node("Add", [cast.outputs[0], to.const(np.asarray(count.start, tensor.dtype))])
+        added = ir.node("Add", [cast.outputs[0], to.const(np.asarray(start, tensor.dtype))])
         shaped = ir.node("Reshape", [added.outputs[0], to.int64(tensor.shape)])
         nodes += [cast, added, shaped]
         return shaped.outputs[0]
@@ -160,12 +171,11 @@ class _While:
 
     def _whole(self, entry: Collector, rows: ir.Value) -> ir.Value:
         """The collected tensor, from the rows of all steps along axis 0."""
-        to, rank = self.to, 0
+        to, rank = self.to, len(self.body.tensors[entry.row].shape)
         if entry.backward:
             rows = to.op("Slice", rows, to.int64([-1]), to.int64([np.iinfo(np.int64).min]), to.int64([0]), to.int64([-1]))
         if entry.axis == 0:
             return rows
-        rank = len(self.body.tensors[entry.row].shape)
         return to.op("Transpose", rows, perm=(*range(1, entry.axis + 1), 0, *range(entry.axis + 1, rank)))
 
 
@@ -175,15 +185,7 @@ def _end(inner: GraphBuilder, value: ir.Value) -> ir.Value:
 
 
 def _graph(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], nodes: Sequence[ir.Node], named: ir.Value) -> ir.Graph:
-    """A graph of those nodes that an output needs."""
-    needed = []
-    for node in reversed(nodes):
-        if any(value.uses() or value in outputs for value in node.outputs):
-            needed.append(node)
-        else:
-            for index in range(len(node.inputs)):
-                node.replace_input_with(index, None)
-    return ir.Graph(inputs, outputs, nodes=needed[::-1], opset_imports={"": OPSET}, name=f"{named.name}_graph")
+    return ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": OPSET}, name=f"{named.name}_graph")
 
 
 def _kind(tensor: Tensor) -> tuple[tuple[int, ...], str]:
