@@ -31,6 +31,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from targets.releases.tflite import release_key
 from tools import conformance_int8
 from tools.conformance_cases import Case, eligible_cases
 from tools.conformance_int8 import quantizable, run_int8_case
@@ -47,7 +48,8 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one case. `code` is the error's, `reason` says why it did not pass."""
+    """What became of one case. `code` is the error's, `reason` says why it did not pass; `code` of one that passes in float is the first
+    TFLite release that runs what was written."""
 
     name: str
     operator: str
@@ -59,7 +61,7 @@ class Result:
 
 
 def run_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
-    """Convert and run one case in this process: (status, code, reason). `isolate` as `convert` has it."""
+    """Convert and run one case in this process: (status, code, reason), see `Result`. `isolate` as `convert` has it."""
     import onnx
 
     from diagnostics import EdgewrightError
@@ -69,7 +71,7 @@ def run_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
         model, artifact = Path(folder) / "model.onnx", Path(folder) / "model.tflite"
         onnx.save(case.model, model)
         try:
-            convert(model, artifact, isolate=isolate)
+            release = convert(model, artifact, isolate=isolate).release
         except EdgewrightError as error:
             return "refused", error.code, "; ".join(part for part in (error.what, error.where, error.why) if part)
         except Exception as error:
@@ -79,7 +81,7 @@ def run_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
         except Exception as error:
             return "wrong", "load", _line(error)
     why = judge([value.name for value in case.model.graph.output], case.outputs, found)
-    return ("wrong", "differs", why) if why else ("pass", "", "")
+    return ("wrong", "differs", why) if why else ("pass", release, "")
 
 
 def judge(names: Sequence[str], expected: Sequence[Array], found: dict[str, Array]) -> str:
@@ -250,6 +252,15 @@ def passing(results: Sequence[Result]) -> dict[str, list[str]]:
     return {operator: sorted(names) for operator, names in sorted(found.items())}
 
 
+def releases(results: Sequence[Result]) -> dict[str, list[str]]:
+    """First TFLite release of the least and of the most demanding case that passes, by operator: what tests/conformance/releases.json holds."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        if result.status == "pass" and not result.multi:
+            found[result.operator].add(result.code)
+    return {operator: [min(own, key=release_key), max(own, key=release_key)] for operator, own in sorted(found.items())}
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command line; exit status 1 where a case is wrong or crashes."""
     parser = argparse.ArgumentParser(prog="python -m tools.conformance", description=__doc__.partition("\n")[0])
@@ -257,7 +268,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cases", metavar="FILE", type=Path, help="cases named in FILE, one a line")
     parser.add_argument("--list", action="store_true", help="list the cases and run none")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every result to FILE")
-    parser.add_argument("--expect", metavar="FILE", type=Path, help="write the names of the cases that pass to FILE, by operator")
+    parser.add_argument(
+        "--expect",
+        metavar="FILE",
+        type=Path,
+        help="write the names of the cases that pass to FILE, by operator (in float also releases.json beside it)",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="SECONDS")
     parser.add_argument("-v", "--verbose", action="store_true", help="also print every case that does not pass")
@@ -291,6 +307,8 @@ def main(arguments: Sequence[str]) -> int:
         options.json.write_text(json.dumps({"summary": counts, "results": [asdict(result) for result in results]}, indent=1))
     if options.expect is not None:
         options.expect.write_text(json.dumps(passing(results), indent=1) + "\n")
+        if not options.int8:
+            options.expect.with_name("releases.json").write_text(json.dumps(releases(results), indent=1) + "\n")
     return 1 if any(result.status in ("wrong", "crash") for result in results) else 0
 
 

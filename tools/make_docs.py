@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ _FACETS: Final = {
     "cost": "MACs",
 }
 _COLUMNS: Final = ("prune", "int8", "int16x8", "layout", "TFLite", "torch", "MACs")
+_RELEASES: Final = ROOT / "tests" / "conformance" / "releases.json"
 _RUNTIMES: Final = {"tflite": "TFLite", "onnx": "ONNX"}
 
 
@@ -77,11 +79,14 @@ def operators_page() -> str:
     from exporter.ops import all_operators
 
     table, refusals, conditions = [], [], []
+    releases = json.loads(_RELEASES.read_text(encoding="utf-8")) if _RELEASES.is_file() else {}
     for (domain, op_type), operator in all_operators().items():
         name = f"{domain}.{op_type}" if domain else op_type
         entries = {title: operator.has(facet) for facet, title in _FACETS.items()}
         entries["int16x8"] = operator.has("quantize") and "int16" in operator.kernel_dtypes
-        table.append(f"| {name} | " + " | ".join("yes" if entries[title] else "–" for title in _COLUMNS) + " |")
+        marks = ["yes" if entries[title] else "–" for title in _COLUMNS]
+        runs = dict.fromkeys(release.removesuffix(".0") for release in releases.get(name, ()))
+        table.append(f"| {name} | " + " | ".join([*marks, " to ".join(runs) or "–"]) + " |")
         lacking = [facet for facet in _FACETS if not operator.has(facet)]
         if lacking:
             refusals.append(f"- **{name}**")
@@ -99,10 +104,12 @@ def operators_page() -> str:
             "",
             "ONNX operators of the canonical graph (opset 21), and what edgewright does with each: cut its channels (prune), run it in",
             "integers (int8; int16x8: with int16 activations), place it channels-last (layout), write it as TFLite, compute it in torch",
-            "(simulation, recovery), count its MACs. An operator that is legalized into others is written through those.",
+            "(simulation, recovery), count its MACs. An operator that is legalized into others is written through those. *runs from*: the",
+            "first TFLite release that runs what the ONNX project's own tests of the operator become in float, least to most demanding, as",
+            "`make conformance` found it; `--runtime` picks older forms where there are such.",
             "",
-            "| operator | " + " | ".join(_COLUMNS) + " |",
-            "|---" * (len(_COLUMNS) + 1) + "|",
+            "| operator | " + " | ".join([*_COLUMNS, "runs from"]) + " |",
+            "|---" * (len(_COLUMNS) + 2) + "|",
             *table,
             "",
             "## Why not",

@@ -20,6 +20,7 @@ _HEAD: Final = (
     "task: original -> artifact",
     "KiB",
     "nodes in integers / float",
+    "MACs in float",
     "CPU s",
 )
 
@@ -36,8 +37,9 @@ def zoo_page() -> str:
             "",
             "Public models with their real weights (`tools/zoo.py`), each read from its own format, written in every form, and run on its real",
             "runtime on data that calibration did not see (`tools/zoo_cases.py`). float32, float16 and int8 are TFLite for `android-arm64-cpu`",
-            "on LiteRT (XNNPACK), int8-onnx is ONNX for `x86-64-cpu` on onnxruntime. SQNR is that of the artifact's outputs against the",
-            "original's. *CPU s*: from the loaded graph to the artifact's bytes, calibration included.",
+            "on LiteRT (XNNPACK), int8-onnx is ONNX for `x86-64-cpu` on onnxruntime; auto and auto-onnx are `--precision auto` with a goal of",
+            "20 dB on the calibration samples. SQNR is that of the artifact's outputs against the original's. *MACs in float*: of those that",
+            "the integer forms have left. *CPU s*: from the loaded graph to the artifact's bytes, calibration included.",
             *([f"Measured with {versions}."] if versions else []),
             "",
             "| " + " | ".join(_HEAD) + " |",
@@ -51,7 +53,7 @@ def zoo_page() -> str:
 
 def _table_row(model: str, form: str, found: Mapping[str, Any]) -> str:
     if found["status"] != "measured":
-        return f"| {model} | {form} | {found['status']}: {_cell(found['reason'])} | | | | |"
+        return f"| {model} | {form} | {found['status']}: {_cell(found['reason'])} | | | | | |"
     task = "; ".join(f"{name} {score['original']:.4f} -> {score['artifact']:.4f}" for name, score in found["task"].items())
     if not task and found["top1_agreement"] is not None:
         task = f"top-1 agreement {found['top1_agreement']:.4f}"
@@ -62,6 +64,7 @@ def _table_row(model: str, form: str, found: Mapping[str, Any]) -> str:
         task,
         f"{found['bytes'] / 1024:.0f}",
         f"{found['integer_nodes']} / {found['float_nodes']}",
+        f"{found['float_macs']:.1%}" if "float_macs" in found and found["integer_nodes"] else "",
         f"{found['build_cpu_s']:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"

@@ -21,7 +21,8 @@ from calibration import open_samples
 from diagnostics import EdgewrightError
 from exporter.built import Built
 from exporter.frontends import load
-from exporter.pipeline import build
+from exporter.graph.summary import summarize
+from exporter.pipeline import Options, build
 from exporter.quantization.planner import refusals
 from exporter.verification.compare import Comparison
 from exporter.verification.metrics import json_number
@@ -50,7 +51,10 @@ FORMS: Final[Mapping[str, Form]] = {
     "float16": Form("android-arm64-cpu", "float16"),
     "int8": Form("android-arm64-cpu", "int8"),
     "int8-onnx": Form("x86-64-cpu", "int8"),
+    "auto": Form("android-arm64-cpu", "auto"),
+    "auto-onnx": Form("x86-64-cpu", "auto"),
 }
+GOAL_DB: Final = 20.0  # of precision auto
 
 
 def measured(case: Case, form: Form) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
     calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(case.samples)
     held_out = open_samples(case.held_out, source.inputs, source.preprocess).take(case.test_samples)
     start = time.process_time()
-    built = build(source, target, None if form.is_float else calibration)
+    built = build(source, target, None if form.is_float else calibration, Options(goal_db=GOAL_DB))
     spent = time.process_time() - start
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{built.artifact.suffix}"
@@ -98,11 +102,20 @@ def _accuracy(comparison: Comparison) -> dict[str, Any]:
 
 
 def _floats(built: Built, form: Form) -> dict[str, Any]:
-    """How many nodes run in integers and in float, and how many of those for which reason."""
-    counts = Counter("float" if precision.startswith("float") else "integer" for precision in built.plan.precision.values())
+    """How many nodes run in integers and in float, the share of multiply-accumulates in float, and how many nodes for which reason."""
+    precisions = built.plan.precision
+    counts = Counter("float" if precision.startswith("float") else "integer" for precision in precisions.values())
     reasons = refusals(built.graph, built.target.artifact, built.statistics) if not form.is_float else {}
-    why = Counter(reasons[name] for name, precision in built.plan.precision.items() if name in reasons)
-    return {"integer_nodes": counts["integer"], "float_nodes": counts["float"], "float_reasons": dict(sorted(why.items()))}
+    reasons |= dict.fromkeys(built.plan.reasons, f"8 bits would leave less than {GOAL_DB:g} dB")
+    why = Counter(reasons[name] for name, precision in precisions.items() if name in reasons and precision.startswith("float"))
+    macs = {facts.name: facts.macs or 0 for facts in summarize(built.graph).nodes}
+    in_float = sum(macs.get(name, 0) for name, precision in precisions.items() if precision.startswith("float"))
+    return {
+        "integer_nodes": counts["integer"],
+        "float_nodes": counts["float"],
+        "float_macs": in_float / max(sum(macs.values()), 1),
+        "float_reasons": dict(sorted(why.items())),
+    }
 
 
 def main(arguments: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.graph.minimum_cut import SINK, SOURCE, MinimumCut
@@ -17,6 +17,7 @@ def price(edges, sink_side) -> float:
     return float("inf") if None in cut else float(sum(cut))
 
 
+@settings(deadline=None)
 @given(EDGES)
 def test_no_labelling_is_cheaper(edges):
     best = min(price(edges, {SINK, *free}) for n in range(5) for free in itertools.combinations(NAMES[1:-1], n))
