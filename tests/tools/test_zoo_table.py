@@ -56,14 +56,15 @@ def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
         "build_cpu_s": 1.0,
         "integer_nodes": 1,
         "float_nodes": 2,
+        "float_macs": 0.125,
         "float_reasons": {"Log | has no kernel": 2},
     }
     rows = {"net": {"float32": measured, "int8": {"status": "refused", "code": "EW-T004", "reason": "cannot\nrun"}}}
     (tmp_path / "zoo.json").write_text(json.dumps({"rows": rows, "versions": {"onnxruntime": "1.0"}}))
     monkeypatch.setattr(zoo_page, "RESULTS", tmp_path / "zoo.json")
     page = zoo_page.zoo_page()
-    assert "| net | float32 | 50.0 | accuracy 0.5000 -> 0.2500 | 2 | 1 / 2 | 1.0 |" in page
-    assert "| net | int8 | refused: cannot run | | | | |" in page
+    assert "| net | float32 | 50.0 | accuracy 0.5000 -> 0.2500 | 2 | 1 / 2 | 12.5% | 1.0 |" in page
+    assert "| net | int8 | refused: cannot run | | | | | |" in page
     assert "- net, float32: 2 × Log \\| has no kernel" in page
 
 
