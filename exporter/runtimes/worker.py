@@ -199,6 +199,7 @@ class LiteRt(Adapter):
     def feed(self, arrays: Arrays) -> None:
         if any(-1 in info["shape"] for info in self.inputs):
             self._resize(arrays)
+        self._interpreter.reset_all_variables()  # what a run gives does not depend on those before
         for info, detail in zip(self.inputs, self._inputs):
             self._interpreter.set_tensor(detail["index"], arrays[info["name"]])
 

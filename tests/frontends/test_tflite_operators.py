@@ -200,8 +200,19 @@ CASES = [
 ]
 POSITIVE_CASES = [(kind, [X], [X], "", {}) for kind in POSITIVE]
 # No kernel of LiteRT to compare with alone, or no computed input, or subgraphs: covered by whole files in test_tflite_files and
-# test_tflite_control.
-ELSEWHERE = {"IF", "WHILE", "DENSIFY", "DEQUANTIZE", "QUANTIZE", "RANK", "RANGE", "BROADCAST_ARGS", "RIGHT_SHIFT"}
+# test_tflite_control; state: in test_tflite_recurrent.
+ELSEWHERE = {
+    "IF",
+    "WHILE",
+    *(f"{ways}DIRECTIONAL_SEQUENCE_{kind}" for ways in ("UNI", "BI") for kind in ("LSTM", "RNN")),
+    "DENSIFY",
+    "DEQUANTIZE",
+    "QUANTIZE",
+    "RANK",
+    "RANGE",
+    "BROADCAST_ARGS",
+    "RIGHT_SHIFT",
+}
 
 
 def named(cases):

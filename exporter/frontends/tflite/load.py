@@ -19,7 +19,7 @@ from exporter.frontends.tflite.builder import GraphBuilder
 from exporter.frontends.tflite.file import TFLiteFile, parse
 from exporter.frontends.tflite.reading import read_operators
 from exporter.frontends.tflite.registry import readers
-from exporter.frontends.tflite.state import explicit_state
+from exporter.frontends.tflite.state import Stateless, explicit_state
 from exporter.runtimes import Session, open_session
 
 __all__ = ["TFLiteReference", "build", "load_tflite"]
@@ -27,10 +27,18 @@ __all__ = ["TFLiteReference", "build", "load_tflite"]
 _STATE: Final = frozenset(
     ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT")
 )
+_SEQUENCES: Final = frozenset(f"{ways}DIRECTIONAL_SEQUENCE_{kind}" for ways in ("UNI", "BI") for kind in ("LSTM", "RNN"))
+_FROM_ZERO: Final = (
+    "recurrent layers start from zero in each inference, as they do in the original once its variables are reset; without that the"
+    " original goes on from the inference before"
+)
 
 
 class TFLiteReference:
-    """Runs an untouched TFLite file on LiteRT's own kernels, one thread, in a worker process that lives as long as this object."""
+    """Runs an untouched TFLite file on LiteRT's own kernels, one thread, in a worker process that lives as long as this object.
+
+    Variable tensors are reset before each run.
+    """
 
     def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str], content: bytes | None = None) -> None:
         """`inputs` and `outputs` are names in the file's order; an output that the file lists twice has one name.
@@ -97,8 +105,13 @@ def load_tflite(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
         sha256=hashlib.sha256(original).hexdigest(),
         inputs=inputs,
         outputs=outputs,
-        notes=(stateless.note,) if stateless is not None else (),
+        notes=_notes(file, stateless),
     )
+
+
+def _notes(file: TFLiteFile, stateless: Stateless | None) -> tuple[str, ...]:
+    notes = () if stateless is None else (stateless.note,)
+    return (*notes, _FROM_ZERO) if any(operator.kind in _SEQUENCES for operator in file.operators) else notes
 
 
 def build(file: TFLiteFile, name: str) -> ir.Model:
@@ -122,7 +135,9 @@ def _refuse_unread(file: TFLiteFile) -> None:
                 reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next"
             elif operator.kind not in readers():
                 reasons[operator.kind] = f"{operator.kind} has no reader"
-            elif any(index >= 0 and graph.tensors[index].variable for index in operator.inputs):
+            elif any(index >= 0 and graph.tensors[index].variable for index in operator.inputs) and not (
+                graph is file and operator.kind in _SEQUENCES
+            ):
                 reasons[operator.kind] = f"{operator.kind} keeps state from one inference to the next (a variable tensor)"
     if reasons:
         listed = sorted(reasons)
