@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.one:
-        print(json.dumps([asdict(outcome) for outcome in _export(chosen.one)]))
+        for outcome in _export(chosen.one):
+            print(json.dumps(asdict(outcome)), flush=True)
         return 0
     wanted = [name for name in names(chosen.suite) if chosen.only in name]
     outcomes: list[Outcome] = []
@@ -94,6 +95,7 @@ def _print(outcome: Outcome) -> None:
 
 
 def _isolated(name: str, limit: int) -> list[Outcome]:
+    """One outcome a precision, from a process of its own; a process that ends early has said what it came to before."""
     start = time.perf_counter()
     try:
         done = subprocess.run(
@@ -103,16 +105,16 @@ def _isolated(name: str, limit: int) -> list[Outcome]:
             timeout=limit,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        return [Outcome(**entry) for entry in json.loads(done.stdout.strip().splitlines()[-1])]
-    except subprocess.TimeoutExpired:
-        verdict, reason = "refused", f"longer than {limit} s"
-    except (IndexError, ValueError):
-        verdict, reason = "wrong", f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}"
-    seconds = time.perf_counter() - start
-    return [Outcome(name, precision, verdict, reason=reason, seconds=seconds) for precision in PRECISIONS]
+        said, verdict, reason = done.stdout, "wrong", f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}"
+    except subprocess.TimeoutExpired as ended:
+        said, verdict, reason = (ended.stdout or b"").decode(), "refused", f"longer than {limit} s"
+    lines = [line for line in said.splitlines() if line.startswith('{"name"')]
+    found = {outcome.precision: outcome for outcome in (Outcome(**json.loads(line)) for line in lines)}
+    lost = Outcome(name, "", verdict, reason=reason, seconds=time.perf_counter() - start)
+    return [found.get(precision) or replace(lost, precision=precision) for precision in PRECISIONS]
 
 
-def _export(name: str) -> list[Outcome]:
+def _export(name: str) -> Iterator[Outcome]:
     import torch
 
     from exporter import load
@@ -123,9 +125,10 @@ def _export(name: str) -> list[Outcome]:
         module, inputs = make(name)
     except Exception as error:
         reason = f"the model cannot be made here: {type(error).__name__}: {error}"[:300]
-        return [Outcome(name, precision, "refused", reason=reason) for precision in PRECISIONS]
+        yield from (Outcome(name, precision, "refused", reason=reason) for precision in PRECISIONS)
+        return
     _spread(module)
-    outcomes, source = [], None
+    source = None
     for precision, export in zip(PRECISIONS, (_float, _integer), strict=True):
         start = time.perf_counter()
         try:
@@ -140,8 +143,7 @@ def _export(name: str) -> list[Outcome]:
             outcome = Outcome(name, precision, verdict, reason=f"{error.code}: {error.what} {error.why}"[:400])
         except Exception as error:
             outcome = Outcome(name, precision, "wrong", reason=f"{type(error).__name__}: {error}"[:400])
-        outcomes.append(replace(outcome, seconds=time.perf_counter() - start))
-    return outcomes
+        yield replace(outcome, seconds=time.perf_counter() - start)
 
 
 def _float(name: str, source: Source, sample: Sample) -> Outcome:

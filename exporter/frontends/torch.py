@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from calibration import Preprocess
 from diagnostics import ModelError
 from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Array, Source, fingerprint, refuse_bad_weights, signatures
+from exporter.graph.adopt_constants import adopt_constants
 from exporter.graph.fix_shapes import fix_shapes
 from exporter.graph.opset import OPSET
 
@@ -152,7 +152,7 @@ def _from_exported(
             model = program.model
     except Exception as error:  # the exporter wraps errors of every step
         raise _untraceable(module, error) from error
-    _adopt_constants(model.graph)
+    adopt_constants(model.graph)
     model = model.clone()
     refuse_bad_weights(model)
     fix_shapes(model)
@@ -177,17 +177,6 @@ def _from_exported(
         preprocess=preprocess,
         example={key: tensor.detach().cpu().numpy() for key, tensor in zip(names, tensors, strict=True)},
     )
-
-
-def _adopt_constants(graph: ir.Graph) -> None:
-    """Register constants that nodes use and the graph does not know: the exporter's optimizer leaves some behind."""
-    for node in graph:
-        for value in node.inputs:
-            if value is None or value.producer() is not None or value.const_value is None or value.is_initializer():
-                continue
-            while value.name in graph.initializers:
-                value.name = f"{value.name}_"
-            graph.register_initializer(value)
 
 
 def _plain_attention(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from exporter.graph.adopt_constants import adopt_constants
 from exporter.graph.encoded import pair_encoding, set_encoding
 from exporter.graph.infer_shapes import infer_shapes
 from exporter.graph.values import constant, name_of, static_shape
@@ -104,6 +105,7 @@ def _fold_once(model: ir.Model) -> None:
             model, onnx_shape_inference=True, input_size_limit=_LIMIT, output_size_limit=_LIMIT
         ).modified
         rewritten = exact(model).modified
+        adopt_constants(model.graph)
         optimizer.remove_unused_nodes(model)
         optimizer.remove_unused_functions(model)
         common.RemoveUnusedOpsetsPass()(model)

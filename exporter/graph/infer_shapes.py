@@ -34,7 +34,12 @@ def infer_shapes(model: ir.Model, *, strict: bool = True) -> None:
     """
     proto = _without_weights(model)
     try:
-        found = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+        try:
+            found = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+        except (
+            Exception
+        ):  # what it carries along it takes for vectors: of a matrix of indices plus another it says that ranks differ
+            found = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict)
     except Exception as error:  # onnx raises InferenceError, TypeError and RuntimeError
         text = " ".join(str(error).split())
         if strict and _has_custom_operators(model):  # nothing can be inferred behind one; require_static names it

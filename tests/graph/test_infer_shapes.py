@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -38,3 +39,18 @@ def test_windows_behind_the_input_do_not_count(op_type, opset):
     form = {"kernel_shape": [3, 3], "strides": [3, 3], "pads": [1, 1, 1, 1]}
     assert inferred(op_type, (1, 1, 2, 2), opset=opset, ceil_mode=1, **form) == [1, 1, 1, 1]
     assert inferred(op_type, (1, 1, 6, 9), opset=opset, ceil_mode=1, **form) == [1, 1, 3, 4]
+
+
+def test_a_matrix_of_indices_plus_a_vector_keeps_its_shape():
+    """What onnx carries along of small integer tensors it takes for vectors, and refuses to add one of 7 to one of 10."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[7] x) => (int64[7, 10] y) {
+        column = Unsqueeze (seven, last)
+        y = Add (column, row)
+        }"""
+    )
+    for name, array in (("seven", np.arange(7)), ("last", np.array([-1])), ("row", np.arange(10))):
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    model = ir.from_proto(proto)
+    infer_shapes(model)
+    assert list(model.graph.outputs[0].shape) == [7, 10]
