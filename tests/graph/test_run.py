@@ -1,6 +1,7 @@
 """The float graph in this process: intermediate values, inputs handed through, and refusals in our own words."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -37,3 +38,17 @@ def test_what_onnxruntime_lacks_is_an_error_of_ours():
         FloatRunner(model("NoSuchOperator"))
     assert caught.value.code == "EW-R002"
     assert "NoSuchOperator" in caught.value.why
+
+
+def test_padding_in_front_of_a_smaller_window_runs():
+    """onnxruntime's optimizer would move it into the pool, and then refuse the pool."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[1,2,5,5] x) => (float[1,2,3,3] y) {
+        p = Pad (x, pads)
+        y = AveragePool <kernel_shape = [1, 1], strides = [2, 2]> (p)
+        }"""
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 0, -1, -1, 0, 0, 1, 1]), "pads"))
+    x = np.random.default_rng(0).normal(size=(1, 2, 5, 5)).astype(np.float32)
+    shifted = np.pad(x[:, :, 1:, 1:], ((0, 0), (0, 0), (0, 1), (0, 1)))
+    np.testing.assert_array_equal(FloatRunner(ir.from_proto(proto))({"x": x})["y"], shifted[:, :, ::2, ::2])
