@@ -51,8 +51,7 @@ def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, s
     - mse: the range with the least expected squared error, rounding and clipping together (`expected_error`; Banner, Nahshan and
       Soudry 2019, "Post training 4-bit quantization of convolutional networks", section 2, on the histogram instead of a fitted density).
     """
-    counted = int(np.count_nonzero(stats.histogram))
-    if method == "minmax" or stats.low >= stats.high or not counted:
+    if method == "minmax" or stats.low >= stats.high or not np.any(stats.histogram):
         return stats.low, stats.high
     if method == "percentile":
         return stats.percentile(_PERCENT)
