@@ -5,12 +5,12 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from conftest import zoo_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration import open_samples
 from exporter.frontends import load
+from tests.conftest import zoo_source
 from tools import zoo, zoo_metrics, zoo_text
 from tools.zoo_cases import CASES
 

@@ -211,7 +211,7 @@ def test_sram_is_enforced_with_the_measured_arena(tmp_path: Path, capsys: pytest
 def test_an_operator_that_the_device_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "no_relu.toml"
     profile.write_text(
-        'extends = "x86-64-cpu"\nname = "no-relu"\n[[units]]\nname = "npu"\nkind = "npu"\n'
+        'extends = "x86-64-cpu"\nname = "no-relu"\n[artifact]\nprecisions = []\n[[units]]\nname = "npu"\nkind = "npu"\n'
         'operators = ["Conv", "ReduceMean", "GlobalAveragePool", "Flatten", "Reshape"]\ndtypes = ["int8", "uint8", "float32"]\n'
     )
     graph = onnx.load(write_model(tmp_path / "m.onnx"))

@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from conftest import zoo_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
@@ -21,6 +20,7 @@ from exporter.frontends import load
 from exporter.frontends.tflite.sparse import densify
 from exporter.graph.artifacts import read_tflite
 from exporter.graph.run import FloatRunner
+from tests.conftest import zoo_source
 from tools import zoo
 
 WEIGHT = np.random.default_rng(1).normal(size=(4, 3, 3, 3)).astype(np.float32)

@@ -57,7 +57,7 @@ def test_frames_give_what_the_stateful_original_gives(tmp_path, name):
 
 
 def test_a_model_without_state_is_left_alone(tmp_path):
-    from conftest import zoo_source
+    from tests.conftest import zoo_source
 
     convert(zoo_source("digit_cnn"), tmp_path / "model.tflite")
     assert explicit_state((tmp_path / "model.tflite").read_bytes()) is None

@@ -47,7 +47,10 @@ def test_any_resize_is_simulated_and_lowered(size, sizes, mode, coordinates, rou
     st.sampled_from(COORDINATES),
 )
 def test_scales_decide_where_they_do_not_divide(size, scales, mode, coordinates):
-    assume(all(length * scale >= 1 for length, scale in zip(size, scales, strict=True)))
+    made = [length * scale for length, scale in zip(size, scales, strict=True)]
+    assume(min(made) >= 1)
+    # A hair from a whole number, onnx's shape inference (in double precision) and onnxruntime (in single) disagree about the size.
+    assume(all(scale == 1 or abs(length - round(length)) > 1e-4 for length, scale in zip(made, scales, strict=True)))
     model = resize(image=(1, 2, *size), scales=scales, mode=mode, coordinate_transformation_mode=coordinates)
     assume(not refusal(node_of(model)))
     assert_torch_computes_it(model, atol=1e-4)
