@@ -114,6 +114,7 @@ class QuantRule:
 
     inputs: tuple[InputRule, ...]
     outputs: tuple[OutputRule, ...]
+    sums: bool = False  # the output is the sum of the two inputs, saturated once, at the end
 
     @property
     def shared(self) -> bool:

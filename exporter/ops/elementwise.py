@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -57,7 +58,7 @@ class Add(Binary):
     fuses_activation = True
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node)
+        return replace(activation_rule(node), sums=True)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         _emit_binary("ADD", to, 4 if _is_int64(node) else version(1, 2, to.quantized))

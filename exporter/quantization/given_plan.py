@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from diagnostics import TargetError
 from exporter.graph.encoded import BOUNDARY, constant_encoding, encoding_of, in_int8
 from exporter.graph.values import activation_nodes, constant, is_constant, name_of
 from exporter.ops.base import QuantRule, Refused, Role
@@ -15,6 +14,7 @@ from exporter.quantization.apply import node_name
 from exporter.quantization.encoder import is_float
 from exporter.quantization.given import integer_rule, outputs_of
 from exporter.quantization.plan import Encoding, Plan
+from exporter.quantization.planner import require_integers
 from exporter.quantization.ranges import bias_encoding
 from targets.schema import Target
 
@@ -33,14 +33,7 @@ def given_plan(model: ir.Model, target: Target) -> Plan:
         TargetError: EW-Q003, a node runs in float and the target has none.
     """
     rules, reasons = _rules(model.graph)
-    if reasons and not target.quantization.float_fallback:
-        listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
-        raise TargetError(
-            "EW-Q003",
-            f"{len(reasons)} of {len(rules) + len(reasons)} nodes of the quantized model run in float and target {target.name} has none",
-            why="\n" + listed,
-            fix="give the model from before its quantization, or choose a target whose profile says float_fallback = true",
-        )
+    require_integers(target, len(rules), reasons, "give the model from before its quantization")
     taken = _Taken()
     for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
         if (encoding := encoding_of(value)) is not None:

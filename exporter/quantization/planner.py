@@ -24,7 +24,7 @@ from exporter.quantization.plan import Plan
 from exporter.quantization.tails import floors_of
 from targets.schema import Artifact, Target
 
-__all__ = ["DEFAULT_METHOD", "check_form", "float_plan", "make_plan", "refusals"]
+__all__ = ["DEFAULT_METHOD", "check_form", "float_plan", "make_plan", "refusals", "require_integers"]
 
 DEFAULT_METHOD: Final[Method] = "minmax"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
@@ -59,14 +59,7 @@ def make_plan(
     rules, reasons = _rules(
         graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats, floors=floors
     )
-    if reasons and not target.quantization.float_fallback:
-        listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
-        raise TargetError(
-            "EW-Q003",
-            f"{len(reasons)} of {len(rules) + len(reasons)} nodes cannot run in integers and target {target.name} has no float",
-            why="\n" + listed,
-            fix="replace these operators in the model, or choose a target whose profile says float_fallback = true",
-        )
+    require_integers(target, len(rules), reasons, "replace these operators in the model")
     encoder = Encoder(stats, target.quantization, method, rules, target.artifact.activations, floors)
     if target.artifact.io_dtype != "float32":
         encoder.boundary(graph)
@@ -83,6 +76,19 @@ def make_plan(
         requantize=encoder.requantize,
         io_layout=target.artifact.io_layout,
         io_dtype=target.artifact.io_dtype,
+    )
+
+
+def require_integers(target: Target, integer: int, reasons: Mapping[str, str], fix: str) -> None:
+    """Raise TargetError EW-Q003 where nodes run in float, for `reasons` by node name, on a target that has none; `integer` nodes do not."""
+    if not reasons or target.quantization.float_fallback:
+        return
+    listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
+    raise TargetError(
+        "EW-Q003",
+        f"{len(reasons)} of {integer + len(reasons)} nodes cannot run in integers and target {target.name} has no float",
+        why="\n" + listed,
+        fix=f"{fix}, or choose a target whose profile says float_fallback = true",
     )
 
 

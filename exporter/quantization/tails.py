@@ -49,7 +49,8 @@ def floors_of(model: ir.Model, values: Mapping[str, Any]) -> dict[str, float]:
     outputs = {value.name for value in model.graph.outputs}
     wanted: dict[str, float] = {}  # the least floor over a value's readers so far; -inf: some reader needs it all
     for node, written in reversed(list(activation_nodes(model.graph))):
-        below = -np.inf if written.name in outputs else wanted.get(written.name or "", -np.inf)
+        made = [value.name for value in (written, *node.outputs[1:]) if value.name]
+        below = min((-np.inf if name in outputs else wanted.get(name, -np.inf) for name in made), default=-np.inf)
         for index, value in enumerate(node.inputs):
             if value is not None and value.name:
                 floor = _floor(node, index, below, values)
@@ -69,9 +70,9 @@ def _floor(node: ir.Node, index: int, below: float, values: Mapping[str, Any]) -
         return float(peaks.low) - tail if peaks is not None else -np.inf
     if not np.isfinite(below) or fused_activation(node) is not None:
         return -np.inf
-    if rule.shared:
+    if rule.shared and not operator_of(node).has("integers"):  # it moves or picks entries; one that averages them needs all
         return below
-    return below - _greatest(node.inputs[1 - index], values) if node.op_type == "Add" else -np.inf
+    return below - _greatest(node.inputs[1 - index], values) if rule.sums else -np.inf
 
 
 def _greatest(value: ir.Value | None, values: Mapping[str, Any]) -> float:

@@ -70,3 +70,25 @@ def test_a_value_that_someone_else_reads_has_no_floor():
     given = [{"x": np.random.default_rng(0).normal(size=(1, 4, 4)).astype(np.float32)}]
     store = collect(Observer(with_row_peaks(model)), open_samples(given, [Signature("x", (1, 4, 4), "float32")]))
     assert "m" not in floors_of(model, store.values)
+
+
+def floors(body: str, outputs: str, **weights) -> dict[str, float]:
+    model = network(body, inputs="float[1,4,4,4] x", outputs=outputs, **weights)
+    given = [{"x": np.random.default_rng(0).normal(size=(1, 4, 4, 4)).astype(np.float32) * 9}]
+    store = collect(Observer(with_row_peaks(model)), open_samples(given, [Signature("x", (1, 4, 4, 4), "float32")]))
+    return floors_of(model, store.values)
+
+
+def test_a_floor_goes_through_what_moves_entries_and_not_through_what_averages_them():
+    moved = floors("m = Transpose <perm = [0, 1, 3, 2]> (x)  y = Softmax <axis = -1> (m)", "float[1,4,4,4] y")
+    assert moved["x"] == moved["m"]
+    averaged = floors("m = AveragePool <kernel_shape = [2, 2]> (x)  y = Softmax <axis = -1> (m)", "float[1,4,3,3] y")
+    assert "m" in averaged
+    assert "x" not in averaged  # -100 and 50 have another mean than -10 and 50
+
+
+def test_every_output_of_a_split_counts():
+    body = "a, b = Split <axis = 1> (x, sizes)  y = Softmax <axis = -1> (a)  z = Sigmoid (b)"
+    found = floors(body, "float[1,2,4,4] y, float[1,2,4,4] z", sizes=np.array([2, 2]))
+    assert "a" in found
+    assert "x" not in found
