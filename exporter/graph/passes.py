@@ -22,8 +22,10 @@ from exporter.graph.infer_shapes import infer_shapes, require_static
 from exporter.graph.legalize import legalize as rewrite
 from exporter.graph.lower_batchnorm import lower_batchnorm
 from exporter.graph.name_everything import name_everything
+from exporter.graph.normalizations import mark_normalizations
 from exporter.graph.one_float import one_float
 from exporter.graph.opset import canonical_opset
+from exporter.graph.recognize import recognize
 from exporter.ops.base import all_operators
 from targets.floor import Floor
 from targets.releases.onnxruntime import format_for
@@ -50,10 +52,12 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     eliminate_noops(model)
     explicit_windows(model)
     fold_padding(model)
+    recognize(model)
     lower_batchnorm(model)
     fold_affine(model)
     eliminate_noops(model)
     remove_dead_code(model)
+    mark_normalizations(model)
     name_everything(model)
     check(model, "canonicalize")
     return model

@@ -12,7 +12,6 @@ import onnx_ir as ir
 from exporter.graph.values import FLOAT, constant, rank
 from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, register
 from exporter.ops.common import INT8_AND_INT16, SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
-from exporter.ops.erf import gelu_of
 from exporter.ops.fixed_point import multiply, quantize_multiplier
 from exporter.ops.formulas import Formula
 from exporter.ops.hard_swish import hard_swish_of
@@ -181,12 +180,10 @@ def _is_int64(node: ir.Node) -> bool:
 
 def _as_activation(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
     """The activation that the product is the last operator of, where every allowed TFLite has a kernel for the whole."""
-    if rewriter.runtime != "tflite" or not is_float(node.outputs[0]):
+    if rewriter.runtime != "tflite" or not is_float(node.outputs[0]) or not rewriter.runs("HARD_SWISH"):
         return None
-    for op_type, builtin, newest, find in (("HardSwish", "HARD_SWISH", 1, hard_swish_of), ("Gelu", "GELU", 2, gelu_of)):
-        if rewriter.runs(builtin, newest) and (source := find(node.outputs[0])) is not None:
-            return [rewriter.op(op_type, source)]
-    return None
+    source = hard_swish_of(node.outputs[0])
+    return [rewriter.op("HardSwish", source)] if source is not None else None
 
 
 def _at_common_scale(left: Stored, right: Stored) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:

@@ -15,9 +15,9 @@ from exporter.ops.common import axis_of, input_of, input_shape
 from exporter.ops.composite import Composite
 from exporter.ops.tape import Operand, Tape
 
-__all__ = ["GroupNormalization", "InstanceNormalization", "LayerNormalization", "standardized"]
+__all__ = ["PART_OF_NORMALIZATION", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "standardized"]
 
-_FLOAT: Final = "part of a normalization, whose variance and its reciprocal root 8 bits do not hold"
+PART_OF_NORMALIZATION: Final = "part of a normalization, whose variance and its reciprocal root 8 bits do not hold"
 _REFUSES: Final[Mapping[str, str]] = {
     "quantize": "the variance of 8-bit differences and its reciprocal root lose what they measure",
     "lower": "TFLite has no operator for it; the legalize stage makes it of means, differences and a quotient",
@@ -60,7 +60,7 @@ class LayerNormalization(_Standardizing):
             return None
         self._check(node)
         x, axis = input_of(node, 0), axis_of(node, -1)
-        to = Tape(rewriter, _FLOAT)
+        to = Tape(rewriter, PART_OF_NORMALIZATION)
         y, mean, deviation = standardized(x, range(axis, rank(x)), float(attribute(node, "epsilon", 1e-5)), to)
         y = to.op("Mul", y, input_of(node, 1))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
@@ -91,7 +91,7 @@ class InstanceNormalization(_Standardizing):
         if rewriter.runtime != "tflite":
             return None
         self._check(node)
-        x, to = input_of(node, 0), Tape(rewriter, _FLOAT)
+        x, to = input_of(node, 0), Tape(rewriter, PART_OF_NORMALIZATION)
         y, _, _ = standardized(x, range(2, rank(x)), float(attribute(node, "epsilon", 1e-5)), to)
         return [_scaled(node, y, to)]
 
@@ -112,7 +112,7 @@ class GroupNormalization(_Standardizing):
             return None
         self._check(node)
         x, shape, groups = input_of(node, 0), input_shape(node), int(attribute(node, "num_groups"))
-        epsilon, to = float(attribute(node, "epsilon", 1e-5)), Tape(rewriter, _FLOAT)
+        epsilon, to = float(attribute(node, "epsilon", 1e-5)), Tape(rewriter, PART_OF_NORMALIZATION)
         if groups in (1, shape[1]):  # over all channels, or over none
             y, _, _ = standardized(x, range(1 if groups == 1 else 2, len(shape)), epsilon, to)
         else:

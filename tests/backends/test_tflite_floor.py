@@ -130,7 +130,7 @@ def test_litert_runs_the_older_lowering(case: str, tmp_path) -> None:
 
 
 def test_what_was_taken_apart_is_not_put_together_again() -> None:
-    """The patterns of HardSwish and Gelu in a graph stay where the floor lacks the kernel."""
+    """The pattern of HardSwish in a graph stays where the floor lacks the kernel."""
     nodes = [
         helper.make_node("Add", ["x", "three"], ["a"], name="a"),
         helper.make_node("Clip", ["a", "zero", "six"], ["b"], name="b"),
