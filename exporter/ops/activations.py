@@ -24,6 +24,7 @@ from exporter.ops.common import (
     version,
 )
 from exporter.ops.formulas import Formula
+from exporter.ops.gates import SIGMOID_FLOOR, hard_sigmoid_floor
 from exporter.ops.reference import Affine, Stored, encoding_of, pair, rescaled, single, tabulated
 
 __all__ = ["Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh", "clip_bounds"]
@@ -35,9 +36,10 @@ class Activation(Elementwise):
     builtin: ClassVar[str]
     int8_version: ClassVar[int]
     encoding: ClassVar[OutputRule] = OWN
+    floor: ClassVar[float] = -np.inf  # `InputRule.floor`
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node, self.encoding)
+        return activation_rule(node, self.encoding, floors={0: self.floor})
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         to.emit(
@@ -71,6 +73,7 @@ class Relu(Activation):
     op_type = "Relu"
     kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "RELU", 2
+    floor = 0.0
 
     def activation(self, node: ir.Node) -> str:
         return "RELU" if _clamps_floats(node) else "NONE"
@@ -133,7 +136,8 @@ class Clip(Elementwise):
         return super().runs_in(node, dtype) and (dtype == "int8" or self.activation(node) != "RELU_N1_TO_1")
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node, parameters=(1, 2))
+        low = scalar_of(node.inputs[1]) if len(node.inputs) > 1 else None
+        return activation_rule(node, parameters=(1, 2), floors={0: -np.inf if low is None else low})
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """TFLite has three clamps; others become Max, then Min, with constants (ONNX: the upper bound wins where they cross)."""
@@ -248,6 +252,7 @@ class Sigmoid(Activation):
     kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "LOGISTIC", 2
     encoding = FIXED_UNIT
+    floor = SIGMOID_FLOOR
 
     def torch(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Any]:
         return [inputs[0].sigmoid()]
@@ -287,7 +292,7 @@ class HardSigmoid(Elementwise):
     }
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node)
+        return activation_rule(node, floors={0: hard_sigmoid_floor(node)})
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """clip(alpha*x + beta, 0, 1) = relu6(6*alpha*x + 6*beta) / 6: the clamp fuses into the addition's kernel."""
@@ -316,6 +321,7 @@ class HardSwish(Activation):
 
     op_type = "HardSwish"
     builtin, int8_version = "HARD_SWISH", 1
+    floor = -3.0
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """x * relu6(x + 3) / 6 where the oldest runtime has no HARD_SWISH."""

@@ -25,6 +25,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
@@ -84,11 +85,14 @@ class InputRule:
     """Role of one input. `axis` is the channel axis of a WEIGHT in the ONNX order of its axes.
 
     With a `tail`, the operator does not tell entries of an ACTIVATION apart that are further than that below the greatest along `axis`.
+    With a `floor`, its 8-bit output is the same for all entries of an ACTIVATION up to that number: a clamp's lower bound, or where
+    what a sigmoid gives rounds to 0.
     """
 
     role: Role
     axis: int | None = None
     tail: float | None = None
+    floor: float = -inf
 
 
 @dataclass(frozen=True)

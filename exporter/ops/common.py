@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from math import prod
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -155,10 +156,13 @@ def elementwise_layout(node: ir.Node) -> LayoutRule:
 # --- quantize ---------------------------------------------------------------------------------------------------------
 
 
-def activation_rule(node: ir.Node, output: OutputRule = OWN, parameters: tuple[int, ...] = ()) -> QuantRule:
-    """All inputs are activations, except for those of the indices `parameters`; all outputs are encoded alike."""
+def activation_rule(
+    node: ir.Node, output: OutputRule = OWN, parameters: tuple[int, ...] = (), floors: Mapping[int, float] = MappingProxyType({})
+) -> QuantRule:
+    """All inputs are activations, except for those of the indices `parameters`; all outputs are encoded alike. `floors` by input."""
     roles = (Role.PARAMETER if index in parameters else Role.ACTIVATION for index in range(len(node.inputs)))
-    return QuantRule(tuple(InputRule(role) for role in roles), (output,) * len(node.outputs))
+    inputs = (InputRule(role, floor=floors.get(index, -np.inf)) for index, role in enumerate(roles))
+    return QuantRule(tuple(inputs), (output,) * len(node.outputs))
 
 
 # --- prune ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, registe
 from exporter.ops.common import INT8_AND_INT16, SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
 from exporter.ops.fixed_point import multiply, quantize_multiplier
 from exporter.ops.formulas import Formula
+from exporter.ops.gates import gate_floor
 from exporter.ops.hard_swish import hard_swish_of
 from exporter.ops.integers import long_quotient, unsigned_quotient
 from exporter.ops.kernels import dtype_of, in_fewer_axes, in_wider_dtype, takes
@@ -105,7 +106,8 @@ class Mul(Binary):
     wider: ClassVar[Mapping[str, str]] = {**_SMALL, **_UNSIGNED, "uint16": "int64"}
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node)
+        left, right = input_of(node, 0), input_of(node, 1)
+        return activation_rule(node, floors={0: gate_floor(right, left), 1: gate_floor(left, right)})
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         return _as_activation(node, rewriter) or super().legalize(node, rewriter)

@@ -6,11 +6,12 @@ histogram, and count every channel's exact extremes besides: elements that are k
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
-__all__ = ["Histogram", "Method", "choose_range", "expected_error"]
+__all__ = ["Floored", "Histogram", "Method", "choose_range", "expected_error"]
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +40,46 @@ class Histogram(Protocol):
     @property
     def edges(self) -> Array: ...
     def percentile(self, percent: float, /) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True)
+class Floored:
+    """Statistics of a value that saturates at a floor: what lies below counts as lying there."""
+
+    whole: Histogram
+    floor: float
+
+    @property
+    def count(self) -> int:
+        return self.whole.count
+
+    @property
+    def low(self) -> float:
+        return max(self.whole.low, self.floor)
+
+    @property
+    def high(self) -> float:
+        return max(self.whole.high, self.floor)
+
+    @property
+    def channel_low(self) -> Array | None:
+        return None if self.whole.channel_low is None else np.maximum(self.whole.channel_low, self.floor)
+
+    @property
+    def channel_high(self) -> Array | None:
+        return None if self.whole.channel_high is None else np.maximum(self.whole.channel_high, self.floor)
+
+    @property
+    def histogram(self) -> Array:
+        return self.whole.histogram
+
+    @property
+    def edges(self) -> Array:
+        return np.maximum(self.whole.edges, self.floor)
+
+    def percentile(self, percent: float, /) -> tuple[float, float]:
+        low, high = self.whole.percentile(percent)
+        return max(low, self.floor), max(high, self.floor)
 
 
 def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, steps: int = 255) -> tuple[float, float]:

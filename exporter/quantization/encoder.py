@@ -13,7 +13,7 @@ from diagnostics import DataError, ModelError
 from exporter.graph.values import constant, fused_activation, is_constant, name_of
 from exporter.ops.base import OutputRule, QuantRule, Role
 from exporter.quantization.apply import node_name
-from exporter.quantization.clipping import Histogram, Method, choose_range
+from exporter.quantization.clipping import Floored, Histogram, Method, choose_range
 from exporter.quantization.plan import Encoding, integer_range
 from exporter.quantization.ranges import (
     MAX_BIAS,
@@ -169,7 +169,7 @@ class Encoder:
             raise ModelError("EW-Q002", f"value {name} has no statistics", where=name, fix="calibrate this very graph")
         floor = self._floors.get(name, -np.inf)
         if floor > stats.low and np.isfinite(stats.high):
-            return floor, max(stats.high, floor)
+            stats = Floored(stats, floor)
         if not (np.isfinite(stats.low) and np.isfinite(stats.high)):
             raise DataError("EW-D002", f"value {name} was not finite in calibration: [{stats.low}, {stats.high}]", where=name)
         low, high = integer_range(self._dtype)

@@ -55,7 +55,7 @@ def make_plan(
     """
     graph = model.graph
     _check_names(graph)
-    floors = floors_of(model, stats.values)
+    floors = floors_of(model, stats.values, target.artifact.activations)
     rules, reasons = _rules(
         graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats, floors=floors
     )
@@ -107,7 +107,7 @@ def float_plan(model: ir.Model, target: Target) -> Plan:
 
 def refusals(model: ir.Model, artifact: Artifact, stats: ValueStatistics | None = None) -> dict[str, str]:
     """Why nodes cannot run in integers, by node name (for reports): their operator's own sentence, or what calibration saw."""
-    floors = floors_of(model, stats.values) if stats is not None else {}
+    floors = floors_of(model, stats.values, artifact.activations) if stats is not None else {}
     return _rules(model.graph, artifact, stats, leave_idle=False, floors=floors)[1]
 
 

@@ -1,4 +1,6 @@
-"""Values of which only the upper end matters: what a softmax reads, and what masks are added to on the way there.
+"""Values of which only the upper end matters: what clamps, sigmoids and gates cut off, what a softmax reads, and masks added on the way there.
+
+Hard swish gives 0 for all that is below -3, so its input, be it as low as -30, needs no steps there; the operator says so (`InputRule.floor`).
 
 A softmax gives nothing to an entry far below the greatest of its row; masks put entries there on purpose, at -10,000 or -3.4e38. An encoding
 that reached so far would have no steps left for the scores. Calibration watches the greatest entry of every row; the least of those, less
@@ -16,6 +18,7 @@ import onnx_ir as ir
 
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, static_shape
 from exporter.ops.base import QuantRule, Refused, operator_of
+from exporter.ops.common import scalar_of
 
 __all__ = ["floors_of", "with_row_peaks"]
 
@@ -39,22 +42,27 @@ def with_row_peaks(model: ir.Model) -> ir.Model:
     return clone
 
 
-def floors_of(model: ir.Model, values: Mapping[str, Any]) -> dict[str, float]:
+def floors_of(model: ir.Model, values: Mapping[str, Any], activations: str = "int8") -> dict[str, float]:
     """The least number that matters of each value (constants included) that has one, by name.
 
     Args:
         model: the legalized graph.
         values: statistics by value name, of a run of `with_row_peaks`.
+        activations: dtype of the integers; those of 16 bits tell numbers apart that are one to 8 bits, and have steps to spare.
     """
     outputs = {value.name for value in model.graph.outputs}
     wanted: dict[str, float] = {}  # the least floor over a value's readers so far; -inf: some reader needs it all
     for node, written in reversed(list(activation_nodes(model.graph))):
         made = [value.name for value in (written, *node.outputs[1:]) if value.name]
         below = min((-np.inf if name in outputs else wanted.get(name, -np.inf) for name in made), default=-np.inf)
+        behind = fused_activation(node)
+        if behind is not None and activations == "int8":
+            below = max(below, _own(behind, 0))
         for index, value in enumerate(node.inputs):
             if value is not None and value.name:
                 floor = _floor(node, index, below, values)
-                wanted[value.name] = min(wanted.get(value.name, np.inf), floor)
+                own = _own(node, index) if activations == "int8" else -np.inf
+                wanted[value.name] = min(wanted.get(value.name, np.inf), max(floor, own))
     return {name: floor for name, floor in wanted.items() if np.isfinite(floor) and name not in outputs}
 
 
@@ -68,11 +76,19 @@ def _floor(node: ir.Node, index: int, below: float, values: Mapping[str, Any]) -
     if tail is not None:
         peaks = values.get(f"{value.name}{_SUFFIX}")
         return float(peaks.low) - tail if peaks is not None else -np.inf
-    if not np.isfinite(below) or fused_activation(node) is not None:
+    if not np.isfinite(below):
         return -np.inf
     if rule.shared and not operator_of(node).has("integers"):  # it moves or picks entries; one that averages them needs all
         return below
+    if node.op_type == "Mul" and (factor := scalar_of(node.inputs[1 - index]) or 0.0) > 0:
+        return below / factor
     return below - _greatest(node.inputs[1 - index], values) if rule.sums else -np.inf
+
+
+def _own(node: ir.Node, index: int) -> float:
+    """The least number that the operator itself tells from smaller ones at an input, in 8 bits."""
+    rule = _rule(node)
+    return rule.inputs[index].floor if rule is not None and index < len(rule.inputs) else -np.inf
 
 
 def _greatest(value: ir.Value | None, values: Mapping[str, Any]) -> float:

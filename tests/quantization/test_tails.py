@@ -62,7 +62,7 @@ def test_floors_are_those_of_the_rows():
 
 def test_a_value_that_someone_else_reads_has_no_floor():
     model = network(
-        "m = Add (x, mask)  y = Softmax <axis = -1> (m)  z = Relu (m)",
+        "m = Add (x, mask)  y = Softmax <axis = -1> (m)  z = LeakyRelu (m)",
         inputs="float[1,4,4] x",
         outputs="float[1,4,4] y, float[1,4,4] z",
         mask=np.full((4, 4), -1e4, np.float32),
@@ -88,7 +88,54 @@ def test_a_floor_goes_through_what_moves_entries_and_not_through_what_averages_t
 
 
 def test_every_output_of_a_split_counts():
-    body = "a, b = Split <axis = 1> (x, sizes)  y = Softmax <axis = -1> (a)  z = Sigmoid (b)"
+    body = "a, b = Split <axis = 1> (x, sizes)  y = Softmax <axis = -1> (a)  z = Tanh (b)"
     found = floors(body, "float[1,2,4,4] y, float[1,2,4,4] z", sizes=np.array([2, 2]))
     assert "a" in found
     assert "x" not in found
+
+
+@pytest.mark.parametrize(
+    ("body", "floor"),
+    [
+        ("g = HardSwish (m)  y = Tanh (g)", -3.0),
+        ("h = HardSigmoid <alpha = 0.25> (m)  g = Mul (m, h)  y = Tanh (g)", -2.0),
+        ("t = Add (m, three)  h = Clip (t, zero, six)  g = Mul (h, m)  y = Tanh (g)", -3.0),
+        ("t = Add (m, three)  h = Clip (t, zero, six)  k = Div (h, six)  g = Mul (m, k)  y = Tanh (g)", -3.0),
+        ("k = Mul (two, m)  t = Add (k, three)  h = Relu (t)  g = Mul (m, h)  y = Tanh (g)", -1.5),
+        ("h = Sigmoid (m)  g = Mul (m, h)  y = Tanh (g)", -np.log(511)),
+        ("y = Clip (m, minus, six)", -1.0),
+    ],
+)
+def test_what_a_gate_makes_zero_needs_no_steps(body: str, floor: float):
+    constants = {"zero": 0.0, "two": 2.0, "three": 3.0, "six": 6.0, "minus": -1.0}
+    model_body = "m = Tanh (x)  " + body
+    used = {name: np.float32(number) for name, number in constants.items() if name in body.replace("(", " ").replace(",", " ")}
+    found = floors(model_body, "float[1,4,4,4] y", **used)
+    assert found["m"] == pytest.approx(floor, abs=1e-6)
+
+
+def test_what_someone_else_reads_of_a_gated_value_counts():
+    assert "m" not in floors("m = LeakyRelu (x)  g = HardSwish (m)  y = Add (m, g)", "float[1,4,4,4] y")
+    assert "m" not in floors("m = LeakyRelu (x)  h = Sigmoid (x)  y = Mul (m, h)", "float[1,4,4,4] y")
+    assert "m" not in floors("m = LeakyRelu (x)  h = HardSigmoid <alpha = -0.5> (m)  y = Mul (m, h)", "float[1,4,4,4] y")
+
+
+def test_sixteen_bits_keep_what_is_nothing_to_eight():
+    model = network("m = LeakyRelu (x)  y = Sigmoid (m)", inputs="float[1,4] x", outputs="float[1,4] y")
+    given = [{"x": np.full((1, 4), -9, np.float32)}]
+    store = collect(Observer(model), open_samples(given, [Signature("x", (1, 4), "float32")]))
+    assert "m" in floors_of(model, store.values)
+    assert "m" not in floors_of(model, store.values, "int16")
+
+
+def test_hard_swish_of_far_negative_values_keeps_its_accuracy():
+    """The floor gives the curve the steps that values which it makes zero would waste."""
+    model = network("y = HardSwish (x)", inputs="float[1,1,16,16] x", outputs="float[1,1,16,16] y")
+    x = (9 * (np.random.default_rng(3).normal(size=(1, 1, 16, 16)) - 2.0)).clip(-45, 2.7).astype(np.float32)
+    store = collect(Observer(model), open_samples([{"x": x}], [Signature("x", x.shape, "float32")]))
+    plan = make_plan(model, store, target())
+    step = plan.encodings["x"].scale[0]
+    assert step == pytest.approx(5.7 / 255, rel=0.02)
+    error = np.abs(x * np.clip(x / 6 + 0.5, 0, 1) - run(write_onnx(model, plan, target()), {"x": x})["y"]).max()
+    # Where the curve is steepest, 1.5, the end of the range lies up to a step off, as zero has an integer.
+    assert error < 1.5 * step + plan.encodings["y"].scale[0]
