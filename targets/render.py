@@ -34,5 +34,7 @@ def _line(key: str, value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_scalar(entry)}" for name, entry in value.items()) + "}"
     # A JSON string is a TOML basic string, but for the delete character, which TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -17,6 +17,7 @@ __all__ = [
     "PRECISIONS",
     "Artifact",
     "Cost",
+    "Form",
     "Memory",
     "Precision",
     "Pruning",
@@ -43,6 +44,9 @@ Release = Annotated[
 # auto: int8, except for the nodes that have to be in dynamic_int8 or float32 for the outputs to keep a wanted accuracy.
 Precision = Literal["float32", "float16", "int8", "int16x8", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4", "auto"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+
+# What a single node may be in an artifact of any of them, as far as kernels differ.
+Form = Literal["float32", "int8", "int16x8", "dynamic_int8"]
 
 # Precision -> the dtype of activations between nodes, which is what a unit must have.
 ACTIVATIONS: Final[Mapping[str, str]] = {
@@ -122,11 +126,13 @@ class Memory(_Table):
 
 
 class Cost(_Table):
-    """Peak rates for the latency estimate."""
+    """Peak rates for the latency estimate, and how far kernels fall behind them (`targets.cost`)."""
 
     gmacs_int8: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
     gmacs_float: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
     bandwidth: Annotated[Rate | None, Field(description="10^9 bytes a second")] = None
+    # Kernel -> form -> how many times longer it takes than the rates say, instead of the runtime's own figures (`targets/kernels`).
+    kernels: Mapping[str, Mapping[Form, Rate]] = Field(default_factory=dict, description="{ KERNEL = { FORM = factor } }")
 
 
 class Pruning(_Table):

@@ -420,6 +420,10 @@ class Operator:
     def cost(self, node: ir.Node) -> Cost:
         raise Refused(node, self._reason("cost"))
 
+    def kernel(self, node: ir.Node) -> str:
+        """The name under which `targets/kernels` lists what runtimes take for this node: its type, where kernels differ by no more."""
+        return self.op_type
+
     def has(self, facet: str) -> bool:
         """Whether the operator provides a facet (`legalize` counts as provided: the default rewrites nothing)."""
         return facet == "legalize" or getattr(type(self), facet) is not getattr(Operator, facet)

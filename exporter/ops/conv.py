@@ -195,6 +195,10 @@ class Conv(Operator):
     def cost(self, node: ir.Node) -> Cost:
         return Cost(macs=prod(output_shape(node)) * prod(input_shape(node, 1)[1:]))
 
+    def kernel(self, node: ir.Node) -> str:
+        group = attribute(node, "group", 1)
+        return "Conv" if group == 1 else "GroupedConv" if input_shape(node, 1)[1] > 1 else "DepthwiseConv"
+
 
 def _window(node: ir.Node) -> Window:
     return window_of(node, input_shape(node, 1)[2:])

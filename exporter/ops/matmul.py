@@ -109,6 +109,9 @@ class MatMul(Operator):
     def cost(self, node: ir.Node) -> Cost:
         return Cost(macs=prod(output_shape(node)) * input_shape(node)[-1])
 
+    def kernel(self, node: ir.Node) -> str:
+        return "Gemm" if is_constant(node.inputs[1]) else "MatMul"
+
 
 def _whole(side: str, index: int, shape: tuple[int, ...]) -> tuple[Channels, ...]:
     return tuple(Channels(side, index, axis, length) for axis, length in enumerate(shape))

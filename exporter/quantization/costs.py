@@ -1,0 +1,53 @@
+"""What the nodes of a graph take on a target, by the form that each runs in: work read off the graph, times from `targets.cost`."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Final
+
+import onnx_ir as ir
+
+from exporter.graph.values import is_constant, static_shape
+from exporter.ops.base import Refused, operator_of
+from targets.cost import CostModel
+from targets.schema import Form
+
+__all__ = ["bytes_moved", "kernel_of", "macs_of", "node_us"]
+
+# Form -> bytes of a number of its activations, and of its constants.
+_WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1), "int16x8": (2, 1), "dynamic_int8": (4, 1)}
+
+
+def node_us(model: CostModel, node: ir.Node, form: Form) -> float:
+    """Estimated microseconds of a node, with the activation that is fused into it, in one form."""
+    return model.node_us(kernel_of(node), macs_of(node), bytes_moved(node, form), form)
+
+
+def kernel_of(node: ir.Node) -> str:
+    """The name under which `targets/kernels` lists a node."""
+    try:
+        return operator_of(node).kernel(node)
+    except Refused:
+        return node.op_type
+
+
+def macs_of(node: ir.Node) -> int:
+    """Multiply-accumulates of a node; 0 where nothing is known of its cost."""
+    try:
+        return operator_of(node).cost(node).macs
+    except Refused:
+        return 0
+
+
+def bytes_moved(node: ir.Node, form: Form) -> int:
+    """Bytes of the floating-point numbers that a node reads and writes, held as `form` holds them."""
+    activations, constants = _WIDTHS[form]
+    found = 0
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and value.dtype is not None and value.dtype.is_floating_point():
+            found += _elements(value) * (constants if is_constant(value) else activations)
+    return found
+
+
+def _elements(value: ir.Value) -> int:
+    return value.const_value.size if value.const_value is not None else prod(static_shape(value))

@@ -1,0 +1,201 @@
+"""What the kernels of a runtime take in float and in integers: ``python -m tools.kernels litert|onnxruntime`` prints ``targets/kernels``.
+
+Every operator of `tools.kernel_cases` is built alone, in each form that the runtime has of it, and timed on this machine: CPU time of one
+thread, medians of paired rounds. `targets.cost` wants factors on what rates say, so the machine's own rates are read off a convolution and a
+sum. On a device of your own, run it there and put what differs into the profile's ``[cost] kernels``.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from calibration import open_samples
+from diagnostics import EdgewrightError
+from exporter.built import Built
+from exporter.frontends import load
+from exporter.graph.values import activation_nodes
+from exporter.pipeline import Options, build
+from exporter.quantization.apply import precision_of
+from exporter.quantization.costs import bytes_moved, kernel_of, macs_of
+from exporter.runtimes.worker import ADAPTERS, Adapter
+from targets.loader import load_target
+from targets.precision import choose_io, precisions_of
+from targets.schema import Form, Target
+from tools.bench.latency_worker import paired_rounds
+from tools.kernel_cases import CASES, Case
+
+__all__ = ["main", "measured"]
+
+_FORMS: Final[tuple[Form, ...]] = ("float32", "int8", "int16x8", "dynamic_int8")
+# Runtime -> the profile whose artifacts it runs, its package, and how it is opened.
+_RUNTIMES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "litert": ("android-arm64-cpu", "ai-edge-litert", {"kernels": "xnnpack", "threads": 1}),
+    "onnxruntime": ("x86-64-cpu", "onnxruntime", {"threads": 1}),
+}
+_BUDGET_S: Final = 0.3
+_LEAST: Final = 0.02  # a kernel that does nothing (a reshape in place) has no time to divide by
+_CHAIN: Final = 33
+
+
+@dataclass(frozen=True)
+class _Time:
+    seconds: float
+    macs: int
+    bytes_moved: int
+
+
+def measured(runtime: str) -> str:
+    """The TOML of a runtime's kernel table, as this machine has it."""
+    profile, package, options = _RUNTIMES[runtime]
+    base = load_target(profile)
+    found: dict[str, dict[Form, list[_Time]]] = {}
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        bench = _Bench(base, Path(folder), options)
+        dispatch, conversion = bench.dispatch(), bench.conversion()
+        for case in CASES:
+            for form, time in bench.times(case).items():
+                found.setdefault(case.kernel, {}).setdefault(form, []).append(time)
+    rates = {form: times[0].macs / times[0].seconds for form, times in found["Conv"].items()}
+    floats, integers = rates["float32"], rates["int8"]
+    bandwidth = found["Add"]["float32"][0].bytes_moved / found["Add"]["float32"][0].seconds
+    found["Conversion"] = {"int8": [conversion]}
+    table = {
+        kernel: {form: _factor(times, floats if form == "float32" else integers, bandwidth) for form, times in forms.items()}
+        for kernel, forms in sorted(found.items())
+    }
+    lines = [f"{kernel} = {{ {_entries(factors)} }}" for kernel, factors in table.items()]
+    head = [
+        f"# Written by `python -m tools.kernels {runtime}`; what the figures mean stands in `targets/cost.py`.",
+        f"# The machine's rates: {floats / 1e9:.0f} and {integers / 1e9:.0f} GMAC/s in float32 and int8, {bandwidth / 1e9:.0f} GB/s.",
+        f'measured_on = "{package} {version(package)}, {platform.system()} {platform.machine()}, {_processor()}"',
+        f"dispatch_us = {dispatch * 1e6:.2f}",
+    ]
+    return "\n".join([*head, "", "[factors]", *lines, ""])
+
+
+def _factor(times: list[_Time], rate: float, bandwidth: float) -> float:
+    return geometric_mean(max(time.seconds / (time.macs / rate + time.bytes_moved / bandwidth), _LEAST) for time in times)
+
+
+def _entries(factors: Mapping[Form, float]) -> str:
+    return ", ".join(f"{form} = {factor:.2f}" for form, factor in factors.items())
+
+
+class _Bench:
+    """Builds small models for one runtime and times them."""
+
+    def __init__(self, base: Target, folder: Path, options: dict[str, Any]) -> None:
+        self._base, self._folder, self._options = base, folder, options
+        self._made = 0
+
+    def times(self, case: Case) -> dict[Form, _Time]:
+        """By form; forms that the runtime or the operator does not have are left out."""
+        samples = [case.sample(seed) for seed in range(2)]
+        source = load(case.write(self._path("case.onnx")))
+        work: dict[Form, tuple[int, int]] = {}
+        adapters = []
+        for form in (form for form in _FORMS if form in precisions_of(self._base)):
+            try:
+                built = build(source, _alone(self._base, form), open_samples(samples, source.inputs, None), Options(refine=False))
+            except EdgewrightError:
+                continue
+            ours = [node for node, _ in activation_nodes(built.graph.graph) if kernel_of(node) == case.kernel]
+            if len(ours) == 1 and precision_of(ours[0], built.plan) == form:
+                work[form] = macs_of(ours[0]), bytes_moved(ours[0], form)
+                adapters.append(self._opened(built, case))
+        rounds = paired_rounds(adapters, _BUDGET_S)
+        return {form: _Time(median(seconds), *work[form]) for form, seconds in zip(work, rounds, strict=True)}
+
+    def conversion(self) -> _Time:
+        """Of a tensor from float to 8 bits or back: half of what one operator takes longer with float inputs and outputs."""
+        case = next(case for case in CASES if case.kernel == "Tanh")
+        source, samples = load(case.write(self._path("case.onnx"))), [case.sample(0)]
+        adapters = []
+        for target in (_alone(self._base, "int8"), choose_io(_alone(self._base, "int8"), "float32")):
+            built = build(source, target, open_samples(samples, source.inputs, None), Options(refine=False))
+            adapters.append(self._opened(built, case))
+        inside, whole = paired_rounds(adapters, _BUDGET_S)
+        return _Time((median(whole) - median(inside)) / 2, 0, 5 * prod(case.inputs[0]))
+
+    def dispatch(self) -> float:
+        """Seconds of a node that does next to nothing: what a chain of them takes beyond a single one, for each."""
+        adapters = []
+        for length in (1, _CHAIN):
+            names = [f"v{index}" for index in range(length + 1)]
+            nodes = [helper.make_node("Tanh", [a], [b]) for a, b in pairwise(names)]
+            ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 8)) for name in (names[0], names[-1])]
+            path = self._path("chain.onnx")
+            graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:])
+            onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+            built = build(load(path), _alone(self._base, "float32"), None)
+            adapters.append(self._opened(built, Case("Tanh", "Tanh", ((1, 8),))))
+        one, many = paired_rounds(adapters, _BUDGET_S)
+        return max(median(many) - median(one), 0.0) / (_CHAIN - 1)
+
+    def _opened(self, built: Built, case: Case) -> Adapter:
+        """An artifact, loaded and fed; integers as if they were of both signs, since some kernels branch on that."""
+        path = self._path(f"model{built.artifact.suffix}")
+        built.artifact.write(path)
+        adapter = ADAPTERS[self._base.artifact.runtime](str(path), self._options)
+        random = np.random.default_rng(0)
+        ranges = {"int8": (-100, 100), "uint8": (28, 228), "int16": (-30000, 30000)}
+        floats = list(case.sample(2).values())
+        adapter.feed(
+            {
+                info["name"]: random.integers(*ranges[info["dtype"]], info["shape"]).astype(info["dtype"])
+                if info["dtype"] in ranges
+                else array.reshape(info["shape"])
+                for info, array in zip(adapter.inputs, floats, strict=True)
+            }
+        )
+        return adapter
+
+    def _path(self, name: str) -> Path:
+        self._made += 1
+        return self._folder / f"{self._made}_{name}"
+
+
+def _alone(base: Target, form: Form) -> Target:
+    """The profile for one operator in one form: integers from end to end, so that neither conversions nor a retreat to float are timed."""
+    data = base.model_dump()
+    io_dtype = {"int8": base.quantization.activations, "int16x8": "int16"}.get(form, "float32")
+    artifact = {**data["artifact"], "precision": form, "io_dtype": io_dtype}
+    quantization = {**data["quantization"], "float_fallback": form not in ("int8", "int16x8")}
+    return Target.model_validate({**data, "artifact": artifact, "quantization": quantization})
+
+
+def _processor() -> str:
+    """The processor's name, as Linux tells it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table of the runtime that is named."""
+    if len(arguments) != 1 or arguments[0] not in _RUNTIMES:
+        print(f"usage: python -m tools.kernels {'|'.join(_RUNTIMES)}", file=sys.stderr)
+        return 2
+    np.seterr(all="ignore")
+    print(measured(arguments[0]), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
