@@ -130,10 +130,9 @@ class Sketches:
             return
         self._tally(picked, lengths)
         starts = (np.cumsum(lengths) - lengths)[filled]
-        wide = picked.astype(np.float64)
         moments = np.zeros((2, len(self.names)))
-        moments[0, filled] = np.add.reduceat(wide, starts)
-        moments[1, filled] = np.add.reduceat(np.square(wide, out=wide), starts)
+        moments[0, filled] = np.add.reduceat(picked, starts, dtype=np.float64)
+        moments[1, filled] = np.add.reduceat(np.square(picked, dtype=np.float64), starts)
         self._moments.add(moments.ravel())
 
     def merge(self, other: Sketches) -> None:
@@ -217,8 +216,8 @@ class Sketches:
 
     def _tally(self, picked: Array, lengths: Array) -> None:
         scaled = picked * np.repeat(np.ldexp(np.float32(1), -self._exponent.astype(np.int32)), lengths)
-        index = np.floor(scaled, out=scaled).astype(np.int64)
-        index += np.repeat(np.arange(len(self.names)) * BINS - self._origin, lengths)
+        index = np.floor(scaled, out=scaled).astype(np.int32)  # below 2**12 in magnitude
+        index += np.repeat((np.arange(len(self.names)) * BINS - self._origin).astype(np.int32), lengths)
         self._counts += np.bincount(index, minlength=self._counts.size).reshape(self._counts.shape)
 
     def _mark_infinite(self) -> None:
@@ -244,7 +243,8 @@ class Sketches:
                 self._widen(int(value), float(low[value]), float(high[value]))
 
     def _widen(self, value: int, low: float, high: float) -> None:
-        exponent, before = int(self._exponent[value]), int(self._exponent[value])
+        before = int(self._exponent[value])
+        exponent = max(before, math.frexp(high - low)[1] - BINS.bit_length())  # at this width the range takes BINS bins or more
         while _bin_of(high, exponent) - _bin_of(low, exponent) >= BINS:
             exponent += 1
         origin, occupied = _bin_of(low, exponent), np.flatnonzero(self._counts[value])

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["PICKS", "Reduced", "picks", "reduce_array"]
+__all__ = ["PICKS", "Reduced", "picked_runs", "picks", "reduce_array"]
 
 Array = np.ndarray[Any, Any]
 
 PICKS: Final = 4096  # elements of an array that the histogram counts, at most
+_RUN: Final = 4  # neighbours that are picked together, where they divide the array: fetching them costs what fetching one does
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 
@@ -40,16 +41,25 @@ class Reduced:
 
 
 @lru_cache(maxsize=4096)
-def picks(size: int) -> Array:
-    """int64: which elements of `size` the histogram counts, ascending; all of them up to `PICKS`.
+def picked_runs(size: int) -> tuple[Array, int]:
+    """Which elements of `size` the histogram counts: int64 [runs], ascending, and how many neighbours a run holds; run r is the elements
+    from ``r * length``. All elements, in runs of one, up to `PICKS`.
 
-    One of each of `PICKS` equal strata, at a place in it that follows the golden ratio's multiples: no period that a width or
-    a number of channels could fall in with.
+    One run of each of equal strata, at a place in it that follows the golden ratio's multiples: no period that a width or a number of
+    channels could fall in with.
     """
     if size <= PICKS:
-        return np.arange(size)
-    strata = np.arange(PICKS, dtype=np.float64)
-    return np.minimum(((strata + (strata * _GOLDEN) % 1.0) * (size / PICKS)).astype(np.int64), size - 1)
+        return np.arange(size), 1
+    length = math.gcd(size, _RUN)
+    strata, runs = np.arange(PICKS // length, dtype=np.float64), size // length
+    return np.minimum(((strata + (strata * _GOLDEN) % 1.0) * (runs / strata.size)).astype(np.int64), runs - 1), length
+
+
+@lru_cache(maxsize=4096)
+def picks(size: int) -> Array:
+    """int64: the elements of `picked_runs`, ascending."""
+    runs, length = picked_runs(size)
+    return np.asarray((runs[:, None] * length + np.arange(length)).ravel())
 
 
 def reduce_array(array: Array, channel_axis: int = 1) -> Reduced:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from calibration.reduction import PICKS, Reduced, picks, reduce_array
+from calibration.reduction import PICKS, Reduced, picked_runs, reduce_array
 from exporter.graph.run import FloatRunner, Session, observed_values
 from exporter.graph.values import name_of, static_shape
 
@@ -19,9 +19,9 @@ __all__ = ["Observer"]
 Array = np.ndarray[Any, Any]
 
 _REDUCTIONS: Final = ("ReduceMin", "ReduceMax", "ReduceSum")
-_PICKED: Final = "Picked"
 _PREFIX: Final = "edgewright.observe/"  # of everything that is added to the graph
 _FLAT: Final = f"{_PREFIX}flat"
+_ALL: Final = f"{_PREFIX}all"
 
 
 class Observer:
@@ -45,56 +45,65 @@ class Observer:
             return
         proto = ir.to_proto(model)
         del proto.graph.output[:]
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), _FLAT))
-        for op_type in _REDUCTIONS:
-            _append_joined(
-                proto.graph, op_type, [_append_reduction(proto.graph, op_type, *entry) for entry in self._shapes.items()]
-            )
-        _append_joined(proto.graph, _PICKED, [_append_picks(proto.graph, *entry) for entry in self._shapes.items()])
+        _append_constant(proto.graph, _FLAT, [-1])
+        # onnxruntime goes depth first from the node that was added last: so it reduces each value while that is still in the cache, and
+        # frees it, instead of computing all of them first. One output: fetching hundreds of small ones takes longer than computing them.
+        parts = [_append_reduced(proto.graph, *entry) for entry in reversed(self._shapes.items())]
+        joined = [name for names in reversed(parts) for name in names]
+        proto.graph.node.append(onnx.helper.make_node("Concat", joined, [_ALL], axis=0))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(_ALL, onnx.TensorProto.FLOAT, None))
         self._session = Session(proto.SerializeToString())
 
     def __call__(self, sample: Mapping[str, Array]) -> dict[str, Reduced]:
         if not self._shapes:
             return {}
         feed = {name: array for name, array in sample.items() if name in self._inputs}
-        low, high, total, picked = self._session([_PREFIX + name for name in (*_REDUCTIONS, _PICKED)], feed)
-        reduced, entry, pick = {}, 0, 0
+        (found,) = self._session([_ALL], feed)
+        reduced, start = {}, 0
         for name, shape in self._shapes.items():
-            count = math.prod(shape)
-            at = slice(entry, entry := entry + (shape[1] if len(shape) > 1 else 1))
-            chosen = slice(pick, pick := pick + min(count, PICKS))
-            reduced[name] = Reduced(low[at], high[at], total[at].astype(np.float64), picked[chosen], count, len(shape) > 1)
+            count, width = math.prod(shape), shape[1] if len(shape) > 1 else 1
+            low, high, total = found[start : start + 3 * width].reshape(3, width)
+            start += 3 * width
+            picked = found[start : start + min(count, PICKS)]
+            start += picked.size
+            reduced[name] = Reduced(low, high, total.astype(np.float64), picked, count, len(shape) > 1)
         doubtful = [name for name, entry in reduced.items() if not np.isfinite(entry.total).all()]
         if doubtful:
             reduced |= {name: reduce_array(array) for name, array in FloatRunner(self._model, doubtful)(sample).items()}
         return reduced
 
 
-def _append_reduction(graph: onnx.GraphProto, op_type: str, name: str, shape: tuple[int, ...]) -> str:
-    """A reduction to one number a channel (axis 1), or to one number where there is no such axis; returns its name."""
-    result = f"{_PREFIX}{op_type}/{name}"
-    if len(shape) < 2:
-        graph.node.append(onnx.helper.make_node("Reshape", [name, _FLAT], [f"{result}/flat"]))
-        graph.node.append(onnx.helper.make_node(op_type, [f"{result}/flat"], [result], keepdims=1))
-        return result
-    axes = np.array([axis for axis in range(len(shape)) if axis != 1], np.int64)
-    graph.initializer.append(onnx.numpy_helper.from_array(axes, f"{result}/axes"))
-    graph.node.append(onnx.helper.make_node(op_type, [name, f"{result}/axes"], [result], keepdims=0))
-    return result
+def _append_reduced(graph: onnx.GraphProto, name: str, shape: tuple[int, ...]) -> list[str]:
+    """Append what `Reduced` has of a value, each one-dimensional; returns their names: extremes and sums, then the picked elements.
+
+    Extremes and sums are one number a channel (axis 1), or one in all where there is no such axis.
+    """
+    results = [f"{_PREFIX}{op_type}/{name}" for op_type in _REDUCTIONS]
+    axes = f"{_PREFIX}axes/{name}"
+    _append_constant(graph, axes, [axis for axis in range(max(len(shape), 1)) if axis != 1])
+    whole = name if len(shape) > 1 else _append_reshaped(graph, name, f"{_PREFIX}whole/{name}", _FLAT)
+    for op_type, result in zip(_REDUCTIONS, results, strict=True):
+        graph.node.append(onnx.helper.make_node(op_type, [whole, axes], [result], keepdims=int(len(shape) < 2)))
+    return [*results, _append_picks(graph, name, math.prod(shape))]
 
 
-def _append_picks(graph: onnx.GraphProto, name: str, shape: tuple[int, ...]) -> str:
+def _append_picks(graph: onnx.GraphProto, name: str, count: int) -> str:
     """The elements at `picks`, one-dimensional; returns their name."""
-    result, count = f"{_PREFIX}{_PICKED}/{name}", math.prod(shape)
-    flat = result if count <= PICKS else f"{result}/flat"
-    graph.node.append(onnx.helper.make_node("Reshape", [name, _FLAT], [flat]))
-    if count > PICKS:
-        graph.initializer.append(onnx.numpy_helper.from_array(picks(count).astype(np.int32), f"{result}/at"))
-        graph.node.append(onnx.helper.make_node("Gather", [flat, f"{result}/at"], [result], axis=0))
+    result = f"{_PREFIX}picked/{name}"
+    if count <= PICKS:
+        return _append_reshaped(graph, name, result, _FLAT)
+    runs, length = picked_runs(count)
+    _append_constant(graph, f"{result}/shape", [-1, length])
+    _append_constant(graph, f"{result}/at", runs.tolist())
+    rows = _append_reshaped(graph, name, f"{result}/rows", f"{result}/shape")
+    graph.node.append(onnx.helper.make_node("Gather", [rows, f"{result}/at"], [f"{result}/runs"], axis=0))
+    return _append_reshaped(graph, f"{result}/runs", result, _FLAT)
+
+
+def _append_reshaped(graph: onnx.GraphProto, name: str, result: str, shape: str) -> str:
+    graph.node.append(onnx.helper.make_node("Reshape", [name, shape], [result]))
     return result
 
 
-def _append_joined(graph: onnx.GraphProto, label: str, parts: list[str]) -> None:
-    """One output for all values: fetching hundreds of small ones takes longer than computing them."""
-    graph.node.append(onnx.helper.make_node("Concat", parts, [_PREFIX + label], axis=0))
-    graph.output.append(onnx.helper.make_tensor_value_info(_PREFIX + label, onnx.TensorProto.FLOAT, None))
+def _append_constant(graph: onnx.GraphProto, name: str, numbers: list[int]) -> None:
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(numbers, np.int64), name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -55,6 +57,19 @@ def test_extremes_and_picked_elements_are_those_of_the_values_to_the_bit(build) 
             np.testing.assert_array_equal(getattr(found[name], key), getattr(expected, key), err_msg=f"{name} {key}")
         assert (found[name].count, found[name].per_channel, found[name].nan) == (expected.count, expected.per_channel, None)
         np.testing.assert_allclose(found[name].total, expected.total, rtol=1e-4, atol=1e-5 * np.abs(array).sum())
+
+
+def test_the_values_of_a_deep_graph_are_reduced_one_after_the_other() -> None:
+    """Each value is freed once it has been reduced: the run holds a few of them, not all."""
+    depth, size = 24, (1, 4, 256, 256)
+    lines = "\n".join(f"v{i + 1} = {'Sin' if i % 2 else 'Cos'} (v{i})" for i in range(depth))
+    shape = "float[" + ",".join(map(str, size)) + "]"
+    run = Observer(network(lines, inputs=f"{shape} v0", outputs=f"{shape} v{depth}"))
+    sample = {"v0": np.ones(size, np.float32)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert len(run(sample)) == depth
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < depth / 2 * sample["v0"].nbytes
 
 
 def test_infinity_nan_and_a_sum_beyond_float32_are_told_apart() -> None:
