@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help zoo install demo test test-all bench bench-convert lint format breadth docs clean
+.PHONY: help zoo install demo test test-all bench bench-convert bench-quantization lint format breadth docs clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -56,6 +56,10 @@ bench: $(STAMP) ## Measure time and memory as ratios beside a peer.
 
 bench-convert: $(STAMP) ## Convert every zoo model beside onnx2tf and litert-torch (fetched once, gigabytes) and write docs/benchmarks.md.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.bench convert
+
+bench-quantization: $(STAMP) ## Quantize every zoo model beside the peers (environments fetched once, gigabytes; an hour or two) and write docs/benchmarks.md.
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps timm==1.0.31
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.bench quantization
 
 breadth: $(STAMP) ## Export every timm family and some transformers configurations, random weights, float and int8 (an hour or two).
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps timm==1.0.31

@@ -1,14 +1,14 @@
-"""``python -m tools.bench [ratios|convert] ...``: which benchmark; without a name it is `ratios`."""
+"""``python -m tools.bench [ratios|convert|quantization] ...``: which benchmark; without a name it is `ratios`."""
 
 from __future__ import annotations
 
 import sys
 
-from tools.bench import convert, ratios
+from tools.bench import convert, quantization, ratios
 
 __all__ = ["main"]
 
-_BENCHMARKS = {"ratios": ratios.main, "convert": convert.main}
+_BENCHMARKS = {"ratios": ratios.main, "convert": convert.main, "quantization": quantization.main}
 
 
 def main(arguments: list[str]) -> int:

@@ -34,7 +34,7 @@ from tools.bench.artifacts import agreement, facts
 from tools.bench.page import RESULTS, conversion_section, write_page
 from tools.bench.peers import LITERT_TORCH, ONNX2TF
 
-__all__ = ["FILE", "OURS", "SIDES", "main"]
+__all__ = ["FILE", "OURS", "SIDES", "first_line", "machine", "main", "onnx_file", "rounded"]
 
 FILE: Final = RESULTS / "convert.json"
 OURS: Final = "edgewright"
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sessions", type=int, default=6, help="processes in which latency is measured")
     parser.add_argument("--seconds", type=float, default=3.0, help="of paired rounds in each of them")
     chosen = parser.parse_args(arguments)
-    frame = {"machine": _machine(), "versions": _versions(), "repeats": chosen.repeats}
+    frame = {"machine": machine(), "versions": _versions(), "repeats": chosen.repeats}
     rows = _kept(frame)
     for name in chosen.models or zoo.MODELS:
         rows[name] = _measure(name, chosen.repeats, chosen.sessions, chosen.seconds)
@@ -79,7 +79,7 @@ def _measure(name: str, repeats: int, sessions: int, budget_s: float) -> dict[st
     with tempfile.TemporaryDirectory(prefix="edgewright-bench-") as text:
         folder = Path(text)
         made = getattr(zoo, name)()
-        model = _onnx_file(made, folder / "original.onnx")
+        model = onnx_file(made, folder / "original.onnx")
         is_module = not isinstance(made["model"], Path)
         sides = [side for side in SIDES if is_module or side != "litert-torch"]
         found = _convert_interleaved(name, model, sides, folder, repeats)
@@ -97,7 +97,7 @@ def _measure(name: str, repeats: int, sessions: int, budget_s: float) -> dict[st
                 entry |= vars(facts(content))
                 agreed = agreement(path, sample, wanted)
             except EdgewrightError as error:
-                entry["error"] = f"{_without_xnnpack(path, sample, wanted)}: {_line(error)}"
+                entry["error"] = f"{_without_xnnpack(path, sample, wanted)}: {first_line(error)}"
                 continue
             entry |= {"sqnr_db": json_number(agreed.sqnr_db), "delegated": agreed.delegated}
             runnable[side] = (path, agreed.feed)
@@ -114,9 +114,9 @@ def _without_xnnpack(path: Path, sample: Mapping[str, Any], wanted: Mapping[str,
         return "its file does not run"
 
 
-def _onnx_file(made: Mapping[str, Any], out: Path) -> Path:
+def onnx_file(made: Mapping[str, Any], out: Path) -> Path:
     """The ONNX file that all sides read: the model's own, with its shapes fixed where it has no sizes that all would take for dynamic ones
-    (a batch is 1 to everyone); a module through torch's exporter, a .tflite through ours."""
+    (a batch is 1 to everyone); a module through torch's exporter, a .tflite or Keras file through ours."""
     import onnx_ir as ir
 
     from exporter.graph.fix_shapes import fix_shapes
@@ -127,7 +127,7 @@ def _onnx_file(made: Mapping[str, Any], out: Path) -> Path:
 
         with quiet(prints=True):
             torch.onnx.export(model, made["inputs"], out, dynamo=True, opset_version=18, external_data=False, verbose=False)
-    elif model.suffix == ".tflite":
+    elif model.suffix != ".onnx":
         convert(model, out)
     elif "shapes" in made:
         static = ir.load(model)
@@ -147,7 +147,7 @@ def _convert_interleaved(name: str, model: Path, sides: Sequence[str], folder: P
             try:
                 workers[side] = _started(stack, side)
             except EdgewrightError as error:
-                found[side]["error"] = _line(error)
+                found[side]["error"] = first_line(error)
         for number in range(repeats):
             for side, worker in list(workers.items()):
                 place = folder / side.replace(" ", "-") / str(number)
@@ -156,7 +156,7 @@ def _convert_interleaved(name: str, model: Path, sides: Sequence[str], folder: P
                 try:
                     answer = worker.ask({"model": str(copy), "zoo": name, "folder": str(place)}, {}, _LIMIT_S)[0]
                 except EdgewrightError as error:
-                    answer = {"error": _line(error)}
+                    answer = {"error": first_line(error)}
                 answer.pop("arrays", None)
                 if "error" in answer:
                     found[side] = {"error": answer["error"]}
@@ -215,11 +215,11 @@ def _session(files: Sequence[tuple[Path, Mapping[str, Any]]], number: int, budge
     return np.array([rows[order.index(index)] for index in range(len(files))])
 
 
-def _line(error: EdgewrightError) -> str:
+def first_line(error: EdgewrightError) -> str:
     return " ".join(f"{error.what}: {error.why}".split())[:200]
 
 
-def _machine() -> str:
+def machine() -> str:
     models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return f"{models[0] if models else platform.machine()}, {len(models)} cores"
 
@@ -235,13 +235,13 @@ def _versions() -> dict[str, str]:
 
 
 def _text(result: Any) -> str:
-    return json.dumps(_rounded(result), indent=1) + "\n"
+    return json.dumps(rounded(result), indent=1) + "\n"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Figures to four digits, which is more than a shared machine gives."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
+        return {key: rounded(entry) for key, entry in value.items()}
+    return [rounded(entry) for entry in value] if isinstance(value, list) else value

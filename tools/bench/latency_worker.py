@@ -1,7 +1,7 @@
-"""LiteRT latency of several artifacts in one process, in paired rounds: ``python -m tools.bench.latency_worker``.
+"""Latency of several artifacts of one runtime in one process, in paired rounds: ``python -m tools.bench.latency_worker``.
 
-Each is loaded with XNNPACK and one thread. A round runs every artifact once, in an order that rotates, so that whatever else the machine
-does meets all of them alike; what counts is CPU time, which on one thread is the latency of a machine that does nothing else.
+Each is loaded with one thread, a .tflite with XNNPACK. A round runs every artifact once, in an order that rotates, so that whatever else
+the machine does meets all of them alike; what counts is CPU time, which on one thread is the latency of a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from exporter.runtimes.registry import runtime_of
 from exporter.runtimes.worker import ADAPTERS, Adapter, Arrays, receive, send
 
 __all__ = ["main", "paired_rounds"]
@@ -36,16 +37,20 @@ def paired_rounds(adapters: Sequence[Adapter], budget_s: float) -> list[list[flo
 
 
 def main() -> int:
-    """Answer one request ``{"paths": [...], "budget_s": S}``, whose arrays are named "PLACE:INPUT", by ``{"seconds": [[...], ...]}``."""
+    """Answer one request ``{"paths": [...], "budget_s": S}``, whose arrays are named "PLACE:INPUT", by ``{"seconds": [[...], ...]}``.
+
+    A request may name its "runtime", as `exporter.runtimes` does; LiteRT is meant where it does not.
+    """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     message = receive(requests)
     if message is None:
         return 0
     meta, arrays = message
+    runtime = runtime_of(meta.get("runtime", "litert-xnnpack"))
     adapters = []
     for place, path in enumerate(meta["paths"]):
-        adapter = ADAPTERS["litert"](path, {"kernels": "xnnpack", "threads": 1})
+        adapter = ADAPTERS[runtime.adapter](path, {**runtime.options, "threads": 1})
         adapter.feed(_of(arrays, place))
         adapters.append(adapter)
     send(answers, {"seconds": paired_rounds(adapters, meta["budget_s"])})

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tools.bench.quantization_page import quantization_section
+
 __all__ = ["PAGE", "RESULTS", "SECTIONS", "benchmarks_page", "conversion_section", "write_page"]
 
 _DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
@@ -166,4 +168,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-SECTIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {"convert.json": conversion_section}
+SECTIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
+    "convert.json": conversion_section,
+    "quantization.json": quantization_section,
+}

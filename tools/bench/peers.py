@@ -12,7 +12,7 @@ from typing import Final
 
 from diagnostics import RuntimeFailure
 
-__all__ = ["LITERT_TORCH", "ONNX2TF", "ROOT", "Peer"]
+__all__ = ["AI_EDGE_QUANTIZER", "LITERT_TORCH", "NNCF", "ONNX2TF", "ONNX2TF_TENSORFLOW", "ROOT", "Peer"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _RECORD: Final = "requirements.json"
@@ -26,24 +26,26 @@ class Peer:
     Attributes:
         name: distribution name; version: the one release that is measured.
         beside: further requirements, pinned in the same call of pip.
+        extra: of the distribution; with it comes an environment apart.
         python: names of interpreters that it runs on, the most wanted first.
     """
 
     name: str
     version: str
     beside: tuple[str, ...] = ()
+    extra: str = ""
     python: tuple[str, ...] = ("python3.12", "python3.13")
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        return (f"{self.name}=={self.version}", *self.beside)
+        return (f"{self.name}{f'[{self.extra}]' if self.extra else ''}=={self.version}", *self.beside)
 
     def interpreter(self) -> Path:
         """The interpreter of its environment, made where it is not there yet.
 
         Raises RuntimeFailure EW-R001 where no interpreter fits or pip fails (with its last lines).
         """
-        folder = ROOT / ".envs" / f"{self.name}-{self.version}"
+        folder = ROOT / ".envs" / "-".join(filter(None, (self.name, self.extra, self.version)))
         record, found = folder / _RECORD, folder / "bin" / "python"
         if record.is_file() and json.loads(record.read_text()) == list(self.requirements):
             return found
@@ -68,6 +70,9 @@ class Peer:
 ONNX2TF: Final = Peer("onnx2tf", "2.6.9")
 # Without the pin of torch pip takes whichever release litert-torch allows, with another tracer than ours.
 LITERT_TORCH: Final = Peer("litert-torch", "0.10.0", ("torch==2.13.0",))
+ONNX2TF_TENSORFLOW: Final = Peer("onnx2tf", "2.6.9", extra="tensorflow")  # its elder back-end, through TensorFlow's converter
+NNCF: Final = Peer("nncf", "3.4.0", ("onnx==1.20.1", "onnxruntime==1.26.0"))
+AI_EDGE_QUANTIZER: Final = Peer("ai-edge-quantizer", "0.10.0")
 
 
 @cache

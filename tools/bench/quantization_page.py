@@ -1,0 +1,237 @@
+"""The section of docs/benchmarks.md that `tools.bench.quantization` measures: where we stand beside the peers, then every row."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+__all__ = ["best_peer", "latency_ratio", "quantization_section", "worst_db"]
+
+_RUNTIMES: Final = {"onnxruntime": "x86-64-cpu", "litert-xnnpack": "android-arm64-cpu"}
+_SHORT: Final = {"onnxruntime": "ORT", "litert-xnnpack": "LiteRT"}
+_NOISE: Final = 1.05  # CPU time of the same artifact in paired rounds differs by a few percent on a busy machine
+
+Row = Mapping[str, Any]
+Model = Mapping[str, Any]
+
+
+def quantization_section(result: Mapping[str, Any]) -> list[str]:
+    """The lines of the section."""
+    models: Mapping[str, Model] = result["models"]
+    makers = sorted({row["by"] for model in models.values() for row in model["rows"].values() if row["by"] != "edgewright"})
+    return [
+        "## int8, beside the peers",
+        "",
+        f"`make bench-quantization`, or one row: `python -m tools.bench quantization --model MODEL --form FORM`; {', '.join(makers)};",
+        f"{result['machine']}.",
+        "",
+        "Every side reads the same float ONNX file (ai-edge-quantizer: our float .tflite; litert-torch: the module), lifted to opset 17 by",
+        "onnx's own converter where it is older than 13, since peers else write files that do not load. All get the same calibration samples,",
+        "real ones (`tools/zoo_cases.py`), and are judged on the same held-out samples, on the runtime that they are for, against the float",
+        "original. ort:percentile and ort:entropy see the first 32 samples alone, since their memory grows with them. Peers run with their",
+        "defaults, as their documentation calls them; onnx2tf one scale a tensor where a scale a channel fails. Models with several outputs",
+        "are compared by their worst. mobilenetv2 has random weights: it says how near an artifact is, nothing of a task.",
+        "",
+        "### Plain int8, the worst output in dB, and latency",
+        "",
+        "*fast* and *balanced* are efforts of ours, x86-64-cpu / android-arm64-cpu; *ahead*: the lower of the two balanced ones less the best",
+        "peer on either runtime. Latency is the ratio of CPU time on one thread in paired rounds of one process, the median of several: ours",
+        "(balanced) to the fastest int8 artifact of a peer that runs at all, and to our own float form.",
+        "",
+        *_standing(models),
+        "",
+        *_summary(models),
+        "",
+        "### Precision auto, with a goal of 20 dB",
+        "",
+        "*MACs*: in which precision multiply-accumulates run. Latency: the ratio to the fastest int8 artifact of anyone on that runtime.",
+        "",
+        *_auto(models),
+        "",
+        "### Where a peer is ahead",
+        "",
+        *(_lost(models) or ["Nowhere."]),
+        "",
+        "### Every row",
+        "",
+        "*CPU s*: from the model file to the artifact on disk, calibration included, imports not; *MiB*: peak memory of that process.",
+        "*ms*: CPU, one thread; *of float*: its ratio to our float32 form on that runtime.",
+        "",
+        *_rows(models),
+    ]
+
+
+def worst_db(row: Row | None) -> float | None:
+    """SQNR of the worst output; NaN counts as -inf. None where the row has no figure."""
+    if row is None or "sqnr_db" not in row:
+        return None
+    return min(-math.inf if math.isnan(value) else value for value in map(float, row["sqnr_db"].values()))
+
+
+def best_peer(model: Model) -> tuple[str, float] | None:
+    """The peer whose worst output is nearest to the original, on either runtime."""
+    found = {form: value for form, row in model["rows"].items() if _is_peer(form) and (value := worst_db(row)) is not None}
+    return max(found.items(), key=lambda item: item[1], default=None)
+
+
+def latency_ratio(model: Model, runtime: str, form: str, other: str) -> float | None:
+    """Median over processes of the ratio of `form` to `other`, each pair from one process. None where one was not measured."""
+    found = model.get("latency", {}).get(runtime, {})
+    if not found.get(form) or not found.get(other):
+        return None
+    return statistics.median(one / two for one, two in zip(found[form], found[other], strict=True))
+
+
+def _is_peer(form: str) -> bool:
+    return not form.startswith("ours:")
+
+
+def _fastest(model: Model, runtime: str, *, peers: bool) -> str | None:
+    """The int8 artifact of least time: of a peer, or of anyone."""
+    found = model.get("latency", {}).get(runtime, {})
+    whose = [
+        form for form in found if found[form] and (_is_peer(form) if peers else not form.startswith(("ours:float", "ours:auto")))
+    ]
+    return min(whose, key=lambda form: statistics.median(found[form]), default=None)
+
+
+def _ours(model: Model, how: str) -> dict[str, float]:
+    """Worst output by runtime."""
+    rows = {runtime: model["rows"].get(f"ours:{how}:{target}") for runtime, target in _RUNTIMES.items()}
+    return {runtime: value for runtime, row in rows.items() if (value := worst_db(row)) is not None}
+
+
+def _ahead(model: Model) -> float | None:
+    ours, peer = _ours(model, "balanced"), best_peer(model)
+    return min(ours.values()) - peer[1] if ours and peer is not None else None
+
+
+def _standing(models: Mapping[str, Model]) -> list[str]:
+    rows = []
+    for name, model in models.items():
+        peer, ahead = best_peer(model), _ahead(model)
+        cells = [name, *(_pair(_ours(model, how)) for how in ("fast", "balanced"))]
+        cells += [f"{peer[1]:.1f} ({peer[0]})" if peer is not None else "–", f"{ahead:+.1f}" if ahead is not None else "–"]
+        for runtime, target in _RUNTIMES.items():
+            mine, fastest = f"ours:balanced:{target}", _fastest(model, runtime, peers=True)
+            ratio = latency_ratio(model, runtime, mine, fastest) if fastest is not None else None
+            cells.append(f"{ratio:.2f} ({fastest})" if ratio is not None else "–")
+            own = latency_ratio(model, runtime, mine, f"ours:float32:{target}")
+            cells.append(f"{own:.2f}" if own is not None else "–")
+        rows.append(cells)
+    head = ["model", "fast", "balanced", "best peer", "ahead, dB"]
+    return _table([*head, *(f"{short}: ours / {of}" for short in _SHORT.values() for of in ("fastest peer", "own float"))], rows)
+
+
+def _summary(models: Mapping[str, Model]) -> list[str]:
+    ahead = {name: value for name, model in models.items() if (value := _ahead(model)) is not None}
+    lines = []
+    if ahead:
+        worst = min(ahead, key=ahead.__getitem__)
+        below = sum(value < 0 for value in ahead.values())
+        lines.append(
+            f"Balanced is ahead of the best peer by {statistics.median(ahead.values()):+.1f} dB in the median of {len(ahead)} models; the least"
+            f" is {worst} with {ahead[worst]:+.1f} dB; {below} are below."
+        )
+    for runtime, target in _RUNTIMES.items():
+        pairs = [
+            ratio
+            for model in models.values()
+            if (fastest := _fastest(model, runtime, peers=True)) is not None
+            and (ratio := latency_ratio(model, runtime, f"ours:balanced:{target}", fastest)) is not None
+        ]
+        if pairs:
+            lines.append(
+                f"On {_SHORT[runtime]} its latency is {statistics.median(pairs):.2f} of the fastest peer's in the median."
+            )
+    return lines
+
+
+def _auto(models: Mapping[str, Model]) -> list[str]:
+    rows = []
+    for name, model in models.items():
+        for runtime, target in _RUNTIMES.items():
+            form = f"ours:auto:{target}"
+            row = model["rows"].get(form)
+            if row is None:
+                continue
+            if "error" in row:
+                rows.append([name, target, _cell(row["error"]), "", "", "", ""])
+                continue
+            fastest = _fastest(model, runtime, peers=False)
+            ratio = latency_ratio(model, runtime, form, fastest) if fastest is not None else None
+            macs = ", ".join(f"{precision} {share:.1%}" for precision, share in row["macs"].items() if share)
+            cells = [name, target, _decibels(row), _task(row), macs, f"{row['bytes'] / 1024:.0f}"]
+            rows.append([*cells, f"{ratio:.2f} ({fastest})" if ratio is not None else "–"])
+    return _table(["model", "target", "SQNR dB, each output", "task: original -> artifact", "MACs", "KiB", "latency"], rows)
+
+
+def _lost(models: Mapping[str, Model]) -> list[str]:
+    return [line for name, model in models.items() for line in _losses(name, model)]
+
+
+def _losses(name: str, model: Model) -> Iterator[str]:
+    """Everything in which a peer's artifact, or our own float form, is better than our balanced int8; latency by more than the noise."""
+    peer = best_peer(model)
+    for runtime, value in _ours(model, "balanced").items():
+        target = _RUNTIMES[runtime]
+        if peer is not None and value < peer[1]:
+            yield f"- {name}, {target}: {value:.1f} dB, {peer[0]} {peer[1]:.1f}"
+        mine, fastest = f"ours:balanced:{target}", _fastest(model, runtime, peers=True)
+        for other, whose in ((fastest, fastest), (f"ours:float32:{target}", "its own float form")):
+            ratio = latency_ratio(model, runtime, mine, other) if other is not None else None
+            if ratio is not None and ratio > _NOISE:
+                yield f"- {name}, {target}: latency {ratio:.2f} of that of {whose}"
+
+
+def _rows(models: Mapping[str, Model]) -> list[str]:
+    rows = []
+    for name, model in models.items():
+        for form, row in model["rows"].items():
+            if "error" in row:
+                rows.append([name, form, _cell(row["error"]), "", "", "", "", "", ""])
+                continue
+            runtime = row["runtime"]
+            times = model.get("latency", {}).get(runtime, {}).get(form)
+            ratio = latency_ratio(model, runtime, form, f"ours:float32:{_RUNTIMES[runtime]}")
+            note = f" ({row['note']})" if "note" in row else ""
+            cells = [
+                name,
+                form + note,
+                _decibels(row),
+                _task(row),
+                f"{row['bytes'] / 1024:.0f}",
+                f"{row['cpu_s']:.1f}",
+                f"{row['peak_mib']:.0f}",
+            ]
+            rows.append(
+                [*cells, f"{statistics.median(times):.3g}" if times else "–", f"{ratio:.2f}" if ratio is not None else "–"]
+            )
+    return _table(
+        ["model", "form", "SQNR dB, each output", "task: original -> artifact", "KiB", "CPU s", "MiB", "ms", "of float"], rows
+    )
+
+
+def _decibels(row: Row) -> str:
+    return ", ".join("equal" if value == math.inf else f"{value:.1f}" for value in map(float, row["sqnr_db"].values()))
+
+
+def _task(row: Row) -> str:
+    scores = [f"{name} {score['original']:.4f} -> {score['artifact']:.4f}" for name, score in row["task"].items()]
+    if not scores and row["top1_agreement"] is not None:
+        scores = [f"top-1 agreement {row['top1_agreement']:.3f}"]
+    return "; ".join(scores)
+
+
+def _pair(values: Mapping[str, float]) -> str:
+    return " / ".join(f"{values[runtime]:.1f}" if runtime in values else "–" for runtime in _RUNTIMES) if values else "–"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
