@@ -35,7 +35,7 @@ class Options:
         method: how ranges of activations are chosen; None: for each value what gives the least error at the outputs.
         refine: whether weights are rounded, and biases corrected, by the error they cause on calibration samples.
         plan: an earlier plan to replay; then nothing is decided and no data is read.
-        effort: how closely refining looks at the samples, see `quantization.sequential`.
+        effort: how closely refining looks at the samples, see `quantization.refine`.
         store: what an earlier calibration learned; then the model is not run on data again.
         goal_db: of precision "auto", the SQNR in decibels that every output shall have.
     """
@@ -55,11 +55,15 @@ def build(
     """From a loaded model to the bytes of an artifact.
 
     Raises:
+        UsageError: EW-U005, the effort is "best" and torch is not installed.
         DataError: EW-Q001, an int8 target without calibration data or plan.
         TargetError: the target cannot take the model (EW-T003, EW-T004, EW-T005, EW-Q003).
     """
     from exporter.quantization.given import brings_encodings
+    from exporter.quantization.reconstruct import require_torch
 
+    if options.effort == "best":
+        require_torch()
     graph, kept = prune(source.model, target, options)  # loading canonicalizes
     graph = legal(graph, target)
     plan, statistics = options.plan, None

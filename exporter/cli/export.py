@@ -49,10 +49,10 @@ __all__ = ["command"]
 )
 @click.option(
     "--effort",
-    type=click.Choice(["fast", "balanced"]),
+    type=click.Choice(["fast", "balanced", "best"]),
     default="balanced",
     show_default=True,
-    help="fast: biases are corrected; balanced: weights are rounded layer by layer as well, by the error that they cause.",
+    help="fast: biases are corrected; balanced: weights are rounded by the error that they cause; best: roundings are learned (torch).",
 )
 @click.option("--no-refine", is_flag=True, help="Round to nearest only: weights and biases as they come.")
 @precision_option

@@ -24,11 +24,11 @@ from exporter.quantization.ranges import (
 )
 from targets.schema import Quantization
 
-__all__ = ["Encoder", "ValueStatistics", "is_float"]
+__all__ = ["LEAST_RATIO", "Encoder", "ValueStatistics", "is_float"]
 
 # scale_in * scale_w / scale_out below this cannot change an output by one step in any accumulation that fits int32;
 # runtimes that hold the ratio as a 31-bit multiplier and a shift refuse much smaller ones (XNNPACK: 2^-32).
-_LEAST_RATIO: Final = 2.0**-26
+LEAST_RATIO: Final = 2.0**-26
 # Roles whose encodings' scales multiply in an accumulator.
 _FACTORS: Final = (Role.ACTIVATION, Role.WEIGHT)
 
@@ -187,7 +187,7 @@ class Encoder:
     def _least_scale(self, node: ir.Node, axis: int | None, biases: list[np.ndarray[Any, Any]]) -> float | np.ndarray[Any, Any]:
         """The least scale of a node's weight: biases stay in int32, and the ratio to the output's scale within a runtime's multiplier."""
         scale_in = self._read(node, next(index for index, _ in _inputs(node, self._rules[node], Role.ACTIVATION))).scale[0]
-        least: Any = _LEAST_RATIO * self.encodings[self._written(node)[0][0]].scale[0] / scale_in
+        least: Any = LEAST_RATIO * self.encodings[self._written(node)[0][0]].scale[0] / scale_in
         greatest = MAX_BIAS["int64" if self._dtype == "int16" else "int32"]
         for bias in biases:
             needed = np.abs(bias.astype(np.float64)).ravel() / (scale_in * greatest)

@@ -20,7 +20,7 @@ __all__ = ["SCHEMA_VERSION", "Effort", "Encoding", "Plan", "integer_range"]
 
 SCHEMA_VERSION: Final = 1
 
-Effort = Literal["fast", "balanced"]  # how much time deciding may take
+Effort = Literal["fast", "balanced", "best"]  # how much time deciding may take
 
 _RANGES: Final[Mapping[str, tuple[int, int]]] = {
     "int4": (-8, 7),

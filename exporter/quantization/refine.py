@@ -13,6 +13,7 @@ import onnx_ir as ir
 from exporter.graph.values import name_of
 from exporter.quantization.correction import Correction, bias_index, correct_biases
 from exporter.quantization.plan import Effort, Plan
+from exporter.quantization.reconstruct import learn_roundings
 from exporter.quantization.sequential import SAMPLES, round_weights
 from targets.schema import Target
 
@@ -32,19 +33,25 @@ def refine(
 ) -> Correction:
     """Weights rounded together, each layer's bias with them (`sequential.round_weights`), then the biases that this leaves out
     (`correction.correct_biases`): those of transposed convolutions, of shared weights, or all where rounding did not pay.
-    With the effort "fast", weights stay rounded to nearest and biases are corrected on a few samples.
+    With the effort "fast", weights stay rounded to nearest and biases are corrected on a few samples. With "best", all of it is the start
+    of what is then learned block by block, scales of activations too (`reconstruct.learn_roundings`); that needs torch.
 
     Each step is kept only where it raises the SQNR on the samples. `before` is the SQNR (dB) of the plan as it came.
     `progress` is called with (layers done, layers) of the step in progress.
+
+    Raises UsageError EW-U005 where the effort is "best" and torch is not installed.
     """
     if effort == "fast":
         return correct_biases(model, plan, target, islice(samples, _FEW), progress=progress)
     held = list(islice(samples, SAMPLES))
     rounded = round_weights(model, plan, target, held, progress=progress)
-    if all(name in rounded.plan.corrections for name in _biases(model, plan)):
-        return rounded
-    corrected = correct_biases(model, rounded.plan, target, held, progress=progress)
-    return corrected if np.isnan(rounded.before) else replace(corrected, before=rounded.before)
+    if not all(name in rounded.plan.corrections for name in _biases(model, plan)):
+        rounded = _then(rounded, correct_biases(model, rounded.plan, target, held, progress=progress))
+    return rounded if effort != "best" else _then(rounded, learn_roundings(model, rounded.plan, target, held, progress=progress))
+
+
+def _then(first: Correction, second: Correction) -> Correction:
+    return second if np.isnan(first.before) else replace(second, before=first.before)
 
 
 def _biases(model: ir.Model, plan: Plan) -> list[str]:
