@@ -95,13 +95,15 @@ def prune(model: ir.Model, target: Target, options: Options) -> tuple[ir.Model, 
 
 def legal(model: ir.Model, target: Target) -> ir.Model:
     """Rewrite what the target's runtime lacks, then refuse what is left of it, all at once. A source's own encodings are settled."""
-    from exporter.graph.qdq_form import qdq_form
+    from exporter.graph.qdq_form import is_quantized, qdq_form
     from exporter.graph.summary import placements
     from exporter.quantization.correction import ensure_biases
+    from exporter.quantization.costs import slow_builtins
     from exporter.quantization.given import settle
 
     graph = qdq_form(model) if target.artifact.precision == "int8" else model
-    graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float))
+    avoid = () if is_quantized(graph) else slow_builtins(target)  # what is written out has no encodings of the source
+    graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float, avoid))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
     check(graph, "legalize")
     refused = [placement for placement in placements(graph, target) if not placement.unit]

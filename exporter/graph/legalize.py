@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -12,6 +12,7 @@ from exporter.graph.coverage import unsupported
 from exporter.graph.fuse_activations import fuse_activations
 from exporter.graph.rewriter import GraphRewriter, Names
 from exporter.graph.simplify import RULES
+from exporter.graph.sink_scales import sink_scales
 from exporter.graph.values import REFUSED
 from exporter.ops.base import Refused, Role, operator_of
 from targets.floor import Floor
@@ -22,13 +23,16 @@ __all__ = ["legalize", "unshare", "unsupported"]
 _MOST_ROUNDS = 64
 
 
-def legalize(model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True) -> ir.Model:
+def legalize(
+    model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True, avoid: Collection[str] = ()
+) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx").
 
-    Runs every operator's `legalize` and the rules of `simplify` until nothing changes, gives each weight and bias to one node alone,
-    and marks fused activations. Names of graph inputs, graph outputs and rewritten values stay; new nodes inherit the stack trace of
-    the node they replace. Operators that are not known stay: `coverage.unsupported` names them all. What the oldest release that `floor`
-    allows lacks becomes older operators where it can. Without `loops` steps are unrolled rather than left to a loop.
+    Runs every operator's `legalize` and the rules of `simplify` until nothing changes, sinks the factors that this left, gives each weight
+    and bias to one node alone, and marks fused activations. Names of graph inputs, graph outputs and rewritten values stay; new nodes
+    inherit the stack trace of the node they replace. Operators that are not known stay: `coverage.unsupported` names them all. What the
+    oldest release that `floor` allows lacks, and the TFLite builtins in `avoid`, become older operators where they can. Without `loops`
+    steps are unrolled rather than left to a loop.
     Raises ModelError EW-M007 where the rewriting does not end or a rewrite is invalid; ValueError where `runtime` is not known.
     """
     if runtime not in ("tflite", "onnx"):
@@ -36,27 +40,27 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None, loops: b
     model = model.clone()
     names = Names(model.graph)
     for _ in range(_MOST_ROUNDS):
-        if not _round(model.graph, runtime, names, floor, loops):
+        if not _round(model.graph, lambda node: GraphRewriter(model.graph, node, runtime, names, floor, loops, avoid)):
             break
     else:
         raise ModelError("EW-M007", f"legalizing for {runtime} did not end", why=f"still rewriting after {_MOST_ROUNDS} rounds")
+    sink_scales(model)
     unshare(model.graph, names)
     return fuse_activations(model)
 
 
-def _round(graph: ir.Graph, runtime: str, names: Names, floor: Floor | None, loops: bool) -> bool:
+def _round(graph: ir.Graph, rewriter_of: Callable[[ir.Node], GraphRewriter]) -> bool:
     """Visit every node once, in graph order; whether anything was rewritten."""
     changed = False
     for node in list(graph):
-        if node.graph is graph and _rewrite(graph, node, runtime, names, floor, loops):
+        if node.graph is graph and _rewrite(node, rewriter_of(node)):
             changed = True
     if changed:
         _sweep(graph)
     return changed
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, runtime: str, names: Names, floor: Floor | None, loops: bool) -> bool:
-    rewriter = GraphRewriter(graph, node, runtime, names, floor, loops)
+def _rewrite(node: ir.Node, rewriter: GraphRewriter) -> bool:
     values: Sequence[ir.Value] | None = None
     node.metadata_props.pop(REFUSED, None)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -26,6 +26,7 @@ from exporter.graph.normalizations import mark_normalizations
 from exporter.graph.one_float import one_float
 from exporter.graph.opset import canonical_opset
 from exporter.graph.recognize import recognize
+from exporter.graph.sink_scales import sink_scales
 from exporter.ops.base import all_operators
 from targets.floor import Floor
 from targets.releases.onnxruntime import format_for
@@ -54,7 +55,8 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     fold_padding(model)
     recognize(model)
     lower_batchnorm(model)
-    fold_affine(model)
+    while fold_affine(model) + sink_scales(model):
+        pass
     eliminate_noops(model)
     remove_dead_code(model)
     mark_normalizations(model)
@@ -63,7 +65,9 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     return model
 
 
-def legalize(model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True) -> ir.Model:
+def legalize(
+    model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True, avoid: Collection[str] = ()
+) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
 
     For TFLite, standard operators without rules of their own become their definition by others first, and all floats float32.
@@ -85,9 +89,9 @@ def legalize(model: ir.Model, runtime: str, floor: Floor | None = None, loops: b
         expanded = model.clone()
         if expand_functions(expanded, keep=lambda op_type: onnx.defs.has(op_type, opset)):
             model = canonicalize(expanded)
-    model = rewrite(model, runtime, floor, loops)
+    model = rewrite(model, runtime, floor, loops, avoid)
     if runtime == "tflite":
         for node in model.graph:
             for inner in body_models(model, node):
-                node.attributes["body"] = ir.AttrGraph("body", legalize(inner, runtime, floor, loops).graph)
+                node.attributes["body"] = ir.AttrGraph("body", legalize(inner, runtime, floor, loops, avoid).graph)
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,16 +47,23 @@ class GraphRewriter:
     """
 
     def __init__(
-        self, graph: ir.Graph, origin: ir.Node, runtime: str, names: Names, floor: Floor | None = None, loops: bool = True
+        self,
+        graph: ir.Graph,
+        origin: ir.Node,
+        runtime: str,
+        names: Names,
+        floor: Floor | None = None,
+        loops: bool = True,
+        avoid: Collection[str] = (),
     ) -> None:
-        self.runtime, self.loops, self._floor = runtime, loops, floor
+        self.runtime, self.loops, self._floor, self._avoid = runtime, loops, floor, avoid
         self._graph, self._origin, self._names = graph, origin, names
         self._nodes: list[ir.Node] = []
         self._constants: list[ir.Value] = []
 
     def runs(self, builtin: str, version: int = 1) -> bool:
-        """Whether every allowed release of the runtime has a TFLite builtin at that version; True without a floor."""
-        return self._floor is None or self._floor.covers(release_of(builtin, version))
+        """Whether every allowed release of the runtime has a TFLite builtin at that version, and it is not one to avoid."""
+        return builtin not in self._avoid and (self._floor is None or self._floor.covers(release_of(builtin, version)))
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> ir.Value:
         """Append a node and give its first output. Attributes that are None are left out.
@@ -81,7 +88,7 @@ class GraphRewriter:
         build: Callable[[GraphRewriter, Sequence[ir.Value]], Sequence[ir.Value]],
     ) -> ir.Graph:
         """A graph for an attribute of a new node: on inputs of these shapes and dtypes, with the outputs that `build` gives."""
-        inner = GraphRewriter(self._graph, self._origin, self.runtime, self._names, self._floor, self.loops)
+        inner = GraphRewriter(self._graph, self._origin, self.runtime, self._names, self._floor, self.loops, self._avoid)
         values = [
             ir.Value(name=self._name("entering"), shape=ir.Shape(shape), type=ir.TensorType(dtype)) for shape, dtype in inputs
         ]

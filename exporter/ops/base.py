@@ -210,7 +210,7 @@ class Rewriter(Protocol):
     loops: bool  # whether an operator may become a loop: its body runs in float, which a device may lack
 
     def runs(self, builtin: str, version: int = 1) -> bool:
-        """Whether the oldest runtime that the artifact must run on has a TFLite builtin at that version.
+        """Whether the oldest runtime that the artifact must run on has a TFLite builtin at that version, and runs it well.
 
         Where it has not, an operator becomes older ones that compute the same, or stays and is refused by name when it is written.
         """

@@ -181,11 +181,14 @@ def _is_int64(node: ir.Node) -> bool:
 
 
 def _as_activation(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-    """The activation that the product is the last operator of, where every allowed TFLite has a kernel for the whole."""
+    """The activation that the product is the last operator of, times a constant, where every allowed TFLite has a kernel for the whole."""
     if rewriter.runtime != "tflite" or not is_float(node.outputs[0]) or not rewriter.runs("HARD_SWISH"):
         return None
-    source = hard_swish_of(node.outputs[0])
-    return [rewriter.op("HardSwish", source)] if source is not None else None
+    found = hard_swish_of(node.outputs[0])
+    if found is None:
+        return None
+    y = rewriter.op("HardSwish", found[0])
+    return [y if found[1] == 1 else rewriter.op("Mul", y, rewriter.const(np.asarray(found[1], np.float32)))]
 
 
 def _at_common_scale(left: Stored, right: Stored) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:

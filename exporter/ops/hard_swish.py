@@ -1,4 +1,4 @@
-"""Finding x * relu6(x + 3) / 6 however it is spelled, so that one HARD_SWISH kernel runs it.
+"""Finding x * relu6(x + 3) / 6 however it is spelled, so that one HARD_SWISH kernel runs it; any constant multiple of it as well.
 
 Frameworks write the product in any order, with the sixth as a quotient or a factor, at either operand or
 behind the product, or around HardSigmoid::
@@ -21,8 +21,8 @@ from exporter.ops.common import scalar_of
 __all__ = ["hard_swish_of", "unscaled"]
 
 
-def hard_swish_of(value: ir.Value) -> ir.Value | None:
-    """The x for which `value` computes HardSwish(x) = x * clip(x + 3, 0, 6) / 6 (within float32 rounding), or None."""
+def hard_swish_of(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """The x and the number c for which `value` is c * HardSwish(x) = c * x * clip(x + 3, 0, 6) / 6 (within float32 rounding), or None."""
     for product, outer in unscaled(value):
         node = product.producer()
         if node is None or node.op_type != "Mul" or None in node.inputs:
@@ -30,15 +30,17 @@ def hard_swish_of(value: ir.Value) -> ir.Value | None:
         left, right = (list(unscaled(operand)) for operand in node.inputs if operand is not None)
         for some, others in ((left, right), (right, left)):
             for (x, x_factor), (gate, gate_factor) in product_of(some, others):
-                if rank(x) == rank(value) and _is_gate(gate, x, outer * x_factor * gate_factor):
-                    return x
+                if rank(x) == rank(value) and (height := _height_of(gate, x)) is not None:
+                    factor = np.float32(outer * x_factor * gate_factor * height)
+                    return x, float(factor)
     return None
 
 
-def _is_gate(gate: ir.Value, x: ir.Value, factor: float) -> bool:
-    if np.float32(factor) == np.float32(1 / 6):
-        return _is_shifted_relu6(gate, x)
-    return factor == 1 and _is_hard_sigmoid(gate, x)
+def _height_of(gate: ir.Value, x: ir.Value) -> float | None:
+    """What the gate of `x` grows to, where it is one of hard swish; else None."""
+    if _is_shifted_relu6(gate, x):
+        return 6.0
+    return 1.0 if _is_hard_sigmoid(gate, x) else None
 
 
 def unscaled(value: ir.Value) -> Iterator[tuple[ir.Value, float]]:

@@ -10,12 +10,30 @@ import onnx_ir as ir
 from exporter.graph.values import is_constant, static_shape
 from exporter.ops.base import Refused, operator_of
 from targets.cost import CostModel
-from targets.schema import Form
+from targets.schema import Form, Target
 
-__all__ = ["bytes_moved", "kernel_of", "macs_of", "node_us"]
+__all__ = ["bytes_moved", "kernel_of", "macs_of", "node_us", "slow_builtins"]
 
 # Form -> bytes of a number of its activations, and of its constants.
 _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1), "int16x8": (2, 1), "dynamic_int8": (4, 1)}
+
+
+# Builtin -> its kernel, and those it is written out with, each with the numbers that it reads and writes for one of its output.
+_WRITTEN_OUT: Final = {"HARD_SWISH": ("HardSwish", (("Add", 2), ("Mul", 3)))}
+_MANY: Final = 1 << 16  # numbers: kernels are compared at their work, not at what it costs to call them
+
+
+def slow_builtins(target: Target) -> frozenset[str]:
+    """TFLite builtins that in the integers of `target` take longer than what legalizing writes them out as."""
+    if target.artifact.format != "tflite" or not target.artifact.calibrated:
+        return frozenset()
+    model = CostModel(target)
+
+    def us(kernel: str, numbers: int) -> float:
+        return model.node_us(kernel, 0, numbers * _MANY, "int8")
+
+    written_out = {builtin: sum(us(*part) for part in parts) for builtin, (_, parts) in _WRITTEN_OUT.items()}
+    return frozenset(builtin for builtin, (whole, _) in _WRITTEN_OUT.items() if us(whole, 2) > written_out[builtin])
 
 
 def node_us(model: CostModel, node: ir.Node, form: Form) -> float:

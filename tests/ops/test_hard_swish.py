@@ -26,9 +26,15 @@ SPELLINGS = {
     "x divided": [ADD, CLIP, ("Div", "x", "six", "g"), ("Mul", "g", "r", "y")],
     "hard sigmoid": [("HardSigmoid", "x", "g", {"alpha": 1 / 6, "beta": 0.5}), ("Mul", "x", "g", "y")],
 }
+MULTIPLES = {
+    "another factor": ([ADD, CLIP, ("Mul", "x", "r", "p"), ("Mul", "p", "seventh", "y")], 6 / 7),
+    "no factor": ([ADD, CLIP, ("Mul", "x", "r", "y")], 6.0),
+    "twice a hard sigmoid": (
+        [("HardSigmoid", "x", "g", {"alpha": 1 / 6}), ("Mul", "g", "two", "h"), ("Mul", "x", "h", "y")],
+        2.0,
+    ),
+}
 OTHERS = {
-    "another factor": [ADD, CLIP, ("Mul", "x", "r", "p"), ("Mul", "p", "seventh", "y")],
-    "no factor": [ADD, CLIP, ("Mul", "x", "r", "y")],
     "another offset": [("Add", "x", "two", "s"), CLIP, ("Mul", "x", "r", "p"), ("Div", "p", "six", "y")],
     "another clamp": [ADD, ("Clip", "s", "zero", "three", "r"), ("Mul", "x", "r", "p"), ("Div", "p", "six", "y")],
     "another x": [("Abs", "x", "a"), ADD, CLIP, ("Mul", "a", "r", "p"), ("Div", "p", "six", "y")],
@@ -48,9 +54,17 @@ def spelled(steps):
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_each_spelling_becomes_one_operator(spelling):
     model = spelled(SPELLINGS[spelling])
-    assert hard_swish_of(model.graph.outputs[0]) is model.graph.inputs[0]
+    assert hard_swish_of(model.graph.outputs[0]) == (model.graph.inputs[0], 1.0)
     assert assert_legalized(model) == ["HardSwish"]
     assert builtins(lowered(model, "int8")) == [("HARD_SWISH", 1)]
+
+
+@pytest.mark.parametrize("multiple", MULTIPLES)
+def test_a_multiple_is_one_operator_and_a_factor(multiple):
+    steps, factor = MULTIPLES[multiple]
+    model = spelled(steps)
+    assert hard_swish_of(model.graph.outputs[0]) == (model.graph.inputs[0], pytest.approx(factor))
+    assert assert_legalized(model) == ["HardSwish", "Mul"]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -78,4 +92,5 @@ def test_a_constant_that_adds_axes_is_no_mere_factor():
     used["six"] = np.full((1, 1, 1, 1), 6, np.float32)
     nodes[1].input[2] = "top"
     model = graph(nodes, {"x": [4, 5]}, ["y"], top=CONSTANTS["six"], **used)
-    assert "HardSwish" not in assert_legalized(model)
+    assert hard_swish_of(model.graph.outputs[0]) is None
+    assert assert_legalized(model)[0] == "HardSwish"

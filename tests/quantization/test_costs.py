@@ -1,0 +1,31 @@
+"""What runs on plain loops in int8 is written out with operators that do not; in float, and where a runtime has no such loops, it stays."""
+
+import numpy as np
+import pytest
+
+from exporter.frontends import load
+from exporter.pipeline import legal
+from exporter.quantization.costs import slow_builtins
+from targets.loader import load_target
+from targets.precision import choose_precision
+from tests.quantization.planned import network
+
+
+@pytest.mark.parametrize(("precision", "slow"), [("int8", {"HARD_SWISH"}), ("auto", {"HARD_SWISH"}), ("float32", set())])
+def test_litert_runs_hard_swish_in_pieces(precision: str, slow: set[str], tmp_path):
+    import onnx_ir as ir
+
+    target = choose_precision(load_target("android-arm64-cpu"), precision)
+    assert slow_builtins(target) == slow
+    body = "a = Conv (x, w)  h = HardSwish (a)  y = Conv (h, w)"
+    weight = np.random.default_rng(0).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    model = network(body, inputs="float[1,4,8,8] x", outputs="float[1,4,8,8] y", w=weight)
+    ir.save(model, tmp_path / "model.onnx")
+    graph = legal(load(tmp_path / "model.onnx").model, target)
+    whole, pieces = ["Conv", "HardSwish", "Conv"], ["Conv", "Add", "Clip", "Mul", "Conv"]
+    assert [node.op_type for node in graph.graph] == (pieces if slow else whole)
+
+
+def test_other_runtimes_have_no_such_table():
+    assert not slow_builtins(choose_precision(load_target("x86-64-cpu"), "int8"))
+    assert not slow_builtins(load_target("cortex-m7"))
