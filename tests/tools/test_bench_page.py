@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.bench.page import conversion_section
+from tools.bench.page import PAGE, benchmarks_page, conversion_section, ratios_section
 
 
 def entry(**changed):
@@ -58,3 +58,17 @@ def test_a_wrong_file_wins_nothing_and_a_broken_one_is_named():
     text = section(error="its file does not run: a|b")
     assert "its file does not run: a\\|b" in text
     assert text.endswith("Nowhere.")
+
+
+def test_a_ratio_is_a_row_and_against_nothing_there_is_none():
+    rows = [
+        {"what": "calibrating", "ours": 3.0, "other": 2.0, "unit": "CPU s", "ratio": 1.5, "against": "plain inference"},
+        {"what": "heavy modules", "ours": 0, "other": 0, "unit": "modules", "ratio": None, "against": "none"},
+    ]
+    text = "\n".join(ratios_section({"machine": "one", "versions": {"onnxruntime": "1"}, "samples": 32, "rows": rows}))
+    assert "| calibrating | 3 | 2 | CPU s | 1.50 | plain inference |" in text
+    assert "| heavy modules | 0 | 0 | modules | – | none |" in text
+
+
+def test_the_page_in_the_repository_is_what_its_results_say():
+    assert PAGE.read_text(encoding="utf-8") == benchmarks_page()

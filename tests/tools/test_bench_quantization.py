@@ -18,6 +18,7 @@ from tools.bench.adapted import Adapted
 from tools.bench.quantization_page import best_peer, latency_ratio, quantization_section, worst_db
 from tools.bench.samples import fitted, read_samples, write_samples
 from tools.bench.watched import run_watched
+from tools.bench.workloads import _settled
 
 # --- judging ----------------------------------------------------------------------------------------------------------
 
@@ -98,6 +99,14 @@ def test_a_sample_is_fitted_to_the_order_of_axes_that_has_its_shape():
     assert fitted(np.zeros((1, 3, 4, 6)), [-1, 3, 4, 6]).shape == (1, 3, 4, 6)
     with pytest.raises(ValueError, match="is wanted"):
         fitted(np.zeros((1, 3)), [1, 4])
+
+
+@pytest.mark.parametrize(("opset", "settled"), [(11, 18), (15, 15), (21, 18)])
+def test_a_file_is_brought_to_an_opset_that_quantizers_know(tmp_path, opset, settled):
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (2,)) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), tmp_path / "model.onnx")
+    assert onnx.load(_settled(tmp_path / "model.onnx")).opset_import[0].version == settled
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

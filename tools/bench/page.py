@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tools.bench.quantization_page import quantization_section
 
-__all__ = ["PAGE", "RESULTS", "SECTIONS", "benchmarks_page", "conversion_section", "write_page"]
+__all__ = ["PAGE", "RESULTS", "SECTIONS", "benchmarks_page", "conversion_section", "ratios_section", "write_page"]
 
 _DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 PAGE: Final = _DOCS / "benchmarks.md"
@@ -72,6 +72,29 @@ def conversion_section(result: Mapping[str, Any]) -> list[str]:
         "### Where a peer is ahead",
         "",
         *(_lost(result["models"]) or ["Nowhere."]),
+    ]
+
+
+def ratios_section(result: Mapping[str, Any]) -> list[str]:
+    """The section of `tools.bench.ratios`: a figure a row, beside what it is held against."""
+    versions = ", ".join(f"{name} {release}" for name, release in result["versions"].items())
+    rows = [
+        [
+            row["what"],
+            f"{row['ours']:.4g}",
+            f"{row['other']:.4g}",
+            row["unit"],
+            "–" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            row["against"],
+        ]
+        for row in result["rows"]
+    ]
+    return [
+        "## Time and memory of calibrating, planning and writing",
+        "",
+        f"`make bench`; efficientnet_lite0, {result['samples']} calibration samples; {versions}; {result['machine']}.",
+        "",
+        *_table(["what", "ours", "other", "unit", "ours / other", "against"], rows),
     ]
 
 
@@ -171,4 +194,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 SECTIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
     "convert.json": conversion_section,
     "quantization.json": quantization_section,
+    "ratios.json": ratios_section,
 }

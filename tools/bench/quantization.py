@@ -48,7 +48,8 @@ _LIMIT_BYTES: Final = 12 * 2**30
 _TARGETS: Final = {"x86-64-cpu": "onnxruntime", "android-arm64-cpu": "litert-xnnpack"}
 _HOW: Final = ("float32", "fast", "balanced", "best", "auto")
 _ON_ASKING: Final = tuple(f"ours:best:{target}" for target in _TARGETS)  # minutes each
-_ATTENDING: Final = ("minilm", "ocr_rec")  # for which peers document a way of their own
+# Ways that peers document for transformers; the MACs of minilm alone are all in MatMul.
+_TRANSFORMERS: Final = {"ort:matmul": ("minilm",), "nncf:transformer": ("minilm", "ocr_rec")}
 
 # Who makes each form, in which environment (None: this one), and what runs it.
 _PEERS: Final[Mapping[str, tuple[Peer | None, str]]] = {
@@ -107,7 +108,7 @@ def _chosen(heads: Sequence[str]) -> list[str]:
 def _applies(form: str, workload: Workload) -> bool:
     if form == "litert-torch":
         return (workload.folder / "module.pt2").is_file()
-    return workload.case.model in _ATTENDING or form not in ("ort:matmul", "nncf:transformer")
+    return form not in _TRANSFORMERS or workload.case.model in _TRANSFORMERS[form]
 
 
 def _keep(change: Any) -> None:

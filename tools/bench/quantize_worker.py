@@ -176,20 +176,24 @@ def onnx2tf_direct() -> Quantize:
 
 
 def tensorflow() -> Quantize:
-    """TFLiteConverter's post-training quantization of the SavedModel that onnx2tf's TensorFlow back-end writes."""
+    """TFLiteConverter's post-training quantization: of a Keras model itself, else of the SavedModel that onnx2tf's older back-end writes."""
     import tensorflow as tf
 
     convert = _onnx2tf()
 
     def run(folder: str, out: str) -> None:
+        keras = os.path.join(folder, "keras.h5")
         with tempfile.TemporaryDirectory() as place:
-            convert(
-                input_onnx_file_path=shutil.copy(os.path.join(folder, "float.onnx"), place),
-                output_folder_path=place,
-                tflite_backend="tf_converter",
-                output_signaturedefs=True,
-                non_verbose=True,
-            )
+            if os.path.exists(keras):
+                tf.keras.models.load_model(keras, compile=False).export(place, verbose=False)
+            else:
+                convert(
+                    input_onnx_file_path=shutil.copy(os.path.join(folder, "float.onnx"), place),
+                    output_folder_path=place,
+                    tflite_backend="tf_converter",
+                    output_signaturedefs=True,
+                    non_verbose=True,
+                )
             wanted = tf.saved_model.load(place).signatures["serving_default"].structured_input_signature[1]
             shapes = {name: [-1 if size is None else size for size in spec.shape] for name, spec in wanted.items()}
             converter = tf.lite.TFLiteConverter.from_saved_model(place)

@@ -1,6 +1,7 @@
 """``make bench``: time and memory as ratios, measured side by side in one run on this machine; the accuracy of a peer beside ours.
 
-Absolute times mean little on a shared machine; every row names what it is compared with. Prints one table; ``--json FILE`` keeps the figures.
+Absolute times mean little on a shared machine; every row names what it is compared with. Prints one table; the figures go to
+docs/benchmarks/ratios.json, from which the page docs/benchmarks.md is generated.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -27,13 +30,18 @@ from exporter.frontends import Source, load
 from exporter.graph.run import FloatRunner
 from exporter.pipeline import Options, build, calibrate, legal
 from exporter.progress import SILENT
+from exporter.quantization.plan import Effort
 from exporter.verification.prove import measure
 from targets.loader import load_target
 from tools import zoo
+from tools.bench.convert import machine, rounded
+from tools.bench.page import RESULTS, write_page
 
-__all__ = ["Row", "main"]
+__all__ = ["FILE", "Row", "main"]
 
+FILE: Final = RESULTS / "ratios.json"
 MODEL = "tools.zoo:efficientnet_lite0"
+_EFFORTS: Final[tuple[Effort, ...]] = ("fast", "balanced")
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Row:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=FILE, help="where the figures are kept")
     parser.add_argument("--samples", type=int, default=32)
     chosen = parser.parse_args(arguments)
     source = load(MODEL)
@@ -72,8 +80,15 @@ def main(arguments: list[str]) -> int:
     for row in rows:
         table.add_row(row.what, f"{row.ours:.4g}", f"{row.other:.4g}", row.unit, f"{row.ratio:.3f}", row.against)
     Console(width=140, highlight=False).print(table)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1) + "\n")
+    result = {
+        "machine": machine(),
+        "versions": {"onnxruntime": version("onnxruntime")},
+        "samples": chosen.samples,
+        "rows": [{**asdict(row), "ratio": row.ratio if row.other else None} for row in rows],
+    }
+    chosen.json.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
+    if chosen.json == FILE:
+        write_page()
     return 0
 
 
@@ -94,7 +109,7 @@ def _help() -> Iterator[Row]:
 
 
 _CALIBRATE = """
-import resource, sys
+import sys
 import numpy as np
 from exporter import calibrate
 from exporter.frontends import load
@@ -103,7 +118,8 @@ def samples():
     random = np.random.default_rng(0)
     return (random.normal(size=source.inputs[0].shape).astype(np.float32) for _ in range(int(sys.argv[1])))
 calibrate(source, "x86-64-cpu", samples)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+with open("/proc/self/status") as status:  # ru_maxrss would count what the process held that started this one
+    print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 """
 
 
@@ -129,13 +145,10 @@ def _against_ort(source: Source, calibration: Samples, held_out: Samples) -> Ite
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours.onnx", Path(folder) / "theirs.onnx"
         found = []
-        for effort in ("fast", "balanced"):
-            start = time.process_time()
-            ours.write_bytes(build(source, load_target("x86-64-cpu"), calibration, Options(effort=effort)).artifact.content)
-            spent = time.process_time() - start
-            start = time.process_time()
-            _ort_minmax(source, calibration, Path(folder), theirs)
-            peer = time.process_time() - start
+        for effort in _EFFORTS:
+            build_ours = partial(_build, source, calibration, effort, ours)
+            build_theirs = partial(_ort_minmax, source, calibration, Path(folder), theirs)
+            spent, peer = _least_of_each((build_ours, build_theirs), 3 if effort == "fast" else 1)
             yield Row(f"calibrating and planning, effort {effort}", spent, peer, "CPU s", "onnxruntime quantize_static MinMax")
             found = [
                 measure(
@@ -154,6 +167,10 @@ def _against_ort(source: Source, calibration: Samples, held_out: Samples) -> Ite
                 yield Row(label, values[0], values[1], unit, "onnxruntime quantize_static MinMax")
         latency = [statistics.median(evidence.latency[-1].seconds) * 1e3 for evidence in found]
         yield Row("latency on onnxruntime, one thread", latency[0], latency[1], "ms", "onnxruntime quantize_static MinMax")
+
+
+def _build(source: Source, samples: Samples, effort: Effort, out: Path) -> None:
+    out.write_bytes(build(source, load_target("x86-64-cpu"), samples, Options(effort=effort)).artifact.content)
 
 
 def _ort_minmax(source: Source, samples: Samples, folder: Path, out: Path) -> None:
@@ -179,6 +196,12 @@ def _ort_minmax(source: Source, samples: Samples, folder: Path, out: Path) -> No
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
+
+
+def _least_of_each(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Least CPU seconds of each call, all of them in turn."""
+    rounds = [[_least_cpu(run, 1) for run in runs] for _ in range(repeats)]
+    return [min(seconds) for seconds in zip(*rounds, strict=True)]
 
 
 def _least_cpu(run: Callable[[], Any], repeats: int = 5) -> float:

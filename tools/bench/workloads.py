@@ -7,6 +7,7 @@ artifacts go as well.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from tools.zoo_cases import CASES, Case
 __all__ = ["WORKLOADS", "Workload", "prepared"]
 
 _MOBILENET: Final = "mobilenetv2"
-_LEAST_OPSET, _OPSET = 13, 17
+_OPSETS: Final = range(13, 19)
 
 WORKLOADS: Final[Mapping[str, Case]] = {
     **CASES,
@@ -36,8 +37,8 @@ WORKLOADS: Final[Mapping[str, Case]] = {
 class Workload:
     """A model's folder.
 
-    It holds ``float.onnx``, which all sides read; of a module also ``module.pt2``; ``float.tflite``, ours, for peers that read TFLite;
-    ``calibration/`` and ``held_out/`` with one .npz a sample; ``artifacts/`` for what is made of them.
+    It holds ``float.onnx``, which all sides read; of a module also ``module.pt2``, of a Keras model ``keras.h5``; ``float.tflite``, ours,
+    for peers that read TFLite; ``calibration/`` and ``held_out/`` with one .npz a sample; ``artifacts/`` for what is made of them.
     """
 
     case: Case
@@ -73,7 +74,9 @@ def _fill(folder: Path, case: Case) -> None:
     if case.model in zoo.KERAS_MODELS:
         os.environ.setdefault("EDGEWRIGHT_TENSORFLOW", str(ONNX2TF_TENSORFLOW.interpreter()))
     made = mobilenetv2() if case.model == _MOBILENET else getattr(zoo, case.model)()
-    source = load(_lifted(onnx_file(made, folder / "float.onnx")))
+    source = load(_settled(onnx_file(made, folder / "float.onnx")))
+    if case.model in zoo.KERAS_MODELS:
+        shutil.copy(made["model"], folder / "keras.h5")
     if not isinstance(made["model"], Path):
         import torch
 
@@ -88,12 +91,12 @@ def _fill(folder: Path, case: Case) -> None:
         write_samples(folder / split, [info.name for info in source.inputs], samples)
 
 
-def _lifted(path: Path) -> Path:
-    """The file at an opset that knows a scale a channel: quantizers of ONNX write files that do not load where theirs is older."""
+def _settled(path: Path) -> Path:
+    """The file at an opset that quantizers of ONNX know: theirs do not load where it has no scale a channel yet, or types of its own."""
     import onnx
     from onnx.version_converter import convert_version
 
     model = onnx.load(path)
-    if next(entry.version for entry in model.opset_import if entry.domain == "") < _LEAST_OPSET:
-        onnx.save(convert_version(model, _OPSET), path)
+    if next(entry.version for entry in model.opset_import if entry.domain == "") not in _OPSETS:
+        onnx.save(convert_version(model, _OPSETS[-1]), path)
     return path
