@@ -7,7 +7,7 @@ from calibration.observers import ValueStats
 from calibration.preprocess import Audio, Preprocess
 from calibration.readers import open_samples
 from calibration.samples import InputSpec, Samples, held_out
-from calibration.store import Store
+from calibration.store import Statistics, Store
 
 __all__ = [
     "Audio",
@@ -15,6 +15,7 @@ __all__ = [
     "InputSpec",
     "Preprocess",
     "Samples",
+    "Statistics",
     "Store",
     "ValueStats",
     "collect",

@@ -135,6 +135,14 @@ class Sketches:
         moments[1, filled] = np.add.reduceat(np.square(picked, dtype=np.float64), starts)
         self._moments.add(moments.ravel())
 
+    def widen(self, name: str, low: Array, high: Array) -> None:
+        """Let the extremes of a value reach to these as well, float32 [channels]. Raises ValueError where there is no such value."""
+        value = self.names.index(name)
+        at = slice(int(self._starts[value]), int(self._starts[value + 1]))
+        np.minimum(self._low[at], low, out=self._low[at])
+        np.maximum(self._high[at], high, out=self._high[at])
+        self._fit()
+
     def merge(self, other: Sketches) -> None:
         """Take in the sketches of other samples: the result is that of all samples in one. Raises ValueError for other values."""
         if other.names != self.names or not np.array_equal(other.widths, self.widths):

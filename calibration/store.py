@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -17,11 +17,30 @@ from calibration.observers import Sketches, ValueStats
 from calibration.reservoir import Reservoir
 from diagnostics import DataError, UsageError
 
-__all__ = ["SCHEMA_VERSION", "Store"]
+__all__ = ["SCHEMA_VERSION", "Statistics", "Store"]
 
 Array = np.ndarray[Any, Any]
 
 SCHEMA_VERSION: Final = 2
+
+
+class Statistics(Protocol):
+    """What planning reads of a calibration: a `Store`, or what follows from one for a graph that was rewritten."""
+
+    @property
+    def samples(self) -> int:
+        """How many were seen."""
+        ...
+
+    @property
+    def values(self) -> Mapping[str, ValueStats]:
+        """Statistics by value name."""
+        ...
+
+    @property
+    def reservoir(self) -> Reservoir:
+        """Some of the samples themselves."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

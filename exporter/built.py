@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration import Store
+from calibration import Statistics
 from exporter.backends.tflite.floor import Emitted
 from exporter.content import Content
 from exporter.frontends.source import Source
@@ -69,4 +69,4 @@ class Built:
     graph: ir.Model
     plan: Plan
     artifact: Written
-    statistics: Store | None
+    statistics: Statistics | None

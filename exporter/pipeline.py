@@ -1,4 +1,4 @@
-"""The stages in order: load, canonicalize, prune, legalize, calibrate, plan, write, compile, verify, bundle. This file is the architecture.
+"""The stages in order: load, canonicalize, prune, legalize, calibrate, equalize, plan, write, compile, verify, bundle. This is the architecture.
 
 Each deciding stage adds to the one `Plan`; writing applies it. Everything up to `write` is a pure function of the model, the data and the
 target; `prove` measures on real runtimes.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from calibration import Checkpoint, Preprocess, Samples, Store, collect
+from calibration import Checkpoint, Preprocess, Samples, Statistics, Store, collect
 from diagnostics import DataError, ModelError, TargetError
 from exporter.built import Built, Written
 from exporter.content import Content
@@ -22,6 +23,9 @@ from exporter.quantization.clipping import Method
 from exporter.quantization.plan import Effort, Plan
 from targets.floor import floor_of
 from targets.schema import Target
+
+if TYPE_CHECKING:
+    from exporter.quantization.equalizing import Equalized
 
 __all__ = ["Options", "build"]
 
@@ -60,20 +64,25 @@ def build(
         TargetError: the target cannot take the model (EW-T003, EW-T004, EW-T005, EW-Q003).
     """
     from exporter.quantization.given import brings_encodings
+    from exporter.quantization.migrations import migrate
     from exporter.quantization.reconstruct import require_torch
 
     if options.effort == "best":
         require_torch()
     graph, kept = prune(source.model, target, options)  # loading canonicalizes
     graph = legal(graph, target)
-    plan, statistics = options.plan, None
+    plan = options.plan
+    statistics: Statistics | None = None
     if plan is None and brings_encodings(graph.graph):
         plan = replace(take(graph, target), kept=kept)
     elif plan is None:
         store = options.store
         statistics = recall(graph, target, store) if store is not None else calibrate(graph, target, samples, progress)
-        plan = decide(graph, target, statistics, options, progress)
-        plan = replace(plan, kept=kept)
+        balanced = equalize(graph, target, statistics, options, progress)
+        graph, statistics = balanced.model, balanced.statistics
+        plan = replace(decide(graph, target, statistics, options, progress), kept=kept, migrations=balanced.scales)
+    else:
+        graph = migrate(graph, plan.migrations).model
     artifact = write(graph, plan, target, samples.preprocess if samples is not None else source.preprocess)
     check_limits(artifact, target, source.name)
     return Built(source, target, graph, plan, artifact, statistics)
@@ -95,6 +104,7 @@ def prune(model: ir.Model, target: Target, options: Options) -> tuple[ir.Model, 
 
 def legal(model: ir.Model, target: Target) -> ir.Model:
     """Rewrite what the target's runtime lacks, then refuse what is left of it, all at once. A source's own encodings are settled."""
+    from exporter.graph.float_sums import mark_float_sums
     from exporter.graph.qdq_form import is_quantized, qdq_form
     from exporter.graph.summary import placements
     from exporter.quantization.correction import ensure_biases
@@ -102,9 +112,12 @@ def legal(model: ir.Model, target: Target) -> ir.Model:
     from exporter.quantization.given import settle
 
     graph = qdq_form(model) if target.artifact.precision == "int8" else model
-    avoid = () if is_quantized(graph) else slow_builtins(target)  # what is written out has no encodings of the source
+    quantized = is_quantized(graph)
+    avoid = () if quantized else slow_builtins(target)  # what is written out has no encodings of the source
     graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float, avoid))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
+    if target.has_float and not quantized:
+        mark_float_sums(graph)
     check(graph, "legalize")
     refused = [placement for placement in placements(graph, target) if not placement.unit]
     if refused:
@@ -155,6 +168,16 @@ def recall(graph: ir.Model, target: Target, store: Store) -> Store | None:
     return store
 
 
+def equalize(graph: ir.Model, target: Target, statistics: Statistics | None, options: Options, progress: Progress) -> Equalized:
+    """Move scales between channels of values and the weights behind them, where that brings the outputs on samples nearer to float."""
+    from exporter.quantization.equalizing import Equalized, equalize
+
+    if statistics is None or not options.refine:
+        return Equalized(graph, statistics, {})
+    with progress.stage("equalize channels"):
+        return equalize(graph, statistics, target, options.effort)
+
+
 def keeps_integers(source: Source, target: Target) -> bool:
     """Whether the source came quantized, so that some of it computes in integers on `target` with its own encodings."""
     from exporter.graph.qdq_form import is_quantized
@@ -175,7 +198,7 @@ def take(graph: ir.Model, target: Target) -> Plan:
 def decide(
     graph: ir.Model,
     target: Target,
-    statistics: Store | None,
+    statistics: Statistics | None,
     options: Options,
     progress: Progress,
 ) -> Plan:

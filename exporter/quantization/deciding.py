@@ -9,7 +9,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from calibration import Store
+from calibration import Statistics
 from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import Refused, operator_of
 from exporter.ops.forms import ROWWISE
@@ -36,7 +36,7 @@ _ROUNDS: Final = 4
 
 def integer_plan(
     graph: ir.Model,
-    statistics: Store,
+    statistics: Statistics,
     target: Target,
     method: Method | None,
     effort: Effort | None,

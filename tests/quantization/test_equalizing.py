@@ -1,0 +1,92 @@
+"""What migrating scales gains, that it is left where it gains nothing, and that the statistics that follow are those of a new calibration."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calibration import open_samples
+from exporter.frontends.source import Signature, Source
+from exporter.pipeline import Options, build
+from exporter.quantization.correction import planned_sqnr
+from exporter.quantization.equalizing import best_scales, equalize, migrated_statistics
+from exporter.quantization.migrations import migrate
+from exporter.quantization.plan import Plan
+from exporter.quantization.planner import make_plan
+from tests.quantization.planned import network, samples, statistics, target
+
+
+@pytest.fixture(scope="module")
+def unequal():
+    """A convolution whose channels are up to 300 times as wide as one another, and one behind it that weighs them alike."""
+    wide = np.geomspace(0.1, 30, 8).astype(np.float32)
+    random = np.random.default_rng(0)
+    first = (random.normal(size=(8, 3, 3, 3)) * wide[:, None, None, None]).astype(np.float32)
+    second = (random.normal(size=(4, 8, 1, 1)) / wide[:, None, None]).astype(np.float32)
+    body = "a = Conv <pads = [1, 1, 1, 1]> (x, v, b) r = Relu (a) y = Conv (r, w, c)"
+    return network(
+        body, inputs="float[1,3,12,12] x", outputs="float[1,4,12,12] y", v=first, b=(8,), w=second.astype(np.float32), c=(4,)
+    )
+
+
+def test_unequal_channels_are_brought_together(unequal):
+    store = statistics(unequal)
+    equalized = equalize(unequal, store, target())
+    (scale,) = equalized.scales.values()
+    assert max(scale) > 50 * min(scale)
+    held = list(samples(unequal, seed=5))
+    (before,) = planned_sqnr(unequal, [make_plan(unequal, store, target())], target(), held)
+    (after,) = planned_sqnr(equalized.model, [make_plan(equalized.model, equalized.statistics, target())], target(), held)
+    assert after > before + 6
+
+
+def test_equal_channels_are_left_alone():
+    body = "a = Conv (x, v, b) r = Relu (a) y = Conv (r, w, c)"
+    model = network(body, inputs="float[1,8,12,12] x", outputs="float[1,4,12,12] y", v=np.eye(8).reshape(8, 8, 1, 1).astype(np.float32),
+                    b=np.zeros(8, np.float32), w=np.ones((4, 8, 1, 1), np.float32), c=(4,))  # fmt: skip
+    equalized = equalize(model, statistics(model), target())
+    assert equalized.model is model
+    assert equalized.scales == {}
+
+
+def test_sixteen_bits_have_no_need(unequal):
+    sixteen = target()
+    sixteen = sixteen.model_copy(update={"artifact": sixteen.artifact.model_copy(update={"precision": "int16x8"})})
+    assert equalize(unequal, statistics(unequal), sixteen).scales == {}
+
+
+def test_the_expected_gain_is_that_of_one_range_a_channel(unequal):
+    ((gain, scale),) = best_scales(unequal, list(statistics(unequal).reservoir)).values()
+    assert gain > 6
+    assert np.log(scale).mean() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [8, 80])
+def test_statistics_are_those_of_a_new_calibration(unequal, count):
+    """All of them where calibration kept every sample; the extremes of every channel where it kept some."""
+    data = samples(unequal, count)
+    store = statistics(unequal, data)
+    migrated = migrate(unequal, {name: scale for name, (_, scale) in best_scales(unequal, list(store.reservoir)).items()})
+    found, wanted = migrated_statistics(migrated, store).values, statistics(migrated.model, data).values
+    assert set(wanted) <= set(found)
+    for name in wanted:
+        np.testing.assert_allclose(found[name].channel_low, wanted[name].channel_low, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[name].channel_high, wanted[name].channel_high, rtol=1e-4, atol=1e-5)
+        if count == 8:
+            assert found[name].std == pytest.approx(wanted[name].std, rel=1e-4)
+
+
+def test_a_plan_is_replayed_byte_for_byte(unequal):
+    signature = (Signature("x", (1, 3, 12, 12), "float32"),)
+    outputs = (Signature("y", (1, 4, 12, 12), "float32"),)
+    source = Source(
+        model=unequal, inputs=signature, outputs=outputs, reference=lambda sample: sample, name="unequal", kind="onnx", sha256=""
+    )
+    data = open_samples([next(iter(samples(unequal, 1, seed)))["x"] for seed in range(4)], signature)
+    first = build(source, target(), data)
+    assert first.plan.migrations
+    plan = Plan.from_json(first.plan.to_json())
+    again = build(source, target(), None, Options(plan=plan))
+    assert again.artifact.content == first.artifact.content
+    assert replace(again.plan, reasons={}) == replace(first.plan, reasons={})
+    assert build(source, target(), data, Options(refine=False)).plan.migrations == {}
