@@ -11,14 +11,14 @@ from calibration import open_samples
 from diagnostics import DataError
 from exporter import convert
 from exporter.frontends import load
-from exporter.runtimes import open_session
+from exporter.runtimes import TensorInfo, open_session
 from exporter.verification.compare import compare
 from tools.bench import quantization
-from tools.bench.adapted import Adapted
+from tools.bench.adapted import Adapted, _encoded
 from tools.bench.quantization_page import best_peer, latency_ratio, quantization_section, worst_db
 from tools.bench.samples import fitted, read_samples, write_samples
 from tools.bench.watched import run_watched
-from tools.bench.workloads import _settled
+from tools.bench.workloads import WORKLOADS, Workload, _settled
 
 # --- judging ----------------------------------------------------------------------------------------------------------
 
@@ -74,6 +74,10 @@ def test_an_artifact_with_its_channels_last_is_fed_and_read_so(net, tmp_path):
         found = compare(source.reference, run, samples, ["up", "down"])
         assert next(iter(run.encode(next(iter(samples))).values())).shape == (1, 4, 6, 3)
     assert all(metrics.sqnr_db == np.inf for metrics in found.outputs.values())
+
+
+def test_a_scalar_stays_one():
+    assert _encoded(np.array(16000), TensorInfo("sr", (), "int64")).shape == ()
 
 
 def test_an_artifact_with_other_outputs_is_refused(net, tmp_path):
@@ -204,6 +208,12 @@ def test_latency_is_the_median_of_ratios_within_one_process():
 )
 def test_every_loss_is_a_line(changed, line):
     assert line in page(net=model(**changed))
+
+
+def test_an_error_says_nothing_of_where_things_lie(tmp_path):
+    workload = Workload(WORKLOADS["digit_cnn"], tmp_path / "net")
+    text = f"cannot load {workload.artifacts}/nncf.onnx, see {quantization.ROOT}/tools"
+    assert quantization._without_paths(text, workload) == "cannot load nncf.onnx, see tools"
 
 
 def test_a_peer_that_fails_is_a_row_with_its_error():

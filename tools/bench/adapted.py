@@ -134,7 +134,7 @@ def _encoded(array: Array, info: TensorInfo) -> Array:
         raise DataError("EW-D003", f"input {info.name}: {error}") from error
     if info.scale is not None and array.dtype.kind == "f" and info.dtype.startswith(("int", "uint")):
         return _encoding(info).quantize(ordered)
-    return np.ascontiguousarray(ordered.astype(info.dtype))
+    return ordered.astype(info.dtype, order="C")  # ascontiguousarray would make a vector of a scalar
 
 
 def _decoded(array: Array, info: TensorInfo) -> Array:

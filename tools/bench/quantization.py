@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -34,7 +35,7 @@ from exporter.verification.metrics import json_number
 from tools.bench.adapted import Adapted
 from tools.bench.convert import first_line, machine, rounded
 from tools.bench.page import RESULTS, write_page
-from tools.bench.peers import AI_EDGE_QUANTIZER, LITERT_TORCH, NNCF, ONNX2TF, ONNX2TF_TENSORFLOW, Peer
+from tools.bench.peers import AI_EDGE_QUANTIZER, LITERT_TORCH, NNCF, ONNX2TF, ONNX2TF_TENSORFLOW, ROOT, Peer
 from tools.bench.samples import read_samples, write_samples
 from tools.bench.watched import run_watched
 from tools.bench.workloads import WORKLOADS, Workload, prepared
@@ -148,10 +149,17 @@ def _row(form: str, workload: Workload) -> dict[str, Any]:
     try:
         made = _made(form, workload, path)
         if "error" in made:
-            return {**by, **made}
+            return {**by, "error": _without_paths(made["error"], workload)}
         return {**by, **made, "bytes": path.stat().st_size, **_judged(path, runtime, workload)}
     except EdgewrightError as error:
-        return {**by, "error": first_line(error)}
+        return {**by, "error": _without_paths(first_line(error), workload)}
+
+
+def _without_paths(text: str, workload: Workload) -> str:
+    """The message without where things happen to lie on this machine."""
+    for folder in (workload.artifacts, workload.folder, ROOT, tempfile.gettempdir(), Path.home()):
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
 def _runtime(form: str) -> str:
