@@ -31,6 +31,7 @@ class KernelTable(BaseModel):
     Attributes:
         measured_on: that machine and the runtime's release.
         dispatch_us: microseconds that a node takes beside its work.
+        dequantizes_for_each: whether the runtime converts a value once for every node that reads it in float, not once for all of them.
         factors: by kernel (`exporter.ops.base.Operator.kernel`) and form; 1 where a kernel has none.
     """
 
@@ -38,6 +39,7 @@ class KernelTable(BaseModel):
 
     measured_on: str = ""
     dispatch_us: float = Field(default=0.1, ge=0)
+    dequantizes_for_each: bool = False
     factors: Mapping[str, Mapping[Form, float]] = Field(default_factory=dict)
 
 
@@ -54,6 +56,7 @@ class CostModel:
     def __init__(self, target: Target) -> None:
         self._table = kernel_table(target.artifact.runtime)
         self._own = target.cost.kernels
+        self.dequantizes_for_each = self._table.dequantizes_for_each
         rates = target.cost
         self._float = rates.gmacs_float or _RATES.gmacs_float or 1.0
         self._integer = rates.gmacs_int8 or _RATES.gmacs_int8 or 1.0

@@ -18,6 +18,7 @@ from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
 from exporter.quantization.mixed import Mixer
+from exporter.quantization.paying import faster_in_float
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.refine import refine
@@ -62,7 +63,9 @@ def integer_plan(
 
     with progress.stage("choose ranges"):
         methods = best_methods(graph, statistics, target, samples) if method is None else method
-    nearest = make_plan(graph, statistics, target, method=methods)
+    whole = make_plan(graph, statistics, target, method=methods)
+    slow = faster_in_float(graph, whole, target)
+    nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
     plan = refined(nearest)
     if target.artifact.precision != "auto":
         return plan
@@ -76,7 +79,7 @@ def integer_plan(
     def mixed(aim: float) -> Plan:
         with progress.stage("mix precisions"):
             mixture = mixer.mixture(aim)
-        plan = make_plan(graph, statistics, target, method=methods, floats=mixture.floats)
+        plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **mixture.floats})
         return refined(_with_dynamic(graph, plan, hybrid, mixture.dynamic))
 
     return _search(mixed, lambda plan: planned_db(graph, plan, samples), wanted, _ROUNDS if effort is not None else 1)
