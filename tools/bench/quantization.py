@@ -4,7 +4,7 @@ Every row is made in a process of its own with a limit of time and of memory, an
 Then the artifacts of a model are run side by side for their latency. Figures go to docs/benchmarks/quantization.json row by row, rows that
 are not made anew stay; the page docs/benchmarks.md is generated from it::
 
-    python -m tools.bench quantization --form ours                                          # all of ours but effort best, every model
+    python -m tools.bench quantization --form ours --jobs 2                                 # all of ours but effort best, every model
     python -m tools.bench quantization --model minilm --form ours:balanced --form nncf
 """
 
@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,6 +78,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--form", action="append", help=f"one of, or the beginning of, {', '.join(FORMS)}; without any: all but effort best"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="rows made at once; figures of time are CPU time")
     parser.add_argument("--sessions", type=int, default=3, help="processes in which latency is measured; 0: not at all")
     parser.add_argument("--seconds", type=float, default=2.0, help="of paired rounds in each of them")
     chosen = parser.parse_args(arguments)
@@ -83,16 +86,15 @@ def main(arguments: list[str]) -> int:
     if not forms:
         parser.error(f"no form begins with {' or '.join(chosen.form)}; there are {', '.join(FORMS)}")
     start = time.monotonic()
-    for model in chosen.model or WORKLOADS:
-        workload = prepared(model)
-        for form in forms:
-            if _applies(form, workload):
-                row = _row(form, workload)
-                _keep(lambda result, model=model, form=form, row=row: merged(result, model, {form: row}))
-                print(_line(model, form, row), file=sys.stderr, flush=True)
-        for runtime in sorted(set(_TARGETS.values())) if chosen.sessions else ():
-            found = _latencies(workload, runtime, chosen.sessions, chosen.seconds)
-            _keep(lambda result, model=model, runtime=runtime, found=found: merged(result, model, latency={runtime: found}))
+    with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
+        for model in chosen.model or WORKLOADS:
+            workload = prepared(model)
+            waiting = {pool.submit(_row, form, workload): form for form in forms if _applies(form, workload)}
+            for done in as_completed(waiting):
+                _keep(model, rows={waiting[done]: done.result()})
+                print(_line(model, waiting[done], done.result()), file=sys.stderr, flush=True)
+            for runtime in sorted(set(_TARGETS.values())) if chosen.sessions else ():
+                _keep(model, latency={runtime: _latencies(workload, runtime, chosen.sessions, chosen.seconds)})
     print(f"took {(time.monotonic() - start) / 60:.0f} min", file=sys.stderr)
     return 0
 
@@ -112,11 +114,11 @@ def _applies(form: str, workload: Workload) -> bool:
     return form not in _TRANSFORMERS or workload.case.model in _TRANSFORMERS[form]
 
 
-def _keep(change: Any) -> None:
+def _keep(model: str, rows: Mapping[str, Any] | None = None, latency: Mapping[str, Any] | None = None) -> None:
     """Change the file of results, and write the page again: after every row, since an hour on a busy machine is not to be lost."""
     before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
     FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(rounded(change(before)), indent=1) + "\n", encoding="utf-8")
+    FILE.write_text(json.dumps(rounded(merged(before, model, rows, latency)), indent=1) + "\n", encoding="utf-8")
     write_page()
 
 

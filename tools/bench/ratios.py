@@ -165,8 +165,6 @@ def _against_ort(source: Source, calibration: Samples, held_out: Samples) -> Ite
                 values = [worst[1] for evidence in found if (worst := evidence.deciding.worst(metric))]
                 label = f"held-out photos, effort {effort}: {metric}"
                 yield Row(label, values[0], values[1], unit, "onnxruntime quantize_static MinMax")
-        latency = [statistics.median(evidence.latency[-1].seconds) * 1e3 for evidence in found]
-        yield Row("latency on onnxruntime, one thread", latency[0], latency[1], "ms", "onnxruntime quantize_static MinMax")
 
 
 def _build(source: Source, samples: Samples, effort: Effort, out: Path) -> None:
