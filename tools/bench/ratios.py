@@ -144,7 +144,6 @@ def _against_ort(source: Source, calibration: Samples, held_out: Samples) -> Ite
     """Calibrating, planning and writing beside onnxruntime's quantize_static (MinMax, per channel, QDQ) of the same samples."""
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours.onnx", Path(folder) / "theirs.onnx"
-        found = []
         for effort in _EFFORTS:
             build_ours = partial(_build, source, calibration, effort, ours)
             build_theirs = partial(_ort_minmax, source, calibration, Path(folder), theirs)
