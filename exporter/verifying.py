@@ -11,6 +11,7 @@ from calibration import Preprocess, open_samples
 from diagnostics import DataError, ModelError
 from exporter.bundle.bundle import read_bundle
 from exporter.frontends import load
+from exporter.graph.columns import column_groups
 from exporter.progress import SILENT, Progress
 from exporter.quantization.plan import Encoding
 from exporter.verification.gates import Gate
@@ -99,6 +100,7 @@ def verify(
         layouts=layouts,
         encodings=encodings,
         integers=[entry.name for entry in source.outputs if entry.dtype.startswith(("int", "uint"))],
+        columns=column_groups(source.model),
         gates=parsed,
         metric=metric,
         progress=progress,

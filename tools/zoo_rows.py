@@ -21,6 +21,7 @@ from calibration import open_samples
 from diagnostics import EdgewrightError
 from exporter.built import Built
 from exporter.frontends import load
+from exporter.graph.columns import column_groups
 from exporter.graph.summary import summarize
 from exporter.pipeline import Options, build
 from exporter.quantization.planner import refusals
@@ -79,6 +80,7 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
             outputs=[signature.name for signature in source.outputs],
             layouts=built.artifact.layouts,
             encodings=built.artifact.encodings,
+            columns=column_groups(built.graph),
             metric=case.metric,
         )
     return {

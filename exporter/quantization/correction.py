@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.backends.onnx.qdq import insert_qdq, stored_constant
+from exporter.graph.columns import by_columns, column_groups
 from exporter.graph.values import constant, consumers, name_of, static_shape
 from exporter.ops.base import Refused, Role, operator_of
 from exporter.quantization.apply import node_name, runs_in_integers
@@ -126,12 +127,14 @@ def bias_index(node: ir.Node, plan: Plan) -> int | None:
 def planned_sqnr(
     model: ir.Model, plans: Sequence[Plan], target: Target, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]]
 ) -> list[float]:
-    """The SQNR (dB, mean over the float outputs) of the graph under each of the plans beside the graph in float."""
-    reference, found = outputs_of(model, samples), []
+    """The SQNR (dB, mean over the float outputs and their parts) of the graph under each of the plans beside the graph in float."""
+    columns = column_groups(model)
+    reference, found = [by_columns(outputs, columns) for outputs in outputs_of(model, samples)], []
     for plan in plans:
         quantized = model.clone()
         insert_qdq(quantized, replace(plan, io_dtype="float32"), target.quantization.activations)
-        found.append(_sqnr(reference, outputs_of(quantized, samples)))
+        given = [by_columns(outputs, columns) for outputs in outputs_of(quantized, samples)]
+        found.append(_sqnr(reference, given))
     return found
 
 

@@ -20,6 +20,7 @@ from exporter.ops.forms import lacking
 from exporter.quantization.apply import node_name
 from exporter.quantization.clipping import Method
 from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
+from exporter.quantization.joins import float_joins
 from exporter.quantization.plan import Plan
 from exporter.quantization.tails import floors_of
 from targets.schema import Artifact, Target
@@ -56,6 +57,8 @@ def make_plan(
     graph = model.graph
     _check_names(graph)
     floors = floors_of(model, stats.values, target.artifact.activations)
+    if target.quantization.float_fallback and target.artifact.io_dtype == "float32":
+        floats = {**float_joins(graph, stats.values), **floats}
     rules, reasons = _rules(
         graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats, floors=floors
     )

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from exporter.graph.columns import by_columns, column_groups
 from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import runs_in_integers
@@ -42,12 +43,16 @@ class Rounding:
 
 
 class Judge:
-    """Measures the noise of the worst float output, as a ratio of powers to its signal, for any of a plan's roundings in force."""
+    """Measures the noise of the worst float output, as a ratio of powers to its signal, for any of a plan's roundings in force.
+
+    Of an output that joins several things, boxes and scores, each counts by itself (`graph.columns`).
+    """
 
     def __init__(self, model: ir.Model, plan: Plan, samples: Iterable[Sample], dynamic: Collection[str] = ()) -> None:
         self.board = Switchboard(model, plan, dynamic)
         self._samples = [dict(sample) for sample in islice(samples, _SAMPLES)]
-        self._wanted = [self.board(sample, lambda switch: False) for sample in self._samples]
+        self._columns = column_groups(model)
+        self._wanted = [by_columns(self.board(sample, lambda switch: False), self._columns) for sample in self._samples]
 
     def noise_of(self, nodes: Collection[str], dynamic: Collection[str] = ()) -> float:
         """With `nodes` in integers, and `dynamic` quantizing their input as they run."""
@@ -64,7 +69,7 @@ class Judge:
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
         for sample, wanted in zip(self._samples[:samples], self._wanted, strict=False):
-            for name, array in self.board(sample, on).items():
+            for name, array in by_columns(self.board(sample, on), self._columns).items():
                 if array.dtype.kind == "f":
                     difference = np.subtract(array, wanted[name], dtype=np.float64)
                     noise[name] = noise.get(name, 0.0) + float(np.square(difference).sum())

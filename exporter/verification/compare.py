@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import DataError, RuntimeFailure
+from exporter.graph.columns import Columns
 from exporter.verification.metric import TaskScore
 from exporter.verification.metrics import HIGHER_IS_BETTER, Accumulator, Metrics
 
@@ -26,7 +27,7 @@ class Comparison:
 
     Attributes:
         samples: number of samples.
-        outputs: metrics of every output.
+        outputs: metrics of every output, and of every part of one that was told apart.
         reference_s, candidate_s: median wall seconds a sample took, transport to the worker included; for orientation only.
         task: scores of the user's own metric, where one was evaluated.
     """
@@ -58,14 +59,18 @@ def compare(
     samples: Iterable[Mapping[str, np.ndarray[Any, Any]]],
     outputs: Sequence[str],
     progress: Callable[[int], None] | None = None,
+    columns: Sequence[Columns] = (),
 ) -> Comparison:
     """Run both on every sample (once, streaming) and measure how far each of `outputs` differs.
 
+    Args:
+        columns: parts of outputs that are measured by themselves as well, under their own names.
     Raises:
         DataError: EW-D001, there is no sample.
         RuntimeFailure: EW-R005, an output is missing or has another shape; and whatever the runs raise.
     """
-    accumulators = {name: Accumulator(name) for name in outputs}
+    parts = [part for part in columns if part.output in outputs]
+    accumulators = {name: Accumulator(name) for name in (*outputs, *(part.name for part in parts))}
     seconds: tuple[list[float], list[float]] = ([], [])
     count = 0
     for count, sample in enumerate(samples, start=1):
@@ -75,8 +80,10 @@ def compare(
         found = candidate(sample)
         seconds[0].append(middle - start)
         seconds[1].append(time.perf_counter() - middle)
-        for name, accumulator in accumulators.items():
-            accumulator.update(_output(wanted, name, "the original"), _output(found, name, "the artifact"))
+        for name in outputs:
+            accumulators[name].update(_output(wanted, name, "the original"), _output(found, name, "the artifact"))
+        for part in parts:
+            accumulators[part.name].update(part.of(wanted[part.output]), part.of(found[part.output]))
         if progress is not None:
             progress(count)
     if count == 0:

@@ -16,6 +16,7 @@ from diagnostics import EdgewrightError
 from exporter.backends.onnx.qdq import shifted
 from exporter.built import Built
 from exporter.frontends.source import Reference
+from exporter.graph.columns import Columns, column_groups
 from exporter.progress import SILENT, Progress
 from exporter.quantization.apply import runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
@@ -99,6 +100,7 @@ def prove(
             layouts=built.artifact.layouts,
             encodings=built.artifact.encodings,
             integers=built.plan.io_dtypes,
+            columns=column_groups(built.graph),
             gates=gates,
             metric=metric,
             progress=progress,
@@ -134,6 +136,7 @@ def measure(
     layouts: Mapping[str, str],
     encodings: Mapping[str, Encoding] | None = None,
     integers: Collection[str] = (),
+    columns: Sequence[Columns] = (),
     gates: Sequence[Gate] = (),
     metric: str | None = None,
     progress: Progress = SILENT,
@@ -144,6 +147,7 @@ def measure(
         layouts: "channels_last" for every input or output that the artifact holds so.
         encodings: of integer inputs and outputs that the file itself does not describe (ONNX).
         integers: names of outputs that the original gives as integers too.
+        columns: parts of outputs that are judged by themselves as well.
     """
     comparisons: dict[str, Comparison] = {}
     latency: list[Latency] = []
@@ -157,7 +161,7 @@ def measure(
                 runner = ArtifactRunner(session, layouts, encodings, integers)
                 chosen = samples if position == 0 else samples.take(_FEW)
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:
-                    found = compare(reference, runner, chosen, outputs, progress=advance)
+                    found = compare(reference, runner, chosen, outputs, progress=advance, columns=columns)
                 if position == 0:
                     golden = [(raw, session.run(raw)) for raw in map(runner.encode, samples.take(_FEW))]
                     if metric is not None:
