@@ -66,9 +66,9 @@ def test_the_scheme_of_the_target_is_followed():
 
 
 def joined():
-    """A sigmoid (fixed output) and a convolution meet in a concat."""
+    """A sigmoid (fixed output) and a convolution meet in a concat that an integer node reads."""
     return network(
-        "a = Conv (x, w, b)  s = Sigmoid (x)  y = Concat <axis = 1> (a, s)",
+        "a = Conv (x, w, b)  s = Sigmoid (x)  c = Concat <axis = 1> (a, s)  y = LeakyRelu (c)",
         inputs="float[1,3,4,4] x",
         outputs="float[1,5,4,4] y",
         w=(2, 3, 1, 1),
@@ -98,7 +98,7 @@ def test_a_fixed_output_that_is_only_moved_keeps_its_encoding():
 def test_a_constant_beside_activations_is_encoded_for_its_reader():
     constant = np.array([[[[-9.0]], [[30.0]]]], np.float32).repeat(4, 2).repeat(4, 3)
     model = network(
-        "a = Conv (x, w)  y = Concat <axis = 1> (a, k)",
+        "a = Conv (x, w)  c = Concat <axis = 1> (a, k)  y = LeakyRelu (c)",
         inputs="float[1,3,4,4] x",
         outputs="float[1,4,4,4] y",
         w=(2, 3, 1, 1),
@@ -106,7 +106,7 @@ def test_a_constant_beside_activations_is_encoded_for_its_reader():
     )
     plan = planned(model)
     integers, encoding = encode_constant(node(model, "Concat"), 1, plan)
-    assert encoding == plan.encodings["y"]
+    assert encoding == plan.encodings["c"]
     assert np.abs(encoding.dequantize(integers) - constant).max() <= encoding.scale[0] / 2 + 1e-5
 
 

@@ -10,9 +10,9 @@ from tests.quantization.planned import network, planned, residual_net, samples
 
 RESIDUAL = residual_net
 REQUANTIZED = lambda: network(  # noqa: E731
-    "a = Conv (x, w, b)  s = Sigmoid (x)  y = Concat <axis = 1> (a, s)",
+    "a = Conv (x, w, b)  s = Sigmoid (x)  c = Concat <axis = 1> (a, s)  y = MaxPool <kernel_shape = [2, 2]> (c)",
     inputs="float[1,3,4,4] x",
-    outputs="float[1,5,4,4] y",
+    outputs="float[1,5,3,3] y",
     w=(2, 3, 1, 1),
     b=(2,),
 )
