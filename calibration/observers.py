@@ -136,11 +136,11 @@ class Sketches:
         self._moments.add(moments.ravel())
 
     def widen(self, name: str, low: Array, high: Array) -> None:
-        """Let the extremes of a value reach to these as well, float32 [channels]. Raises ValueError where there is no such value."""
+        """Let the extremes of a value reach to these as well, [channels]. Raises ValueError where there is no such value."""
         value = self.names.index(name)
         at = slice(int(self._starts[value]), int(self._starts[value + 1]))
-        np.minimum(self._low[at], low, out=self._low[at])
-        np.maximum(self._high[at], high, out=self._high[at])
+        self._low[at] = np.minimum(self._low[at], low)
+        self._high[at] = np.maximum(self._high[at], high)
         self._fit()
 
     def merge(self, other: Sketches) -> None:

@@ -63,8 +63,8 @@ def build(
         DataError: EW-Q001, an int8 target without calibration data or plan.
         TargetError: the target cannot take the model (EW-T003, EW-T004, EW-T005, EW-Q003).
     """
+    from exporter.quantization.equalizing import replay as replay_equalized
     from exporter.quantization.given import brings_encodings
-    from exporter.quantization.migrations import migrate
     from exporter.quantization.reconstruct import require_torch
 
     if options.effort == "best":
@@ -80,9 +80,10 @@ def build(
         statistics = recall(graph, target, store) if store is not None else calibrate(graph, target, samples, progress)
         balanced = equalize(graph, target, statistics, options, progress)
         graph, statistics = balanced.model, balanced.statistics
-        plan = replace(decide(graph, target, statistics, options, progress), kept=kept, migrations=balanced.scales)
+        plan = replace(decide(graph, target, statistics, options, progress), kept=kept)
+        plan = replace(plan, splits=balanced.splits, migrations=balanced.scales)
     else:
-        graph = migrate(graph, plan.migrations).model
+        graph = replay_equalized(graph, plan)
     artifact = write(graph, plan, target, samples.preprocess if samples is not None else source.preprocess)
     check_limits(artifact, target, source.name)
     return Built(source, target, graph, plan, artifact, statistics)
@@ -169,11 +170,11 @@ def recall(graph: ir.Model, target: Target, store: Store) -> Store | None:
 
 
 def equalize(graph: ir.Model, target: Target, statistics: Statistics | None, options: Options, progress: Progress) -> Equalized:
-    """Move scales between channels of values and the weights behind them, where that brings the outputs on samples nearer to float."""
+    """Move scales between channels and the weights behind them, and outliers into branches, where the outputs on samples gain by it."""
     from exporter.quantization.equalizing import Equalized, equalize
 
     if statistics is None or not options.refine:
-        return Equalized(graph, statistics, {})
+        return Equalized(graph, statistics)
     with progress.stage("equalize channels"):
         return equalize(graph, statistics, target, options.effort)
 

@@ -1,96 +1,76 @@
-"""Which scales to migrate: those that lower the expected error of what reads a value, as far as the outputs on samples confirm it.
+"""Channels of one encoding are brought together: outliers go into branches, scales migrate, as far as the outputs on samples confirm it.
 
-One encoding a tensor gives every channel the step of the widest. Dividing channels by scales that bring their ranges together, and multiplying
-the weights behind by them, moves the difficulty into weights, which have a scale an output channel: between convolutions (Nagel et al. 2019,
-"Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1), behind the normalizations of transformers (Xiao et al.
-2022, "SmoothQuant"), and through residual sums, whose channels have one scale on all sides.
+One encoding a tensor gives every channel the step of the widest. Dividing channels by scales, and multiplying the weights behind by them, moves
+the difficulty into weights, which have a scale an output channel: between convolutions, behind the normalizations of transformers, and through
+residual sums (`channels`, `scales`). Where an activation between two products lets no scale through, the few channels that are far wider than
+the others are computed apart (`splits`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice, product
-from math import log10
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
 from calibration import Statistics
-from calibration.observers import Sketches, ValueStats
-from calibration.reduction import reduce_array
-from calibration.reservoir import Reservoir
-from exporter.graph.float_sums import runs_in_float
 from exporter.graph.run import FloatRunner
-from exporter.graph.values import constant, fused_activation, name_of, static_shape
-from exporter.ops.base import operator_of
-from exporter.quantization.channels import Absorber, Group, Run, channel_groups
-from exporter.quantization.migrations import Migrated, migrate
-from exporter.quantization.plan import Effort
+from exporter.quantization.migrations import migrate
+from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
+from exporter.quantization.restated import restated
+from exporter.quantization.scales import best_scales
 from exporter.quantization.sensitivity import planned_db
+from exporter.quantization.splits import bottlenecks, split
 from targets.schema import Target
 
-__all__ = ["Equalized", "best_scales", "equalize", "migrated_statistics"]
+__all__ = ["Equalized", "equalize", "outliers", "replay"]
 
 Array = np.ndarray[Any, Any]
 
 _SAMPLES: Final = 16
 _FEW: Final = 4
-# Scales are peak^a / weight^b: 1, 0 gives all channels one range, 0.5, 0.5 is that of both papers.
-_EXPONENTS: Final = tuple(product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5)))
-_LEAST: Final = 1e-3  # of the greatest peak or weight: channels below are as good as silent
-_FAINT: Final = 1e-2  # of the mean energy: rows below (padding, silence) are not what is judged
-_STEPS: Final = 255
 # Least expected gains of the groups that a proposal takes. A proposal must gain more than the margin over doing nothing.
 _GAINS_DB: Final = (0.5, 2.0, 6.0)
 _MARGIN_DB: Final = 0.3
+_APART: Final = 2.0  # times as wide as all others: then a channel goes into a branch
+_MOST: Final = 0.01  # of the channels of a bottleneck: more would cost what the integers save
 
 
 @dataclass(frozen=True, eq=False)
 class Equalized:
-    """A graph with migrated scales and its statistics.
+    """A graph with branches and migrated scales, and its statistics.
 
     Attributes:
-        scales: by the name of their group, as `Plan.migrations` holds them.
+        splits, scales: as `Plan.splits` and `Plan.migrations` hold them.
     """
 
     model: ir.Model
     statistics: Statistics | None
-    scales: Mapping[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Restated:
-    samples: int
-    values: Mapping[str, ValueStats]
-    reservoir: Reservoir
+    splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Effort = "balanced") -> Equalized:
-    """The legalized graph with the scales migrated that raise the SQNR of the worst output on a few samples, if any do.
+    """The legalized graph with the branches and scales that raise the SQNR of the worst output on a few samples, if any do.
 
     With the effort "fast" only what promises much is tried, on fewer samples. Raises what `make_plan` raises.
     """
-    nothing = Equalized(model, statistics, {})
+    nothing = Equalized(model, statistics)
     if target.artifact.activations != "int8":
         return nothing
     held = list(islice(statistics.reservoir, _FEW if effort == "fast" else _SAMPLES))
-    gains = best_scales(model, held)
-    proposals = [
-        {name: scale for name, (gain, scale) in gains.items() if gain >= least}
-        for least in (_GAINS_DB[-1:] if effort == "fast" else _GAINS_DB)
-    ]
-    candidates = [
-        _equalized(model, statistics, scales)
-        for number, scales in enumerate(proposals)
-        if scales and scales not in proposals[:number]
-    ]
-    if not candidates:
-        return nothing
-    reached = _reached(nothing, target, held) + _MARGIN_DB
-    best = nothing
+    bases, candidates = [nothing], []
+    if splits := outliers(model, held):
+        rewritten = split(model, splits)
+        bases.insert(0, Equalized(rewritten.model, restated(rewritten, statistics), splits))
+    for base in bases:
+        candidates += [base] if base is not nothing else []
+        candidates += _migrated(base, held, _GAINS_DB[-1:] if effort == "fast" else _GAINS_DB)
+    best, reached = nothing, _reached(nothing, target, held) + _MARGIN_DB if candidates else 0.0
     for candidate in candidates:
         found = _reached(candidate, target, held)
         if found > reached:
@@ -98,172 +78,43 @@ def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Ef
     return best
 
 
+def replay(model: ir.Model, plan: Plan) -> ir.Model:
+    """The graph that a plan was made for, from the legalized one. Raises ModelError EW-Q002 where it was made for another graph."""
+    return migrate(split(model, plan.splits).model, plan.migrations).model
+
+
+def outliers(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict[str, tuple[int, ...]]:
+    """Channels of bottlenecks that are at least `_APART` times as wide as all others of theirs, by the bottleneck's name."""
+    found = bottlenecks(model.graph)
+    peaks = {entry.name: np.zeros(entry.count) for entry in found}
+    run = FloatRunner(model, list(peaks))
+    for sample in samples if found else ():
+        for entry, array in zip(found, run(sample).values(), strict=True):
+            rows = np.abs(np.moveaxis(array, entry.axis, -1)).reshape(-1, entry.count)
+            peaks[entry.name] = np.maximum(peaks[entry.name], rows.max(axis=0))
+    chosen = {}
+    for name, peak in peaks.items():
+        order = np.argsort(-peak, kind="stable")
+        most = int(_MOST * len(peak))
+        falls = [number for number in range(1, most + 1) if peak[order[number - 1]] > _APART * peak[order[number]]]
+        if falls:
+            chosen[name] = tuple(sorted(int(index) for index in order[: falls[-1]]))
+    return chosen
+
+
+def _migrated(base: Equalized, samples: Sequence[Mapping[str, Array]], gains_db: Sequence[float]) -> list[Equalized]:
+    """`base` with the scales of those groups that promise at least so many decibels, for each that differs."""
+    assert base.statistics is not None
+    gains = best_scales(base.model, samples)
+    proposals = [{name: scale for name, (gain, scale) in gains.items() if gain >= least} for least in gains_db]
+    found = []
+    for number, scales in enumerate(proposals):
+        if scales and scales not in proposals[:number]:
+            rewritten = migrate(base.model, scales)
+            found.append(Equalized(rewritten.model, restated(rewritten, base.statistics), base.splits, scales))
+    return found
+
+
 def _reached(equalized: Equalized, target: Target, samples: Sequence[Mapping[str, Array]]) -> float:
     assert equalized.statistics is not None
     return planned_db(equalized.model, make_plan(equalized.model, equalized.statistics, target), samples)
-
-
-def _equalized(model: ir.Model, statistics: Statistics, scales: Mapping[str, tuple[float, ...]]) -> Equalized:
-    migrated = migrate(model, scales)
-    return Equalized(migrated.model, migrated_statistics(migrated, statistics), scales)
-
-
-def migrated_statistics(migrated: Migrated, statistics: Statistics) -> Statistics:
-    """The statistics of a graph with migrated scales, from those of the graph without.
-
-    Values that changed are sketched anew on the samples that calibration kept; where it saw more than those, and kept extremes by the very
-    channels that were scaled, their range is that of all.
-    """
-    sketches: Sketches | None = None
-    scaled = {name: entry for name, entry in migrated.scaled.items() if entry[0] in statistics.values}
-    run = FloatRunner(migrated.model, list(scaled))
-    for sample in statistics.reservoir:
-        reduced = {name: reduce_array(array) for name, array in run(sample).items()}
-        sketches = Sketches.of(reduced) if sketches is None else sketches
-        sketches.add(reduced)
-    if sketches is None:
-        return statistics
-    for name, (before, scale, place) in scaled.items():
-        seen = statistics.values[before]
-        if seen.channel_low is not None and seen.channel_high is not None and place.axis == 1:
-            factor = place.spread(scale, 2)
-            sketches.widen(name, (seen.channel_low / factor).astype(np.float32), (seen.channel_high / factor).astype(np.float32))
-    values = {**statistics.values, **sketches.statistics()}
-    values |= {name: statistics.values[before] for name, before in migrated.copies.items()}
-    return _Restated(statistics.samples, values, statistics.reservoir)
-
-
-# --- what a scale promises --------------------------------------------------------------------------------------------
-
-
-def best_scales(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict[str, tuple[float, tuple[float, ...]]]:
-    """For each group that is rounded: the expected gain in dB of the best scale that was tried, and that scale, by the group's name."""
-    groups = list(channel_groups(model.graph)) if samples else []
-    problems = {group.name: problem for group in groups if (problem := _Problem(group)).rounded}
-    run = FloatRunner(model, [name_of(value) for problem in problems.values() for value in problem.values])
-    for sample in samples if problems else ():
-        found = run(sample)
-        for problem in problems.values():
-            problem.see(found)
-    best = {}
-    for name, problem in problems.items():
-        candidates = [problem.scale(*exponents) for exponents in _EXPONENTS]
-        errors = [problem.error(scale) for scale in candidates]
-        chosen, before = int(np.argmin(errors)), problem.error(np.ones(problem.count))
-        if errors[chosen] > 0:
-            scale = tuple(candidates[chosen].astype(np.float32).tolist())
-            best[name] = 10 * log10(before / errors[chosen]), scale
-    return best
-
-
-class _Reader:
-    """What reads the values of a group, and what it sees of them.
-
-    Attributes:
-        peaks: greatest weight between each output and channel [outputs, count], and `entries`: how many there are; None where the value is
-            read in float, each channel alike.
-    """
-
-    def __init__(self, value: ir.Value, run: Run, count: int, absorber: Absorber | None = None) -> None:
-        self.value, self.run = value, run
-        self.peaks: Array | None = None
-        self.worth: Array = np.ones(count)
-        self.powers = np.zeros(count)  # mean square of each channel in parts of its row's energy
-        self.inverse = 0.0  # mean of one over the energy of a row
-        self.seen = 0
-        weight = constant(absorber.node.inputs[absorber.index]) if absorber is not None else None
-        if absorber is not None and weight is not None:
-            outputs = static_shape(absorber.node.outputs[0])[1 if absorber.node.op_type != "MatMul" else -1]
-            place = _index_of(absorber.rows, outputs, weight) * count + _index_of(absorber.factor, count, weight)
-            magnitude = np.abs(weight.astype(np.float64)).reshape(-1)
-            peaks = np.zeros(outputs * count)
-            np.maximum.at(peaks, place, magnitude)
-            self.peaks = peaks.reshape(outputs, count)
-            self.entries = np.bincount(place, minlength=peaks.size).reshape(outputs, count)
-            self.worth = np.asarray(np.bincount(place % count, np.square(magnitude), minlength=count), np.float64)
-
-    def see(self, array: Array) -> None:
-        squares = np.square(self.run.rows(array), dtype=np.float64)
-        energy = squares @ self.worth
-        share = 1 / np.maximum(energy, max(_FAINT * float(energy.mean()), 1e-30))
-        self.powers += (squares * share[:, None]).mean(axis=0)
-        self.inverse += float(share.mean())
-        self.seen += 1
-
-    def error(self, scale: Array, steps: float) -> float:
-        """Noise to signal of what is read, where the values have been rounded to steps of this sum of squares."""
-        total = steps * float((np.square(scale) * self.worth).sum()) / 12 * self.inverse / self.seen
-        if self.peaks is None:
-            return total
-        step = (self.peaks * scale).max(axis=1) / (_STEPS // 2)
-        return total + float(np.square(step) @ self.entries @ (self.powers / np.square(scale))) / 12 / self.seen
-
-
-def _index_of(layout: Callable[[Array], Array], count: int, weight: Array) -> Array:
-    """Which of `count` channels each element of a weight belongs to."""
-    return np.broadcast_to(layout(np.arange(count)), weight.shape).reshape(-1)
-
-
-class _Problem:
-    """The expected error of one group, as a function of its scale.
-
-    Attributes:
-        values: what must be seen of each sample.
-        rounded: the values that integers hold, of their own encoding.
-    """
-
-    def __init__(self, group: Group) -> None:
-        self.count = group.count
-        self._readers: list[_Reader] = []
-        for absorber in group.multiplied:
-            value = absorber.node.inputs[0]
-            assert value is not None
-            self._readers.append(_Reader(value, group.runs[value], group.count, absorber))
-        read = dict.fromkeys(value for node, index in group.read if (value := node.inputs[index]) is not None)
-        self._readers += [_Reader(value, group.runs[value], group.count) for value in read]
-        self.rounded = [value for value in group.runs if _is_rounded(value)]
-        self._runs = dict(group.runs)
-        self._low = {value: np.zeros(group.count) for value in self.rounded}
-        self._high = {value: np.zeros(group.count) for value in self.rounded}
-        self.values = list(dict.fromkeys([*self.rounded, *(reader.value for reader in self._readers)]))
-
-    def see(self, found: Mapping[str, Array]) -> None:
-        for value in self.rounded:
-            rows = self._runs[value].rows(found[name_of(value)])
-            self._low[value] = np.minimum(self._low[value], rows.min(axis=0))
-            self._high[value] = np.maximum(self._high[value], rows.max(axis=0))
-        for reader in self._readers:
-            reader.see(found[name_of(reader.value)])
-
-    def scale(self, of_peak: float, of_weight: float) -> Array:
-        """peak^a / weight^b, of geometric mean 1."""
-        peaks = [np.maximum(-self._low[value], self._high[value]) for value in self.rounded]
-        peak = np.max([_floored(entry) for entry in peaks], axis=0)
-        weights = [reader.peaks.max(axis=0) for reader in self._readers if reader.peaks is not None]
-        weight = np.max([_floored(entry) for entry in weights], axis=0) if weights else np.ones(self.count)
-        scale = peak**of_peak / weight**of_weight
-        return np.asarray(scale / np.exp(np.log(scale).mean()))
-
-    def error(self, scale: Array) -> float:
-        """Noise to signal of what is read, summed over the readers: rounding of the values and of the weights."""
-        steps = 0.0
-        for value in self.rounded:
-            span = float((self._high[value] / scale).max() - (self._low[value] / scale).min())
-            steps += (span / _STEPS) ** 2
-        return sum(reader.error(scale, steps) for reader in self._readers)
-
-
-def _is_rounded(value: ir.Value) -> bool:
-    """Whether a kernel that runs in integers writes the value in an encoding of its own, or a reader of it takes it in integers."""
-    node = value.producer()
-    assert node is not None
-    if fused_activation(node) is not None:
-        return False
-    if runs_in_float(node):
-        return any(not runs_in_float(user) for user, _ in value.uses())
-    return not operator_of(node).quantize(node).shared
-
-
-def _floored(entries: Array) -> Array:
-    greatest = float(entries.max(initial=0.0))
-    return np.maximum(entries / greatest, _LEAST) if greatest > 0 else np.ones_like(entries)

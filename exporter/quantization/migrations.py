@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,36 +13,22 @@ from exporter.graph.edit import replace_constant
 from exporter.graph.rewriter import Names
 from exporter.graph.values import FLOAT, constant, name_of, rank
 from exporter.quantization.channels import Absorber, Group, Run, channel_groups
+from exporter.quantization.restated import Change, Rewritten
 
-__all__ = ["Migrated", "migrate"]
+__all__ = ["migrate"]
 
 Array = np.ndarray[Any, Any]
 _REASON = "puts back in float what equalization took out of a channel"
 
 
-@dataclass(frozen=True)
-class Migrated:
-    """A graph with migrated scales.
-
-    Attributes:
-        model: the graph; it computes what it did.
-        scaled: values that are what they were over a scale, by name: the name it had, the scale [channels] and where the channels lie.
-        copies: new values that are what another one was, by name.
-    """
-
-    model: ir.Model
-    scaled: dict[str, tuple[str, Array, Run]] = field(default_factory=dict)
-    copies: dict[str, str] = field(default_factory=dict)
-
-
-def migrate(model: ir.Model, scales: Mapping[str, Sequence[float]]) -> Migrated:
+def migrate(model: ir.Model, scales: Mapping[str, Sequence[float]]) -> Rewritten:
     """A copy of a legalized graph in which the values of each group are divided by its scale, by the group's name.
 
     Raises ModelError EW-Q002 where the graph has no such group.
     """
     if not scales:
-        return Migrated(model)
-    done = Migrated(model.clone())
+        return Rewritten(model)
+    done = Rewritten(model.clone())
     names = Names(done.model.graph)
     groups = {group.name: group for group in channel_groups(done.model.graph)}
     for name, numbers in scales.items():
@@ -59,7 +44,7 @@ def migrate(model: ir.Model, scales: Mapping[str, Sequence[float]]) -> Migrated:
     return done
 
 
-def _apply(group: Group, scale: Array, names: Names, done: Migrated) -> None:
+def _apply(group: Group, scale: Array, names: Names, done: Rewritten) -> None:
     for absorber in group.divided:
         _absorb(absorber, 1 / scale)
     for absorber in group.multiplied:
@@ -73,14 +58,21 @@ def _apply(group: Group, scale: Array, names: Names, done: Migrated) -> None:
             made = _multiply(value, run.spread(1 / scale, rank(value)), names)
             for node, index in inside:
                 node.replace_input_with(index, made)
-            done.scaled[name_of(made)] = (name, scale, run)
+            done.changed[name_of(made)] = _change(name, scale, run)
             continue
-        done.scaled[name] = (name, scale, run)
+        done.changed[name] = _change(name, scale, run)
         if floats:
             made = _multiply(value, run.spread(scale, rank(value)), names)
             for node, index in floats:
                 node.replace_input_with(index, made)
             done.copies[name_of(made)] = name
+
+
+def _change(before: str, scale: Array, run: Run) -> Change:
+    if run.axis != 1:
+        return Change(before, None)
+    factor = run.spread(scale, 2)
+    return Change(before, lambda extremes: extremes / factor)
 
 
 def _absorb(absorber: Absorber, scale: Array) -> None:

@@ -102,6 +102,7 @@ class Plan:
         corrections: float amounts added to a bias initializer, one a channel (bias correction).
         roundings: how the weights of an initializer were rounded where not to nearest (`rounding.pack_offsets`).
         kept: indices that structured pruning kept, by "initializer:axis".
+        splits: hidden channels that run in a branch of their own, by the value that holds them (`exporter.quantization.splits`).
         migrations: scales that were taken out of channels and put back behind, by group (`exporter.quantization.channels`).
         layout: "channels_last" for every value that the TFLite artifact holds channels-last where it is produced.
         node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
@@ -120,6 +121,7 @@ class Plan:
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     roundings: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     migrations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
     node_layout: Mapping[str, str] = field(default_factory=dict)
@@ -156,7 +158,7 @@ class Plan:
                     name: Encoding(e["dtype"], tuple(e["scale"]), tuple(e["zero_point"]), e["axis"], e.get("block", 0))
                     for name, e in data[key].items()
                 }
-            for key in ("corrections", "kept", "migrations"):
+            for key in ("corrections", "kept", "splits", "migrations"):
                 data[key] = {name: tuple(entries) for name, entries in data.get(key, {}).items()}
             return cls(**data)
         except (KeyError, TypeError, ValueError) as error:

@@ -9,10 +9,12 @@ from calibration import open_samples
 from exporter.frontends.source import Signature, Source
 from exporter.pipeline import Options, build
 from exporter.quantization.correction import planned_sqnr
-from exporter.quantization.equalizing import best_scales, equalize, migrated_statistics
+from exporter.quantization.equalizing import equalize
 from exporter.quantization.migrations import migrate
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
+from exporter.quantization.restated import restated
+from exporter.quantization.scales import best_scales
 from tests.quantization.planned import network, samples, statistics, target
 
 
@@ -67,7 +69,7 @@ def test_statistics_are_those_of_a_new_calibration(unequal, count):
     data = samples(unequal, count)
     store = statistics(unequal, data)
     migrated = migrate(unequal, {name: scale for name, (_, scale) in best_scales(unequal, list(store.reservoir)).items()})
-    found, wanted = migrated_statistics(migrated, store).values, statistics(migrated.model, data).values
+    found, wanted = restated(migrated, store).values, statistics(migrated.model, data).values
     assert set(wanted) <= set(found)
     for name in wanted:
         np.testing.assert_allclose(found[name].channel_low, wanted[name].channel_low, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,164 @@
+"""The scale of each group of channels that promises the least error, from what a few samples show of its values.
+
+Scales are peak^a / weight^b: all channels get one range with 1, 0; with 0.5, 0.5 values and weights share the difficulty, as in cross-layer
+equalization (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", equation 11) and SmoothQuant (Xiao
+et al. 2022, equation 4). Which exponents are best depends on both; the expected noise of what is read tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from math import log10
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.graph.float_sums import runs_in_float
+from exporter.graph.run import FloatRunner
+from exporter.graph.values import constant, fused_activation, name_of, static_shape
+from exporter.ops.base import operator_of
+from exporter.quantization.channels import Absorber, Group, Run, channel_groups
+
+__all__ = ["best_scales"]
+
+Array = np.ndarray[Any, Any]
+
+_EXPONENTS: Final = tuple(product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5)))
+_LEAST: Final = 1e-3  # of the greatest peak or weight: channels below are as good as silent
+_FAINT: Final = 1e-2  # of the mean energy: rows below (padding, silence) are not what is judged
+_STEPS: Final = 255
+
+
+def best_scales(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict[str, tuple[float, tuple[float, ...]]]:
+    """For each group that is rounded: the expected gain in dB of the best scale that was tried, and that scale, by the group's name."""
+    groups = list(channel_groups(model.graph)) if samples else []
+    problems = {group.name: problem for group in groups if (problem := _Problem(group)).rounded}
+    run = FloatRunner(model, [name_of(value) for problem in problems.values() for value in problem.values])
+    for sample in samples if problems else ():
+        found = run(sample)
+        for problem in problems.values():
+            problem.see(found)
+    best = {}
+    for name, problem in problems.items():
+        candidates = [problem.scale(*exponents) for exponents in _EXPONENTS]
+        errors = [problem.error(scale) for scale in candidates]
+        chosen, before = int(np.argmin(errors)), problem.error(np.ones(problem.count))
+        if errors[chosen] > 0:
+            scale = tuple(candidates[chosen].astype(np.float32).tolist())
+            best[name] = 10 * log10(before / errors[chosen]), scale
+    return best
+
+
+class _Reader:
+    """What reads the values of a group, and what it sees of them.
+
+    Attributes:
+        peaks: greatest weight between each output and channel [outputs, count], and `entries`: how many there are; None where the value is
+            read in float, each channel alike.
+    """
+
+    def __init__(self, value: ir.Value, run: Run, count: int, absorber: Absorber | None = None) -> None:
+        self.value, self.run = value, run
+        self.peaks: Array | None = None
+        self.worth: Array = np.ones(count)
+        self.powers = np.zeros(count)  # mean square of each channel in parts of its row's energy
+        self.inverse = 0.0  # mean of one over the energy of a row
+        self.seen = 0
+        weight = constant(absorber.node.inputs[absorber.index]) if absorber is not None else None
+        if absorber is not None and weight is not None:
+            outputs = static_shape(absorber.node.outputs[0])[1 if absorber.node.op_type != "MatMul" else -1]
+            place = _index_of(absorber.rows, outputs, weight) * count + _index_of(absorber.factor, count, weight)
+            magnitude = np.abs(weight.astype(np.float64)).reshape(-1)
+            peaks = np.zeros(outputs * count)
+            np.maximum.at(peaks, place, magnitude)
+            self.peaks = peaks.reshape(outputs, count)
+            self.entries = np.bincount(place, minlength=peaks.size).reshape(outputs, count)
+            self.worth = np.asarray(np.bincount(place % count, np.square(magnitude), minlength=count), np.float64)
+
+    def see(self, array: Array) -> None:
+        squares = np.square(self.run.rows(array), dtype=np.float64)
+        energy = squares @ self.worth
+        share = 1 / np.maximum(energy, max(_FAINT * float(energy.mean()), 1e-30))
+        self.powers += (squares * share[:, None]).mean(axis=0)
+        self.inverse += float(share.mean())
+        self.seen += 1
+
+    def error(self, scale: Array, steps: float) -> float:
+        """Noise to signal of what is read, where the values have been rounded to steps of this sum of squares."""
+        total = steps * float((np.square(scale) * self.worth).sum()) / 12 * self.inverse / self.seen
+        if self.peaks is None:
+            return total
+        step = (self.peaks * scale).max(axis=1) / (_STEPS // 2)
+        return total + float(np.square(step) @ self.entries @ (self.powers / np.square(scale))) / 12 / self.seen
+
+
+def _index_of(layout: Callable[[Array], Array], count: int, weight: Array) -> Array:
+    """Which of `count` channels each element of a weight belongs to."""
+    return np.broadcast_to(layout(np.arange(count)), weight.shape).reshape(-1)
+
+
+class _Problem:
+    """The expected error of one group, as a function of its scale.
+
+    Attributes:
+        values: what must be seen of each sample.
+        rounded: the values that integers hold, of their own encoding.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.count = group.count
+        self._readers: list[_Reader] = []
+        for absorber in group.multiplied:
+            value = absorber.node.inputs[0]
+            assert value is not None
+            self._readers.append(_Reader(value, group.runs[value], group.count, absorber))
+        read = dict.fromkeys(value for node, index in group.read if (value := node.inputs[index]) is not None)
+        self._readers += [_Reader(value, group.runs[value], group.count) for value in read]
+        self.rounded = [value for value in group.runs if _is_rounded(value)]
+        self._runs = dict(group.runs)
+        self._low = {value: np.zeros(group.count) for value in self.rounded}
+        self._high = {value: np.zeros(group.count) for value in self.rounded}
+        self.values = list(dict.fromkeys([*self.rounded, *(reader.value for reader in self._readers)]))
+
+    def see(self, found: Mapping[str, Array]) -> None:
+        for value in self.rounded:
+            rows = self._runs[value].rows(found[name_of(value)])
+            self._low[value] = np.minimum(self._low[value], rows.min(axis=0))
+            self._high[value] = np.maximum(self._high[value], rows.max(axis=0))
+        for reader in self._readers:
+            reader.see(found[name_of(reader.value)])
+
+    def scale(self, of_peak: float, of_weight: float) -> Array:
+        """peak^a / weight^b, of geometric mean 1."""
+        peaks = [np.maximum(-self._low[value], self._high[value]) for value in self.rounded]
+        peak = np.max([_floored(entry) for entry in peaks], axis=0)
+        weights = [reader.peaks.max(axis=0) for reader in self._readers if reader.peaks is not None]
+        weight = np.max([_floored(entry) for entry in weights], axis=0) if weights else np.ones(self.count)
+        scale = peak**of_peak / weight**of_weight
+        return np.asarray(scale / np.exp(np.log(scale).mean()))
+
+    def error(self, scale: Array) -> float:
+        """Noise to signal of what is read, summed over the readers: rounding of the values and of the weights."""
+        steps = 0.0
+        for value in self.rounded:
+            span = float((self._high[value] / scale).max() - (self._low[value] / scale).min())
+            steps += (span / _STEPS) ** 2
+        return sum(reader.error(scale, steps) for reader in self._readers)
+
+
+def _is_rounded(value: ir.Value) -> bool:
+    """Whether a kernel that runs in integers writes the value in an encoding of its own, or a reader of it takes it in integers."""
+    node = value.producer()
+    assert node is not None
+    if fused_activation(node) is not None:
+        return False
+    if runs_in_float(node):
+        return any(not runs_in_float(user) for user, _ in value.uses())
+    return not operator_of(node).quantize(node).shared
+
+
+def _floored(entries: Array) -> Array:
+    greatest = float(entries.max(initial=0.0))
+    return np.maximum(entries / greatest, _LEAST) if greatest > 0 else np.ones_like(entries)
