@@ -19,8 +19,9 @@ from exporter.pipeline import Options, build
 from exporter.progress import SILENT, Progress
 from exporter.pruning import parse_goal
 from exporter.quantization.plan import Effort, Plan
+from exporter.rivals import rivals_of
 from exporter.verification.gates import Gate, GateResult
-from exporter.verification.prove import Evidence, prove
+from exporter.verification.prove import Evidence, advice, prove
 from targets.floor import lower_floors
 from targets.loader import load_target
 from targets.memory import require_fit
@@ -32,12 +33,13 @@ __all__ = ["Exported", "export"]
 
 @dataclass(frozen=True)
 class Exported:
-    """The outcome for one target: a bundle with its evidence, or the error that ended it."""
+    """The outcome for one target: a bundle with its evidence and advice, or the error that ended it."""
 
     target: str
     bundle: Bundle | None = None
     evidence: Evidence | None = None
     error: EdgewrightError | None = None
+    advice: tuple[str, ...] = ()
 
     @property
     def gates(self) -> tuple[GateResult, ...]:
@@ -69,6 +71,7 @@ class Exported:
             "artifact": str(self.bundle.artifact),
             "digest": self.bundle.digest,
             "passed": self.passed,
+            "advice": list(self.advice),
             "gates": [result.to_dict() for result in self.gates],
             "runtimes": {name: comparison.to_dict() for name, comparison in self.evidence.comparisons.items()},
         }
@@ -150,6 +153,7 @@ def export(
         try:
             built = build(source, profile, to_calibrate, options, progress)
             evidence = prove(built, to_test, gates=parsed_gates, metric=metric, progress=progress)
+            evidence = replace(evidence, rivals=rivals_of(built, options, to_test, progress))
             require_fit(profile, None, evidence.memory.get("arena_total"), source.name)
             bundle = assemble(
                 built,
@@ -160,7 +164,7 @@ def export(
                 command=tuple(sys.argv[1:]),
                 overwrite=force,
             )
-            outcomes.append(Exported(profile.name, bundle, evidence))
+            outcomes.append(Exported(profile.name, bundle, evidence, advice=advice(profile.artifact.precision, evidence.rivals)))
         except TargetError as error:
             outcomes.append(Exported(profile.name, error=error))
     return tuple(outcomes)

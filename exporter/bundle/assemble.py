@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from exporter.quantization.plan import integer_range
 from exporter.quantization.planner import refusals
 from exporter.verification.metrics import json_number
 from exporter.verification.parity import Parity
-from exporter.verification.prove import Evidence
+from exporter.verification.prove import Evidence, advice
 
 __all__ = ["assemble", "report_data"]
 
@@ -74,7 +74,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         if moved
     ]
     warnings += evidence.warnings
-    warnings += _slower(built, evidence)
+    warnings += advice(built.target.artifact.precision, evidence.rivals)
     if evidence.agreement is not None and evidence.agreement.mismatches:
         first, second = list(evidence.comparisons)[:2]
         agreement = evidence.agreement
@@ -160,19 +160,6 @@ def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow,
     return tuple(rows)
 
 
-def _slower(built: Built, evidence: Evidence) -> Iterator[str]:
-    """A warning where the artifact takes longer than the original on a runtime that ships: its kernels for this precision are slow."""
-    if built.target.artifact.runtime == "tflite-micro":
-        return  # portable kernels, of which no device sees the speed
-    medians = {entry.runtime: float(np.median(entry.seconds)) for entry in evidence.latency}
-    name, original = next(iter(evidence.comparisons)), medians.get("original")
-    if original is not None and name in medians and medians[name] > original:
-        yield (
-            f"{built.target.artifact.precision} takes {medians[name] / original:.1f} times as long on {name} as the original here: "
-            f"{1e3 * medians[name]:.2f} ms against {1e3 * original:.2f} ms"
-        )
-
-
 def _weight_bytes(built: Built, node: ir.Node) -> int:
     total = 0
     for index, value in enumerate(node.inputs):
@@ -194,6 +181,11 @@ def _latency(evidence: Evidence) -> tuple[LatencyRow, ...]:
         low, median, high = np.percentile(measured.seconds, (25, 50, 75))
         label = "original" if measured.runtime == "original" else "artifact"
         rows.append(LatencyRow(label, measured.runtime, float(median), float(low), float(high), len(measured.seconds)))
+    for rival in evidence.rivals:
+        rows += [
+            LatencyRow("artifact, least", rival.runtime, rival.artifact_s, rival.artifact_s, rival.artifact_s, 1),
+            LatencyRow(f"{rival.precision}, least", rival.runtime, rival.seconds, rival.seconds, rival.seconds, 1),
+        ]
     return tuple(rows)
 
 

@@ -116,6 +116,8 @@ def _print(results: Any) -> None:
     for result in results:
         if result.error is not None:
             click.echo(f"{result.target}: refused\n{result.error}", err=True)
+        for sentence in result.advice:
+            click.echo(f"{result.target}: {sentence}", err=True)
         for gate in result.gates:
             if not gate.passed:
                 click.echo(f"{result.target}: gate {gate}", err=True)

@@ -29,12 +29,13 @@ from exporter.verification.parity import Parity, layer_parity
 from exporter.verification.runner import Agreement, ArtifactRunner, equal_outputs
 from exporter.verification.trusted import trusted
 
-__all__ = ["Evidence", "Latency", "measure", "prove"]
+__all__ = ["Evidence", "Latency", "Rival", "advice", "measure", "prove"]
 
 Array = np.ndarray[Any, Any]
 
 _FEW = 4  # samples for the runtimes beside the deciding one, and for what looks at every layer
 _REPEATS = 15
+_ALIKE = 1.05  # ratio of times within which two artifacts take as long
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,39 @@ class Latency:
 
     runtime: str
     seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The same model in another precision of the target, timed in turns with the artifact on one runtime of this host.
+
+    Attributes:
+        seconds: least wall seconds of an inference, one thread; artifact_s: of the artifact, in the same turns.
+    """
+
+    precision: str
+    runtime: str
+    seconds: float
+    artifact_s: float
+
+    @property
+    def faster(self) -> bool:
+        """By more than two measurements of one artifact differ."""
+        return self.seconds * _ALIKE < self.artifact_s
+
+
+def advice(precision: str, rivals: Sequence[Rival]) -> tuple[str, ...]:
+    """A sentence where the artifact's precision does not pay: it takes longer than another that keeps more of the model."""
+    better = sorted((rival for rival in rivals if rival.faster), key=lambda rival: rival.seconds)
+    if not better:
+        return ()
+    best = better[0]
+    offers = "; ".join(f"--precision {rival.precision} takes {_milliseconds(rival.seconds)}" for rival in better)
+    return (f"{precision} does not pay on {best.runtime} here, where it takes {_milliseconds(best.artifact_s)}: {offers}",)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
 
 
 @dataclass(frozen=True)
@@ -58,6 +92,7 @@ class Evidence:
         memory: what tflite-micro's recording allocator reports, in bytes.
         golden: raw inputs and outputs of a few samples on the deciding runtime, by tensor name.
         warnings: what could not be measured, and why.
+        rivals: the artifact beside other precisions of its target.
     """
 
     comparisons: Mapping[str, Comparison]
@@ -69,6 +104,7 @@ class Evidence:
     memory: Mapping[str, int] = field(default_factory=dict)
     golden: tuple[tuple[Mapping[str, Array], Mapping[str, Array]], ...] = ()
     warnings: tuple[str, ...] = ()
+    rivals: tuple[Rival, ...] = ()
 
     @property
     def deciding(self) -> Comparison:
