@@ -29,6 +29,7 @@ import numpy as np
 from calibration import open_samples
 from diagnostics import EdgewrightError
 from exporter.frontends import load
+from exporter.graph.columns import column_groups
 from exporter.runtimes import open_session
 from exporter.runtimes.process import Worker
 from exporter.verification.compare import compare
@@ -78,6 +79,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--form", action="append", help=f"one of, or the beginning of, {', '.join(FORMS)}; without any: all but effort best"
     )
+    parser.add_argument(
+        "--judge", action="store_true", help="judge the artifacts of earlier runs anew, where they are still there"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="rows made at once; figures of time are CPU time")
     parser.add_argument("--sessions", type=int, default=3, help="processes in which latency is measured; 0: not at all")
     parser.add_argument("--seconds", type=float, default=2.0, help="of paired rounds in each of them")
@@ -89,7 +93,9 @@ def main(arguments: list[str]) -> int:
     with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
         for model in chosen.model or WORKLOADS:
             workload = prepared(model)
-            waiting = {pool.submit(_row, form, workload): form for form in forms if _applies(form, workload)}
+            earlier = _judgeable(workload) if chosen.judge else {}
+            asked = [form for form in forms if (form in earlier if chosen.judge else _applies(form, workload))]
+            waiting = {pool.submit(_row, form, workload, earlier.get(form)): form for form in asked}
             for done in as_completed(waiting):
                 _keep(model, rows={waiting[done]: done.result()})
                 print(_line(model, waiting[done], done.result()), file=sys.stderr, flush=True)
@@ -112,6 +118,13 @@ def _applies(form: str, workload: Workload) -> bool:
     if form == "litert-torch":
         return (workload.folder / "module.pt2").is_file()
     return form not in _TRANSFORMERS or workload.case.model in _TRANSFORMERS[form]
+
+
+def _judgeable(workload: Workload) -> dict[str, Any]:
+    """The rows whose artifact is still there."""
+    models = json.loads(FILE.read_text(encoding="utf-8"))["models"] if FILE.is_file() else {}
+    rows = models.get(workload.case.model, {}).get("rows", {})
+    return {form: row for form, row in rows.items() if "error" not in row and _artifact(form, workload).is_file()}
 
 
 def _keep(model: str, rows: Mapping[str, Any] | None = None, latency: Mapping[str, Any] | None = None) -> None:
@@ -141,20 +154,32 @@ def merged(
 # --- one row ----------------------------------------------------------------------------------------------------------
 
 
-def _row(form: str, workload: Workload) -> dict[str, Any]:
-    """The artifact's cost and its distance from the original; or an error in one line."""
+def _row(form: str, workload: Workload, made: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The artifact's cost and its distance from the original; or an error in one line.
+
+    `made`: an earlier row of it, whose artifact is to be judged anew.
+    """
     runtime = _runtime(form)
     path = _artifact(form, workload)
-    path.unlink(missing_ok=True)
-    shutil.rmtree(_feed(path), ignore_errors=True)
     by = {"by": _maker(form), "runtime": runtime}
-    try:
+    shutil.rmtree(_feed(path), ignore_errors=True)
+    if made is None:
+        path.unlink(missing_ok=True)
         made = _made(form, workload, path)
-        if "error" in made:
-            return {**by, "error": _without_paths(made["error"], workload)}
-        return {**by, **made, "bytes": path.stat().st_size, **_judged(path, runtime, workload)}
+    if "error" in made:
+        return {**by, "error": _without_paths(made["error"], workload)}
+    try:
+        return {**made, **by, "bytes": path.stat().st_size, **_judged(path, runtime, workload)}
     except EdgewrightError as error:
-        return {**by, "error": _without_paths(first_line(error), workload)}
+        problem = _without_paths(first_line(error), workload)
+    if runtime == "litert-xnnpack":
+        try:
+            found = _judged(path, "litert-builtin", workload)
+        except EdgewrightError:
+            return {**by, "error": problem}
+        shutil.rmtree(_feed(path))  # its latency would be that of other kernels
+        return {**made, **by, "bytes": path.stat().st_size, **found, "note": f"without XNNPACK: {problem}"}
+    return {**by, "error": problem}
 
 
 def _without_paths(text: str, workload: Workload) -> str:
@@ -204,7 +229,7 @@ def _judged(path: Path, runtime: str, workload: Workload) -> dict[str, Any]:
     with open_session(runtime, path) as session:
         run = Adapted(session, source.reference, calibration)
         outputs = [signature.name for signature in source.outputs]
-        found = compare(source.reference, run, held_out, outputs)
+        found = compare(source.reference, run, held_out, outputs, columns=column_groups(source.model))
         metric = workload.case.metric
         task = evaluate(metric, source.reference, run, held_out) if metric is not None else {}
         feed = run.encode(next(iter(held_out)))

@@ -8,6 +8,7 @@ environment, so it imports nothing of edgewright unless the artifact is our own.
 from __future__ import annotations
 
 import glob
+import inspect
 import json
 import os
 import resource
@@ -120,10 +121,14 @@ def ai_edge_quantizer() -> Quantize:
         runner = interpreter.Interpreter(model_path=model).get_signature_runner()
         shapes = {name: detail["shape"] for name, detail in runner.get_input_details().items()}
         (signature,) = interpreter.Interpreter(model_path=model).get_signature_list()
+        samples = list(_fed(os.path.join(folder, "calibration"), shapes))  # it walks them more than once
         peer = quantizer.Quantizer(model)
         peer.load_quantization_recipe(recipe.static_wi8_ai8())
-        samples = list(_fed(os.path.join(folder, "calibration"), shapes))  # it walks them more than once
-        found = peer.calibrate({signature: samples}, num_threads=1)
+        try:
+            found = peer.calibrate({signature: samples}, num_threads=1)
+        except ValueError:  # its default reads every tensor, one that a fused kernel leaves without data included
+            profiled = inspect.signature(peer.calibrate).parameters["mode"].default.CALIBRATION_PROFILER_BASED
+            found = peer.calibrate({signature: samples}, num_threads=1, mode=profiled)
         peer.quantize(found).export_model(out, overwrite=True)
 
     return run
