@@ -108,10 +108,9 @@ def _floats(built: Built, form: Form) -> dict[str, Any]:
     precisions = built.plan.precision
     counts = Counter("float" if precision.startswith("float") else "integer" for precision in precisions.values())
     reasons = refusals(built.graph, built.target.artifact, built.statistics) if not form.is_float else {}
+    hurt = f"8 bits would leave less than {GOAL_DB:g} dB" if form.precision == "auto" else "8 bits would cost accuracy"
     reasons |= {
-        name: "faster in float than in 8 bits"
-        if "faster" in why or "slower" in why
-        else f"8 bits would leave less than {GOAL_DB:g} dB"
+        name: "faster in float than in 8 bits" if "faster" in why or "slower" in why else hurt
         for name, why in built.plan.reasons.items()
     }
     why = Counter(reasons[name] for name, precision in precisions.items() if name in reasons and precision.startswith("float"))

@@ -106,7 +106,7 @@ def summarize(model: ir.Model) -> Summary:
             NodeFacts(
                 name=node.name or "",
                 op_type=node.op_type,
-                outputs=tuple(_tensor(value) for value in (behind or node).outputs),
+                outputs=tuple(_tensor(value) for value in (behind or node).outputs if value.name),
                 macs=macs,
                 parameters=sum(value.const_value.size for value in _constants(node) if value.const_value is not None),
                 live_float32=float32[node],

@@ -17,13 +17,14 @@ from exporter.progress import Progress
 from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
-from exporter.quantization.mixed import Mixer
+from exporter.quantization.mixed import Mixer, Mixture
 from exporter.quantization.paying import faster_in_float
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.refine import refine
 from exporter.quantization.sensitivity import planned_db
 from exporter.quantization.weights import weight_plan
+from targets.cost import CostModel
 from targets.precision import choose_precision, precisions_of
 from targets.schema import Target
 
@@ -66,21 +67,28 @@ def integer_plan(
     whole = make_plan(graph, statistics, target, method=methods)
     slow = faster_in_float(graph, whole, target)
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
-    plan = refined(nearest)
-    if target.artifact.precision != "auto":
-        return plan
-    wanted = goal_db + _MARGIN_DB
-    if planned_db(graph, plan, samples) >= wanted:
-        return plan
+    if target.artifact.activations != "int8" or not target.quantization.float_fallback:
+        return refined(nearest)
     hybrid = _hybrid(graph, target)
+
+    def applied(mixture: Mixture) -> Plan:
+        if not mixture.floats:
+            return refined(nearest)
+        plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **mixture.floats})
+        return refined(_with_dynamic(graph, plan, hybrid, mixture.dynamic))
+
     with progress.stage("measure what rounding costs"):
-        mixer = Mixer(graph, nearest, target.cost, samples, hybrid.precision)
+        mixer = Mixer(graph, nearest, CostModel(target), samples, hybrid.precision)
+        bargain = mixer.bargain()
+    plan = applied(bargain)
+    wanted = goal_db + _MARGIN_DB
+    if target.artifact.precision != "auto" or planned_db(graph, plan, samples) >= wanted:
+        return plan
 
     def mixed(aim: float) -> Plan:
         with progress.stage("mix precisions"):
             mixture = mixer.mixture(aim)
-        plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **mixture.floats})
-        return refined(_with_dynamic(graph, plan, hybrid, mixture.dynamic))
+        return applied(mixture)
 
     return _search(mixed, lambda plan: planned_db(graph, plan, samples), wanted, _ROUNDS if effort is not None else 1)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import isfinite, log10
-from typing import Final
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,31 +14,39 @@ from exporter.graph.columns import by_columns, column_groups
 from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import runs_in_integers
+from exporter.quantization.costs import macs_of
 from exporter.quantization.plan import Plan
 from exporter.quantization.switches import Sample, Switch, Switchboard
 
 __all__ = ["Judge", "Rounding", "decibels_of", "measure", "planned_db"]
 
-_PROBES: Final = 2  # samples on which each rounding is measured alone
+_PROBES: Final = 2  # samples on which each rounding is measured alone, at least
+_PROBED_MACS: Final = 2**35  # as many more as this many multiply-accumulates allow
 _SAMPLES: Final = 16  # samples on which a choice of nodes is judged
-_RUIN: Final = 1e6  # a ratio beyond which nothing is left to tell apart (a logarithm of what was rounded to 0 is infinite)
+_RUIN: Final = 1e2  # a ratio beyond which nothing is left to tell apart (a logarithm of what was rounded to 0 is infinite)
+
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is rounded together: the values of a group with one encoding, or the constants of one node.
+    """What is rounded together.
 
     Attributes:
         name: what a user is told: "value NAME" or "constants of NODE".
-        nodes: names of the nodes that touch it.
+        nodes: names of the nodes any of which, in integers, puts it in force.
         noise: noise-to-signal ratio of the worst output when it alone is rounded.
-        constants: whether it is constants.
+        kind: "value": all of a group with one encoding, by those that write one of it; "read": of such a group what one node reads, where
+            nothing has rounded it before; "constants": those of one node.
+        group: of what is read, the name of the rounding that would have rounded it before; "" where there is none.
     """
 
     name: str
     nodes: frozenset[str]
     noise: float
-    constants: bool = False
+    kind: Literal["value", "read", "constants"] = "value"
+    group: str = ""
 
 
 class Judge:
@@ -50,14 +57,16 @@ class Judge:
 
     def __init__(self, model: ir.Model, plan: Plan, samples: Iterable[Sample], dynamic: Collection[str] = ()) -> None:
         self.board = Switchboard(model, plan, dynamic)
-        self._samples = [dict(sample) for sample in islice(samples, _SAMPLES)]
+        self._samples = [dict(sample) for sample in _spread(list(samples), _SAMPLES)]
         self._columns = column_groups(model)
         self._wanted = [by_columns(self.board(sample, lambda switch: False), self._columns) for sample in self._samples]
 
-    def noise_of(self, nodes: Collection[str], dynamic: Collection[str] = ()) -> float:
-        """With `nodes` in integers, and `dynamic` quantizing their input as they run."""
+    def noise_of(self, nodes: Collection[str], dynamic: Collection[str] = (), *, constants: bool = True) -> float:
+        """With `nodes` in integers, and `dynamic` quantizing their input as they run; without the rounding of `constants` if told so."""
 
         def on(switch: Switch) -> bool:
+            if switch.kind == "constant" and not constants:
+                return False
             if switch.node in dynamic:
                 return switch.kind != "activation"
             return switch.kind != "rows" and switch.node in nodes
@@ -65,10 +74,10 @@ class Judge:
         return self.noise(on)
 
     def noise(self, on: Callable[[Switch], bool], samples: int = _SAMPLES) -> float:
-        """With the switches for which `on` holds."""
+        """With the switches for which `on` holds, on so many of the samples."""
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
-        for sample, wanted in zip(self._samples[:samples], self._wanted, strict=False):
+        for sample, wanted in _spread(list(zip(self._samples, self._wanted, strict=True)), samples):
             for name, array in by_columns(self.board(sample, on), self._columns).items():
                 if array.dtype.kind == "f":
                     difference = np.subtract(array, wanted[name], dtype=np.float64)
@@ -84,16 +93,23 @@ def decibels_of(noise: float) -> float:
 
 
 def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample]) -> float:
-    """SQNR of the worst output on the first 16 samples, in decibels, with all of a plan's roundings in force."""
+    """SQNR of the worst output on 16 of the samples, in decibels, with all of a plan's roundings in force."""
     dynamic = {name for name, precision in plan.precision.items() if precision == "dynamic_int8"}
     return decibels_of(Judge(model, plan, samples, dynamic).noise(lambda switch: True))
 
 
-def measure(model: ir.Model, plan: Plan, judge: Judge) -> list[Rounding]:
-    """Every rounding of the plan, with its noise: values first, then constants, each sorted by name."""
+def measure(model: ir.Model, plan: Plan, judge: Judge, pinned: Collection[str] = ()) -> list[Rounding]:
+    """Every rounding of the plan, with its noise: values, then what single nodes read, then constants, each sorted by name.
+
+    Args:
+        pinned: nodes that stay in integers whatever is found: what they write and their constants are not measured.
+    """
+    macs = sum(macs_of(node) for node in model.graph)
+    probes = min(max(_PROBED_MACS // max(macs * len(judge.board.switches), 1), _PROBES), _SAMPLES)
     groups = _groups(model, plan)
     members: dict[str, set[str]] = {}
-    touching: dict[str, set[str]] = {}
+    writers: dict[str, set[str]] = {}
+    readers: dict[str, set[str]] = {}
     owners: set[str] = set()
     for switch in judge.board.switches:
         if switch.kind == "constant":
@@ -101,15 +117,36 @@ def measure(model: ir.Model, plan: Plan, judge: Judge) -> list[Rounding]:
         elif switch.kind == "activation":
             root = groups.get(switch.value, switch.value)
             members.setdefault(root, set()).add(switch.value)
-            touching.setdefault(root, set()).add(switch.node)
-    found = []
+            (writers if switch.writes else readers).setdefault(root, set()).add(switch.node)
+    values, reads, constants = [], [], []
     for root in sorted(members):
-        noise = judge.noise(lambda switch, root=root: switch.kind == "activation" and switch.value in members[root], _PROBES)  # type: ignore[misc]
-        found.append(Rounding(f"value {root}", frozenset(touching[root]), noise))
-    for name in sorted(owners):
-        noise = judge.noise(lambda switch, name=name: switch.kind == "constant" and switch.node == name, _PROBES)  # type: ignore[misc]
-        found.append(Rounding(f"constants of {name}", frozenset((name,)), noise, constants=True))
-    return found
+        writing = writers.get(root, set())
+        if writing & set(pinned):
+            continue
+        name = f"value {root}"
+        if writing:
+            noise = judge.noise(_rounds(members[root]), probes)
+            values.append(Rounding(name, frozenset(writing), noise))
+        reading = sorted(readers.get(root, set()) - writing)
+        for reader in reading:
+            if not (writing and len(reading) == len(members[root]) == 1):  # else it is the same rounding
+                noise = judge.noise(_rounds(members[root], reader), probes)
+            reads.append(Rounding(name, frozenset((reader,)), noise, "read", name if writing else ""))
+    for owner in sorted(owners - set(pinned)):
+        noise = judge.noise(lambda s, owner=owner: s.kind == "constant" and s.node == owner, probes)  # type: ignore[misc]
+        constants.append(Rounding(f"constants of {owner}", frozenset((owner,)), noise, "constants"))
+    return [*values, *reads, *constants]
+
+
+def _rounds(values: Collection[str], node: str = "") -> Callable[[Switch], bool]:
+    """Whether a switch rounds one of the activations `values`, at the one `node` where that is given."""
+    return lambda switch: switch.kind == "activation" and switch.value in values and node in ("", switch.node)
+
+
+def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most `count` of them, evenly spaced: what lies side by side in time is alike."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _groups(model: ir.Model, plan: Plan) -> Mapping[str, str]:

@@ -38,11 +38,13 @@ class Switch:
     Attributes:
         kind: "activation": an input as it reads it or an output as it stores it, in the plan's encoding; "constant": a constant of its
             own; "rows": its first input, each row in an encoding of its own, as kernels do that quantize floats as they run.
+        writes: whether an activation is an output.
     """
 
     node: str
     value: str
     kind: Literal["activation", "constant", "rows"] = "activation"
+    writes: bool = False
 
 
 class Switchboard:
@@ -99,7 +101,7 @@ class _Wiring:
         if owner is None or not runs_in_integers(owner, self._plan):
             stored = value
         else:
-            stored = self._chosen(Switch(node_name(owner), name), rounded, value)
+            stored = self._chosen(Switch(node_name(owner), name, writes=True), rounded, value)
             if value.is_graph_output():
                 self._replace_output(value, stored)
         for node, index in readers:

@@ -4,8 +4,8 @@ import numpy as np
 
 from exporter.quantization.mixed import Mixer
 from exporter.quantization.sensitivity import planned_db
-from targets.schema import Cost
-from tests.quantization.planned import network, planned, residual_net, samples
+from targets.cost import CostModel
+from tests.quantization.planned import network, planned, residual_net, samples, target
 
 GAINS = np.ones((1, 8, 1, 1), np.float32)
 GAINS[0, 3] = 1e4
@@ -38,7 +38,7 @@ def outliers():
 
 def test_a_plan_that_meets_the_goal_stays_as_it_is():
     model = residual_net()
-    found = Mixer(model, planned(model), Cost(), samples(model, seed=1)).mixture(20)
+    found = Mixer(model, planned(model), CostModel(target()), samples(model, seed=1)).mixture(20)
     assert not found.floats
     assert found.sqnr_db > 20
 
@@ -46,7 +46,7 @@ def test_a_plan_that_meets_the_goal_stays_as_it_is():
 def test_only_the_nodes_around_the_outlier_go_to_float():
     model = outliers()
     plan = planned(model)
-    found = Mixer(model, plan, Cost(), samples(model, seed=1)).mixture(25)
+    found = Mixer(model, plan, CostModel(target()), samples(model, seed=1)).mixture(25)
     assert planned_db(model, plan, samples(model, seed=1)) < 10
     assert found.sqnr_db >= 25
     kept = {node.op_type for node in model.graph if node.name in found.floats}
@@ -57,5 +57,46 @@ def test_only_the_nodes_around_the_outlier_go_to_float():
 
 def test_a_goal_out_of_reach_leaves_nothing_in_integers():
     model = outliers()
-    found = Mixer(model, planned(model), Cost(), samples(model, seed=1)).mixture(200)
+    found = Mixer(model, planned(model), CostModel(target()), samples(model, seed=1)).mixture(200)
     assert found.macs == 1.0
+
+
+def swollen():
+    """Between two convolutions one channel is made 10,000 times as large as the others, then brought back."""
+    return network(
+        """
+        a = Conv (x, w1, b1)
+        p = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a)
+        k = Mul (p, gains)
+        m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (k)
+        s = Mul (m, losses)
+        t = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s)
+        y = Conv (t, w2, b2)
+        """,
+        inputs="float[1,8,8,8] x",
+        outputs="float[1,4,8,8] y",
+        gains=GAINS,
+        losses=1 / GAINS,
+        w1=(8, 8, 1, 1),
+        b1=(8,),
+        w2=(4, 8, 1, 1),
+        b2=(4,),
+    )
+
+
+def bargain(model):
+    return Mixer(model, planned(model), CostModel(target()), samples(model, seed=1)).bargain()
+
+
+def test_a_bargain_spares_the_values_between_the_products_and_no_product():
+    model = swollen()
+    found = bargain(model)
+    assert planned_db(model, planned(model), samples(model, seed=1)) < 10
+    assert {node.op_type for node in model.graph if node.name in found.floats} <= {"Mul", "MaxPool"}
+    assert {name for name in found.floats if name.startswith("Mul")}
+    assert found.macs == 0.0
+    assert found.sqnr_db > 30
+
+
+def test_no_bargain_where_nothing_is_gained():
+    assert not bargain(residual_net()).floats
