@@ -45,7 +45,8 @@ class Peer:
 
         Raises RuntimeFailure EW-R001 where no interpreter fits or pip fails (with its last lines).
         """
-        folder = ROOT / ".envs" / "-".join(filter(None, (self.name, self.extra, self.version)))
+        # Resolved, since pip writes the path into the commands that it installs: it must outlive a link to the folder.
+        folder = (ROOT / ".envs").resolve() / "-".join(filter(None, (self.name, self.extra, self.version)))
         record, found = folder / _RECORD, folder / "bin" / "python"
         if record.is_file() and json.loads(record.read_text()) == list(self.requirements):
             return found
