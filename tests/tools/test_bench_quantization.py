@@ -152,7 +152,8 @@ def test_what_another_machine_measured_is_dropped(monkeypatch):
 def test_effort_best_is_made_where_it_is_named_alone():
     chosen = quantization._chosen
     assert not any("best" in form for form in (*chosen([""]), *chosen(["ours"]), *chosen(["ours:b"])))
-    assert chosen(["ours:best:x86"]) == ["ours:best:x86-64-cpu"]
+    assert "ours:int8x4:android-arm64-cpu" not in chosen(["ours"])
+    assert chosen(["ours:best:x86", "ours:int8x4"]) == ["ours:best:x86-64-cpu", "ours:int8x4:android-arm64-cpu"]
     assert chosen(["ours:balanced", "nncf:"]) == [
         "ours:balanced:x86-64-cpu",
         "ours:balanced:android-arm64-cpu",

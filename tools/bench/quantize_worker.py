@@ -29,7 +29,7 @@ _GOAL_DB = 20.0  # of precision auto
 
 
 def edgewright(how: str, target_name: str) -> Quantize:
-    """Ours: `how` is an effort, of int8, or a precision."""
+    """Ours: `how` is an effort, of int8, or a precision; weights of 4 bits are rounded with effort best."""
     from calibration import open_samples
     from exporter.frontends import load
     from exporter.graph.summary import summarize
@@ -38,7 +38,8 @@ def edgewright(how: str, target_name: str) -> Quantize:
     from targets.precision import choose_precision
 
     efforts = ("fast", "balanced", "best")
-    options = Options(effort=how, goal_db=_GOAL_DB) if how in efforts else Options(goal_db=_GOAL_DB)  # type: ignore[arg-type]
+    effort: Any = how if how in efforts else "best" if how == "int8x4" else "balanced"
+    options = Options(effort=effort, goal_db=_GOAL_DB)
     target = choose_precision(load_target(target_name), "int8" if how in efforts else how)
 
     def run(folder: str, out: str) -> dict[str, Any]:
