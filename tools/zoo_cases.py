@@ -42,6 +42,7 @@ CASES: Final[dict[str, Case]] = {
         _case("cifar_cnn", "zoo_images", "thumbnails", "cifar_accuracy", 128, 20),
         _case("mtcnn_onet", "zoo_images", "faces", "face_accuracy", 100, 100),
         _case("yolox_char", "zoo_render", "glyphs", "glyph_f1", 24, 24),
+        _case("yolox_char_decoded", "zoo_render", "glyphs", "decoded_glyph_f1", 24, 24),
         _case("ocr_det", "zoo_render", "pages", "line_f1", 12, 8),
         Case(
             "ocr_rec",

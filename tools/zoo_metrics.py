@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from tools.zoo_decoded import grid_of
+
 __all__ = [
     "character_error_rate",
     "cifar_accuracy",
+    "decoded_glyph_f1",
     "digit_accuracy",
     "face_accuracy",
     "file_accuracy",
@@ -185,17 +188,29 @@ def glyph_f1(run: Run, samples: Iterable[Sample]) -> float:
     return box_f1(scored)
 
 
+def decoded_glyph_f1(run: Run, samples: Iterable[Sample]) -> float:
+    """As `glyph_f1`, of a model that decodes its boxes itself."""
+    from tools.zoo_render import glyphs
+
+    scored = []
+    for sample, truth in zip(samples, glyphs("held_out", 24), strict=False):
+        (found,) = run(sample).values()
+        x = found[0].T
+        scored.append((suppressed(x[:, :2], x[:, 2:4], x[:, 4]), truth.boxes))
+    return box_f1(scored)
+
+
 def decode_yolox(rows: Array, size: int, threshold: float = 0.3) -> list[Box]:
     """Boxes of undecoded rows (x, y, log w, log h, P(object), P(class)) on grids of stride 8, 16 and 32, after non-maximum suppression."""
-    grids = []
-    for stride in (8, 16, 32):
-        ys, xs = np.mgrid[: size // stride, : size // stride]
-        grids.append(np.stack([xs.ravel(), ys.ravel(), np.full(xs.size, stride)], 1))
-    x, y, stride = np.concatenate(grids).T
-    centre = (rows[:, 0] + x) * stride, (rows[:, 1] + y) * stride
-    half = np.exp(np.minimum(rows[:, 2], 10)) * stride / 2, np.exp(np.minimum(rows[:, 3], 10)) * stride / 2
-    boxes = np.stack([centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]], 1)
-    score, kept = rows[:, 4] * rows[:, 5], []
+    cells, strides = grid_of(size)
+    extent = np.exp(np.minimum(rows[:, 2:4], 10)) * strides
+    return suppressed((rows[:, :2] + cells) * strides, extent, rows[:, 4] * rows[:, 5], threshold)
+
+
+def suppressed(centre: Array, extent: Array, score: Array, threshold: float = 0.3) -> list[Box]:
+    """Non-maximum suppression of boxes by centre and extent [boxes, 2] in pixels, those above a score alone."""
+    boxes = np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
+    kept: list[Box] = []
     for index in np.argsort(-score, kind="stable"):
         if score[index] <= threshold:
             break
