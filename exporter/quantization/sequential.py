@@ -55,7 +55,7 @@ class Look:
 
 CLOSE: Final = Look(64, (1024, 4096))
 # Rounding loses most where few weights make an output, and there fitting them takes least: depthwise layers, the first, expansions.
-FAST: Final = Look(16, (512, 1024), 128)
+FAST: Final = Look(12, (384, 1024), 128)
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,19 @@ def _rounded(
         inputs, outputs = np.concatenate(given, axis=-1), np.concatenate(work.wanted, axis=-1)
         work.wanted.clear()
         scale = np.asarray(encoding.scale, np.float64).reshape((1, 1, 1) if encoding.axis is None else (*layer.rows.shape[:2], 1))
+        middle, wanted = inputs.mean(axis=-1, keepdims=True), outputs.mean(axis=-1, keepdims=True)
         if layer.rows.shape[2] <= look.widest:
-            integers = _fit(layer.rows, inputs, outputs, scale, limit, centered=work.bias is not None)
+            if work.bias is not None:  # it takes the mean, so that only the variance counts
+                inputs -= middle
+                outputs -= wanted
+            integers = _fit(layer.rows, inputs, outputs, scale, limit)
             nearest = encoding.quantize(np.asarray(constant(weight)))
             roundings[name_of(weight)] = pack_offsets(layer.weight(integers), nearest)
         else:
             integers = np.clip(np.rint(layer.rows / scale), -limit, limit)
         bias = node.inputs[work.bias] if work.bias is not None else None
         if bias is not None:
-            left = _mean(outputs) - np.matmul(integers * scale, _mean(inputs))
+            left = wanted - np.matmul(integers * scale, middle.astype(np.float64))
             corrections[name_of(bias)] = tuple((left.ravel() - np.asarray(constant(bias)).ravel()).astype(np.float32).tolist())
         inside = replace(inside, roundings=roundings, corrections=corrections)
         for index in (1, work.bias):
@@ -177,24 +181,19 @@ def _sampled(work: _Work, sample: int, inputs: Array) -> Array:
     return work.layer.vectors(inputs, work.layer.positions(sample, work.count))
 
 
-def _fit(rows: Array, inputs: Array, outputs: Array, scale: Array, limit: int, *, centered: bool) -> Array:
+def _fit(rows: Array, vectors: Array, residual: Array, scale: Array, limit: int) -> Array:
     """Integers for the rows of a layer.
 
     Inputs that come later also make up for what rounding the earlier ones did, where there are more than fit into one moment.
 
     Args:
         rows: [groups, outputs, inputs].
-        inputs: [groups, inputs, vectors], as the integer network has them.
-        outputs: [groups, outputs, vectors], as the float network has them.
+        vectors: float32 [groups, inputs, vectors], as the integer network has them.
+        residual: float32 [groups, outputs, vectors], what the float network makes of them; it is overwritten.
         scale: [groups, outputs, 1] or [1, 1, 1].
-        centered: a bias takes the mean, so that only the variance counts.
     """
-    vectors, residual = inputs.astype(np.float32), outputs.astype(np.float32)
-    if centered:
-        vectors -= _mean(inputs).astype(np.float32)
-        residual -= _mean(outputs).astype(np.float32)
     residual -= np.matmul(rows.astype(np.float32), vectors)
-    integers, count = np.empty_like(rows), inputs.shape[2]
+    integers, count = np.empty_like(rows), vectors.shape[2]
     for start in range(0, rows.shape[2], _WIDEST):
         part = slice(start, start + _WIDEST)
         given = vectors[:, part]
@@ -208,11 +207,6 @@ def _fit(rows: Array, inputs: Array, outputs: Array, scale: Array, limit: int, *
         if part.stop < rows.shape[2]:
             residual += np.matmul((rows[:, :, part] - integers[:, :, part] * scale).astype(np.float32), given)
     return integers
-
-
-def _mean(vectors: Array) -> Array:
-    """Over the vectors: float64 [groups, entries, 1]."""
-    return np.asarray(vectors.mean(axis=-1, keepdims=True, dtype=np.float64))
 
 
 def _shrunk(moment: Array, vectors: int) -> Array:
