@@ -21,6 +21,7 @@ __all__ = [
     "digit_accuracy",
     "face_accuracy",
     "file_accuracy",
+    "files_kept",
     "glyph_f1",
     "line_f1",
     "note_f1",
@@ -57,6 +58,28 @@ def file_accuracy(run: Run, samples: Iterable[Sample]) -> float:
     from tools.zoo_text import files
 
     return _accuracy(run, samples, files("held_out")[1])
+
+
+def files_kept(run: Run, samples: Iterable[Sample]) -> float:
+    """Of those of `zoo_text.held_out_files` that the original names by their extension's kind, the share that is named so still."""
+    from tools.zoo_text import files
+
+    held = list(samples)
+    kinds = files("held_out")[1]
+    return _mean(int(next(iter(run(held[i]).values())).argmax()) == kinds[i] for i in _files_right(len(held)))
+
+
+@cache
+def _files_right(count: int) -> tuple[int, ...]:
+    """Which of the first so many held-out files the original is right about."""
+    import onnxruntime
+
+    from tools.zoo import magika
+    from tools.zoo_text import files, held_out_files
+
+    session = onnxruntime.InferenceSession(str(magika()["model"]), providers=["CPUExecutionProvider"])
+    found = zip(range(count), held_out_files(), files("held_out")[1], strict=False)
+    return tuple(i for i, sample, kind in found if int(session.run(None, dict(sample))[0].argmax()) == kind)
 
 
 def face_accuracy(run: Run, samples: Iterable[Sample]) -> float:
