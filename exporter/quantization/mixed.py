@@ -30,6 +30,7 @@ __all__ = ["Mixer", "Mixture"]
 
 _PRICES: Final = (0, 9)  # powers of ten, in microseconds for the noise that the goal allows
 _STEPS: Final = 12  # of the bisection
+_GLANCE: Final = 4  # samples that say whether a bargain is worth looking for
 # Of a bargain: the decibels that one per cent of latency has to gain, the least gain worth another precision, and the greatest share of
 # the latency that may be spent.
 _GAIN_DB: Final = 0.5
@@ -91,7 +92,12 @@ class Mixer:
         It is judged without the rounding of constants: refining makes up for most of that, and it hides what the activations lose.
         """
         pinned = (self._nodes - self._dynamic) & {node_name(node) for node in self._model.graph if macs_of(node)}
-        judged = {frozenset[str](): self._judge.noise_of(self._nodes, constants=False)}
+        total, theirs = (
+            self._judge.noise_of(nodes, constants=False, samples=_GLANCE) for nodes in (self._nodes, self._nodes - pinned)
+        )
+        if theirs < total * (1 - 10 ** (-_LEAST_GAIN_DB / 10)):
+            return Mixture({}, frozenset(), decibels_of(total), 0.0)  # with all of them in float as much would be left
+        judged: dict[frozenset[str], float] = {}
 
         def decibels(floats: frozenset[str]) -> float:
             if floats not in judged:
@@ -99,9 +105,6 @@ class Mixer:
             return decibels_of(judged[floats])
 
         chosen = frozenset[str]()
-        lost = self._judge.noise_of(self._nodes - pinned, constants=False)
-        if lost < judged[chosen] * (1 - 10 ** (-_LEAST_GAIN_DB / 10)):
-            return Mixture({}, frozenset(), decibels(chosen), 0.0)  # with all of them in float as much would be left
         roundings = measure(self._model, self._plan, self._judge, pinned)
         problem = Partition(self._model, self._plan, self._cost, roundings, self._dynamic, pinned)
         least, best = problem.latency(chosen), decibels(chosen) + _LEAST_GAIN_DB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, log10
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -59,9 +59,11 @@ class Judge:
         self.board = Switchboard(model, plan, dynamic)
         self._samples = [dict(sample) for sample in _spread(list(samples), _SAMPLES)]
         self._columns = column_groups(model)
-        self._wanted = [by_columns(self.board(sample, lambda switch: False), self._columns) for sample in self._samples]
+        self._wanted: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
 
-    def noise_of(self, nodes: Collection[str], dynamic: Collection[str] = (), *, constants: bool = True) -> float:
+    def noise_of(
+        self, nodes: Collection[str], dynamic: Collection[str] = (), *, constants: bool = True, samples: int = _SAMPLES
+    ) -> float:
         """With `nodes` in integers, and `dynamic` quantizing their input as they run; without the rounding of `constants` if told so."""
 
         def on(switch: Switch) -> bool:
@@ -71,20 +73,26 @@ class Judge:
                 return switch.kind != "activation"
             return switch.kind != "rows" and switch.node in nodes
 
-        return self.noise(on)
+        return self.noise(on, samples)
 
     def noise(self, on: Callable[[Switch], bool], samples: int = _SAMPLES) -> float:
         """With the switches for which `on` holds, on so many of the samples."""
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
-        for sample, wanted in _spread(list(zip(self._samples, self._wanted, strict=True)), samples):
-            for name, array in by_columns(self.board(sample, on), self._columns).items():
+        for index in _spread(range(len(self._samples)), samples):
+            wanted = self._reference(index)
+            for name, array in by_columns(self.board(self._samples[index], on), self._columns).items():
                 if array.dtype.kind == "f":
                     difference = np.subtract(array, wanted[name], dtype=np.float64)
                     noise[name] = noise.get(name, 0.0) + float(np.square(difference).sum())
                     signal[name] = signal.get(name, 0.0) + float(np.square(wanted[name], dtype=np.float64).sum())
         ratios = [noise[name] / max(signal[name], 1e-30) if isfinite(noise[name]) else _RUIN for name in noise]
         return min(max(ratios, default=0.0), _RUIN)
+
+    def _reference(self, index: int) -> Mapping[str, np.ndarray[Any, Any]]:
+        if index not in self._wanted:
+            self._wanted[index] = by_columns(self.board(self._samples[index], lambda switch: False), self._columns)
+        return self._wanted[index]
 
 
 def decibels_of(noise: float) -> float:
