@@ -63,7 +63,9 @@ class GraphRewriter:
 
     def runs(self, builtin: str, version: int = 1) -> bool:
         """Whether every allowed release of the runtime has a TFLite builtin at that version, and it is not one to avoid."""
-        return builtin not in self._avoid and (self._floor is None or self._floor.covers(release_of(builtin, version)))
+        if builtin in self._avoid:
+            return False
+        return self._floor is None or self.runtime != "tflite" or self._floor.covers(release_of(builtin, version))
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> ir.Value:
         """Append a node and give its first output. Attributes that are None are left out.

@@ -18,22 +18,29 @@ __all__ = ["bytes_moved", "kernel_of", "macs_of", "node_us", "slow_builtins"]
 _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1), "int16x8": (2, 1), "dynamic_int8": (4, 1)}
 
 
-# Builtin -> its kernel, and those it is written out with, each with the numbers that it reads and writes for one of its output.
-_WRITTEN_OUT: Final = {"HARD_SWISH": ("HardSwish", (("Add", 2), ("Mul", 3)))}
+# Format -> what the artifact may hold -> its kernel, and those it is written out with, each with the numbers that it reads and writes for one
+# of its output.
+_WRITTEN_OUT: Final = {
+    "tflite": {"HARD_SWISH": ("HardSwish", (("Add", 2), ("Mul", 3)))},
+    "onnx": {"PRelu": ("PRelu", (("Mul", 2), ("Max", 3)))},
+}
 _MANY: Final = 1 << 16  # numbers: kernels are compared at their work, not at what it costs to call them
 
 
 def slow_builtins(target: Target) -> frozenset[str]:
-    """TFLite builtins that in the integers of `target` take longer than what legalizing writes them out as."""
-    if target.artifact.format != "tflite" or not target.artifact.calibrated:
+    """TFLite builtins, or ONNX operators, that on `target` take longer than what legalizing writes them out as: builtins in integers,
+    ONNX operators in float, since onnxruntime computes those without an integer kernel in float as well.
+    """
+    if target.artifact.format == "tflite" and not target.artifact.calibrated:
         return frozenset()
     model = CostModel(target)
+    form: Form = "int8" if target.artifact.format == "tflite" else "float32"
 
     def us(kernel: str, numbers: int) -> float:
-        return model.node_us(kernel, 0, numbers * _MANY, "int8")
+        return model.node_us(kernel, 0, numbers * _WIDTHS[form][0] * _MANY, form)
 
-    written_out = {builtin: sum(us(*part) for part in parts) for builtin, (_, parts) in _WRITTEN_OUT.items()}
-    return frozenset(builtin for builtin, (whole, _) in _WRITTEN_OUT.items() if us(whole, 2) > written_out[builtin])
+    candidates = _WRITTEN_OUT[target.artifact.format].items()
+    return frozenset(name for name, (whole, parts) in candidates if us(whole, 2) > sum(us(*part) for part in parts))
 
 
 def node_us(model: CostModel, node: ir.Node, form: Form) -> float:
