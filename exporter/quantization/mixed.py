@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Final
 
 import onnx_ir as ir
@@ -91,6 +92,8 @@ class Mixer:
 
         It is judged without the rounding of constants: refining makes up for most of that, and it hides what the activations lose.
         """
+        if not self._nodes:  # all of them are faster in float
+            return Mixture({}, frozenset(), inf, 0.0)
         pinned = (self._nodes - self._dynamic) & {node_name(node) for node in self._model.graph if macs_of(node)}
         total, theirs = (
             self._judge.noise_of(nodes, constants=False, samples=_GLANCE) for nodes in (self._nodes, self._nodes - pinned)

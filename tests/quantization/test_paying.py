@@ -88,3 +88,12 @@ def test_weights_stay_in_eight_bits_whatever_they_cost(tmp_path: Any) -> None:
     target = _with_kernels(PHONE, {"Conv": {"int8": 1000.0}})
     built = _built(tmp_path, target, [helper.make_node("Sigmoid", ["a"], ["b"])])
     assert _in_integers(built)["Conv"]
+
+
+def test_a_graph_of_nothing_but_slow_kernels_is_left_in_float(tmp_path: Any) -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "graph", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "model.onnx")
+    source = load(tmp_path / "model.onnx")
+    samples = open_samples([{"x": np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)}], source.inputs, None)
+    assert _in_integers(build(source, PHONE, samples, Options())) == {"Abs": False}
