@@ -17,8 +17,9 @@ from exporter.graph.values import activation_nodes, fused_activation, name_of
 
 __all__ = ["DISABLED", "FloatRunner", "Session", "observed_values"]
 
-# Of onnxruntime's own rewrites: it moves padding into a pool with a smaller window, which it then refuses to load (1.31).
-DISABLED: Final = ("Pad_Fusion",)
+# Of onnxruntime's own rewrites, those behind which it refuses to load the graph (1.31): it moves padding into a pool with a smaller window,
+# and it repeats encodings behind what only moves entries, whose int8 dtype (opset 21) then stays where it makes all int8 uint8.
+DISABLED: Final = ("Pad_Fusion", "QDQPropagationTransformer")
 
 
 class Session:

@@ -52,3 +52,18 @@ def test_padding_in_front_of_a_smaller_window_runs():
     x = np.random.default_rng(0).normal(size=(1, 2, 5, 5)).astype(np.float32)
     shifted = np.pad(x[:, :, 1:, 1:], ((0, 0), (0, 0), (0, 1), (0, 1)))
     np.testing.assert_array_equal(FloatRunner(ir.from_proto(proto))({"x": x})["y"], shifted[:, :, ::2, ::2])
+
+
+def test_int8_encodings_in_front_of_what_only_moves_entries_run():
+    """onnxruntime's optimizer would write int8 encodings behind it as well, make both uint8, and then refuse its own type of the second."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[2,3] x) => (float[3,2] y)
+        <float s = {0.5}, int8 z = {3}> {
+        q = QuantizeLinear (x, s, z)
+        d = DequantizeLinear (q, s, z)
+        t = Transpose (d)
+        y = Exp (t)
+        }"""
+    )
+    x = np.array([[0.5, 1.0, 1.5], [2.0, 2.5, 3.0]], np.float32)
+    np.testing.assert_allclose(FloatRunner(ir.from_proto(proto))({"x": x})["y"], np.exp(x.T), rtol=1e-6)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -189,7 +190,7 @@ def _without_paths(text: str, workload: Workload) -> str:
     """The message without where things happen to lie on this machine."""
     for folder in (workload.artifacts, workload.folder, ROOT, tempfile.gettempdir(), Path.home()):
         text = text.replace(f"{folder}/", "")
-    return text
+    return re.sub(r"\btmp\w{8}/", "", text)  # the temporary folder of a process that ended
 
 
 def _runtime(form: str) -> str:
