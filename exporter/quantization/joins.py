@@ -12,7 +12,7 @@ floats instead of bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
+from math import isfinite, log2
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -20,9 +20,10 @@ import onnx_ir as ir
 from exporter.graph.columns import joins_before
 from exporter.graph.values import consumers
 from exporter.ops.base import Refused, operator_of
-from exporter.quantization.apply import node_name
+from exporter.quantization.apply import node_name, runs_in_integers
+from exporter.quantization.plan import Plan
 
-__all__ = ["float_joins"]
+__all__ = ["float_joins", "shared_scales"]
 
 _APART: Final = 2.0  # times that ranges differ before the narrow one gets its own: one bit
 
@@ -34,11 +35,29 @@ def float_joins(graph: ir.Graph, values: Mapping[str, Any]) -> dict[str, str]:
         moving = set(joins_before(output))
         while lost := {node for node in moving if not _only_for(node, moving)}:
             moving -= lost
-        ratio = max((_ratio(node, moving, values) for node in moving if node.op_type == "Concat"), default=1.0)
+        ratio = _widest(moving, values)
         if ratio >= _APART:
             why = f"in float because the ranges of what is joined differ by a factor of {ratio:.3g}: each keeps its own encoding"
             found.update((node_name(node), why) for node in moving)
     return found
+
+
+def shared_scales(graph: ir.Graph, plan: Plan, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """What it costs, in words, that outputs which join values of different scale have one encoding for all: where integers go out."""
+    found = []
+    for output in graph.outputs:
+        moving = set(joins_before(output))
+        ratio = _widest(moving, values) if any(runs_in_integers(node, plan) for node in moving) else 1.0
+        if ratio >= _APART:
+            found.append(
+                f"output {output.name} joins values whose ranges differ by a factor of {ratio:.3g} in one encoding: the narrowest lose "
+                f"{log2(ratio):.1f} bits; outputs of their own, or a float32 output (io_dtype) of a target that has float, would keep them"
+            )
+    return tuple(found)
+
+
+def _widest(moving: set[ir.Node], values: Mapping[str, Any]) -> float:
+    return max((_ratio(node, moving, values) for node in moving if node.op_type == "Concat"), default=1.0)
 
 
 def _only_for(node: ir.Node, moving: set[ir.Node]) -> bool:

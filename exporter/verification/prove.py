@@ -19,6 +19,7 @@ from exporter.frontends.source import Reference
 from exporter.graph.columns import Columns, column_groups
 from exporter.progress import SILENT, Progress
 from exporter.quantization.apply import runs_in_integers
+from exporter.quantization.joins import shared_scales
 from exporter.quantization.plan import Encoding, Plan
 from exporter.runtimes import available, open_session
 from exporter.verification.compare import Comparison, compare
@@ -141,7 +142,8 @@ def prove(
             metric=metric,
             progress=progress,
         )
-        evidence = replace(evidence, warnings=(*warnings, *evidence.warnings))
+        shared = shared_scales(built.graph.graph, built.plan, built.statistics.values) if built.statistics is not None else ()
+        evidence = replace(evidence, warnings=(*warnings, *evidence.warnings, *shared))
         if not target.artifact.calibrated:
             return evidence
         with progress.stage("look at every layer"):

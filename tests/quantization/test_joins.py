@@ -8,6 +8,7 @@ from exporter.backends.onnx.writer import write_onnx
 from exporter.frontends.source import Signature
 from exporter.graph.columns import column_groups
 from exporter.graph.observe import Observer
+from exporter.quantization.joins import shared_scales
 from exporter.quantization.planner import make_plan
 from exporter.quantization.sensitivity import Judge, decibels_of
 from exporter.verification.compare import compare
@@ -46,6 +47,7 @@ def test_scores_beside_boxes_keep_their_accuracy():
     assert set(plan.reasons) == {node.name for node in list(model.graph)[3:]}
     (result,) = check([Gate.parse("y[:, :, 4:8].sqnr_db>=30")], found)
     assert result.passed
+    assert not shared_scales(model.graph, plan, collect(Observer(model), samples()).values)
 
 
 def test_one_encoding_for_all_hides_nothing_from_the_judge():
@@ -54,6 +56,9 @@ def test_one_encoding_for_all_hides_nothing_from_the_judge():
     integers = target(io_dtype="uint8")
     plan = planned(model, integers)
     assert not plan.reasons
+    (said,) = shared_scales(model.graph, plan, collect(Observer(model), samples()).values)
+    assert "output y joins values whose ranges differ by a factor of 599" in said
+    assert "lose 9.2 bits" in said
     content = write_onnx(model, plan, integers)
     encoding = plan.encodings["y"]
 
