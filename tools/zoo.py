@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from diagnostics import DataError
-from tools.fetch import Wheel, fetch_wheel, load_package
+from tools.fetch import Wheel, build_once, fetch_wheel, load_package
 from tools.zoo_audio import SILERO
 from tools.zoo_data import (
     calibration_digits,
@@ -32,6 +32,7 @@ from tools.zoo_data import (
     imagenet_photos,
     photos,
 )
+from tools.zoo_decoded import decoded
 from tools.zoo_text import MAGIKA, MINILM
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "silero_vad",
     "silero_vad_if",
     "yolox_char",
+    "yolox_char_decoded",
 ]
 
 MODELS: Final = (
@@ -70,6 +72,7 @@ MODELS: Final = (
     "digit_cnn",
     "mtcnn_onet",
     "yolox_char",
+    "yolox_char_decoded",
     "ocr_det",
     "ocr_rec",
     "facemesh",
@@ -168,6 +171,13 @@ def yolox_char() -> dict[str, Any]:
         "model": fetch_wheel(_DDDDOCR) / "ddddocr" / "common_det.onnx",
         "preprocess": {"resize": (416, 416), "letterbox": True, "fill": 114, "color": "BGR", "scale": "1"},
     }
+
+
+def yolox_char_decoded() -> dict[str, Any]:
+    """`yolox_char` decoded in its graph -> x, y, w, h in pixels and P(glyph) [1, 5, 3549], one output as YOLOv8 exports it."""
+    raw = yolox_char()
+    folder = build_once("yolox_char_decoded-1", lambda folder: decoded(raw["model"], folder))
+    return {**raw, "model": folder / "decoded.onnx"}
 
 
 def ocr_det() -> dict[str, Any]:

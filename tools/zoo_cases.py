@@ -42,6 +42,7 @@ CASES: Final[dict[str, Case]] = {
         _case("cifar_cnn", "zoo_images", "thumbnails", "cifar_accuracy", 128, 20),
         _case("mtcnn_onet", "zoo_images", "faces", "face_accuracy", 100, 100),
         _case("yolox_char", "zoo_render", "glyphs", "glyph_f1", 24, 24),
+        _case("yolox_char_decoded", "zoo_render", "glyphs", "decoded_glyph_f1", 24, 24),
         _case("ocr_det", "zoo_render", "pages", "line_f1", 12, 8),
         Case(
             "ocr_rec",
@@ -54,7 +55,7 @@ CASES: Final[dict[str, Case]] = {
         ),
         _case("facemesh", "zoo_images", "portraits", "portrait_accuracy", 100, 100),
         _case("facemesh_half", "zoo_images", "portraits", "portrait_accuracy", 100, 100),
-        _case("magika", "zoo_text", "files", "file_accuracy", 128, 254),
+        _case("magika", "zoo_text", "files", "files_kept", 128, 786),
         _case("silero_vad", "zoo_audio", "speech", "speech_auc", 192, 937),
         _case("silero_vad_if", "zoo_audio", "speech", "speech_auc", 192, 937, "_if"),
         _case("basic_pitch", "zoo_audio", "chords", "note_f1", 12, 16),

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from tools.zoo_decoded import grid_of
+
 __all__ = [
     "character_error_rate",
     "cifar_accuracy",
+    "decoded_glyph_f1",
     "digit_accuracy",
     "face_accuracy",
     "file_accuracy",
+    "files_kept",
     "glyph_f1",
     "line_f1",
     "note_f1",
@@ -54,6 +58,28 @@ def file_accuracy(run: Run, samples: Iterable[Sample]) -> float:
     from tools.zoo_text import files
 
     return _accuracy(run, samples, files("held_out")[1])
+
+
+def files_kept(run: Run, samples: Iterable[Sample]) -> float:
+    """Of those of `zoo_text.held_out_files` that the original names by their extension's kind, the share that is named so still."""
+    from tools.zoo_text import files
+
+    held = list(samples)
+    kinds = files("held_out")[1]
+    return _mean(int(next(iter(run(held[i]).values())).argmax()) == kinds[i] for i in _files_right(len(held)))
+
+
+@cache
+def _files_right(count: int) -> tuple[int, ...]:
+    """Which of the first so many held-out files the original is right about."""
+    import onnxruntime
+
+    from tools.zoo import magika
+    from tools.zoo_text import files, held_out_files
+
+    session = onnxruntime.InferenceSession(str(magika()["model"]), providers=["CPUExecutionProvider"])
+    found = zip(range(count), held_out_files(), files("held_out")[1], strict=False)
+    return tuple(i for i, sample, kind in found if int(session.run(None, dict(sample))[0].argmax()) == kind)
 
 
 def face_accuracy(run: Run, samples: Iterable[Sample]) -> float:
@@ -185,17 +211,29 @@ def glyph_f1(run: Run, samples: Iterable[Sample]) -> float:
     return box_f1(scored)
 
 
+def decoded_glyph_f1(run: Run, samples: Iterable[Sample]) -> float:
+    """As `glyph_f1`, of a model that decodes its boxes itself."""
+    from tools.zoo_render import glyphs
+
+    scored = []
+    for sample, truth in zip(samples, glyphs("held_out", 24), strict=False):
+        (found,) = run(sample).values()
+        x = found[0].T
+        scored.append((suppressed(x[:, :2], x[:, 2:4], x[:, 4]), truth.boxes))
+    return box_f1(scored)
+
+
 def decode_yolox(rows: Array, size: int, threshold: float = 0.3) -> list[Box]:
     """Boxes of undecoded rows (x, y, log w, log h, P(object), P(class)) on grids of stride 8, 16 and 32, after non-maximum suppression."""
-    grids = []
-    for stride in (8, 16, 32):
-        ys, xs = np.mgrid[: size // stride, : size // stride]
-        grids.append(np.stack([xs.ravel(), ys.ravel(), np.full(xs.size, stride)], 1))
-    x, y, stride = np.concatenate(grids).T
-    centre = (rows[:, 0] + x) * stride, (rows[:, 1] + y) * stride
-    half = np.exp(np.minimum(rows[:, 2], 10)) * stride / 2, np.exp(np.minimum(rows[:, 3], 10)) * stride / 2
-    boxes = np.stack([centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]], 1)
-    score, kept = rows[:, 4] * rows[:, 5], []
+    cells, strides = grid_of(size)
+    extent = np.exp(np.minimum(rows[:, 2:4], 10)) * strides
+    return suppressed((rows[:, :2] + cells) * strides, extent, rows[:, 4] * rows[:, 5], threshold)
+
+
+def suppressed(centre: Array, extent: Array, score: Array, threshold: float = 0.3) -> list[Box]:
+    """Non-maximum suppression of boxes by centre and extent [boxes, 2] in pixels, those above a score alone."""
+    boxes = np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
+    kept: list[Box] = []
     for index in np.argsort(-score, kind="stable"):
         if score[index] <= threshold:
             break

@@ -61,7 +61,7 @@ SENTENCE_CLASSES: Final[Mapping[int, str]] = {
 }
 _TOKENS: Final = 64
 _PER_CLASS: Final[Mapping[str, slice]] = {"calibration": slice(0, 12), "held_out": slice(12, 32), "gallery": slice(32, 40)}
-_PER_KIND: Final = 8  # files of one kind in one set
+_PER_KIND: Final[Mapping[str, int]] = {"calibration": 8, "held_out": 48}  # files of one kind
 _BYTES: Final = 1024  # at each end of a file
 _BLOCK: Final = 4096
 _PADDING: Final = 256
@@ -147,7 +147,7 @@ def held_out_sentences() -> Iterator[dict[str, Array]]:
 
 @cache
 def files(split: Split) -> tuple[tuple[Path, ...], tuple[int, ...]]:
-    """Files of this Python's library and packages, at most 8 of each kind, and each one's class by its extension.
+    """Files of this Python's library and packages, some of each kind, and each one's class by its extension.
 
     They depend on what is installed; a file that calibrates is never held out.
     """
@@ -157,9 +157,8 @@ def files(split: Split) -> tuple[tuple[Path, ...], tuple[int, ...]]:
             kind = kinds.get(path.suffix.lower())
             if kind is not None and _side(f"{path.parent.name}/{path.name}") == split and _usable(path):
                 chosen[kind].append(path)
-    picked = [
-        (path, kind) for kind, paths in sorted(chosen.items()) for path in paths[:: max(1, len(paths) // _PER_KIND)][:_PER_KIND]
-    ]
+    most = _PER_KIND[split]
+    picked = [(path, kind) for kind, paths in sorted(chosen.items()) for path in paths[:: max(1, len(paths) // most)][:most]]
     order = np.random.default_rng(0).permutation(len(picked))
     return tuple(picked[i][0] for i in order), tuple(picked[i][1] for i in order)
 

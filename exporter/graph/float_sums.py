@@ -1,9 +1,11 @@
-"""Sums that only float nodes read, and to which a float node gives an addend, run in float themselves.
+"""Sums that only float nodes read run in float themselves, where a float node gives an addend or all but one addend are constants.
 
 ::
 
     LayerNormalization --+--> Gemm --> Add --> LayerNormalization         the Add in integers: two conversions, and 8 bits for the whole
                          +----------> /                                   stream; in float: one conversion, and 8 bits for one addend
+
+    Gather --> Add(constant) --> LayerNormalization                       as many conversions, and 8 bits for one value less
 
 Requires: legalized for a target that has float. Ensures: nothing.
 """
@@ -46,4 +48,4 @@ def _between_floats(node: ir.Node) -> bool:
     if not readers or node.outputs[0].is_graph_output() or not all(map(runs_in_float, readers)):
         return False
     sources = [value.producer() for value in node.inputs if value is not None and not is_constant(value)]
-    return len(sources) > 1 and any(source is not None and runs_in_float(source) for source in sources)
+    return len(sources) == 1 or any(source is not None and runs_in_float(source) for source in sources)

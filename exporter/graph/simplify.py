@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
+from exporter.graph.cut_early import cut_before_joining
 from exporter.graph.infinities import choose_infinities, compare_infinities, pass_infinities, reshape_choices
 from exporter.graph.phases import phases_to_depth
 from exporter.graph.rewriter import GraphRewriter
@@ -153,6 +154,7 @@ def merge_slices(node: ir.Node, rewriter: GraphRewriter) -> Sequence[ir.Value] |
 RULES: Final[tuple[Rule, ...]] = (
     merge_transposes,
     merge_reshapes,
+    cut_before_joining,
     merge_slices,
     phases_to_depth,
     sink_squeeze,

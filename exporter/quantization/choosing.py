@@ -17,46 +17,55 @@ import onnx_ir as ir
 from exporter.quantization.clipping import Histogram, Method, choose_range, expected_error
 from exporter.quantization.correction import planned_sqnr
 from exporter.quantization.encoder import ValueStatistics
+from exporter.quantization.plan import Effort
 from exporter.quantization.planner import make_plan
 from targets.schema import Target
 
 __all__ = ["best_methods", "expected_gain"]
 
-_SAMPLES: Final = 16  # the outputs are compared on so many: a choice among a few plans, not a fit
-_METHODS: Final[tuple[Method, ...]] = ("mse", "percentile")
-# Least expected gains of the values whose ranges a proposal cuts. The last one takes all: what lies far out in a value may not matter.
-_GAINS_DB: Final = (10.0, 3.0, -math.inf)
+_Search = tuple[tuple[Method, ...], tuple[float, ...], int]
+# Methods and the least expected gains of the values whose ranges a proposal cuts (the last one takes all: what lies far out in a value may
+# not matter), and on how many samples the outputs are compared: a choice among a few plans, not a fit.
+_CLOSE: Final[_Search] = (("mse", "percentile"), (10.0, 3.0, 1.0, -math.inf), 16)
+_FAST: Final[_Search] = (("mse",), (1.0,), 8)
 _MARGIN_DB: Final = (
     1.0  # a proposal must gain more than this over keeping all that was seen: less does not carry over to other inputs
 )
 
 
 def best_methods(
-    model: ir.Model, stats: ValueStatistics, target: Target, samples: Iterable[Mapping[str, np.ndarray[Any, Any]]]
+    model: ir.Model,
+    stats: ValueStatistics,
+    target: Target,
+    samples: Iterable[Mapping[str, np.ndarray[Any, Any]]],
+    *,
+    effort: Effort | None = "balanced",
 ) -> dict[str, Method]:
     """The methods, by value name as `make_plan` takes them, whose outputs on a few samples are nearest to the float ones.
 
     Candidates: all that calibration saw for all values; and, for each method, its range for those values where it promises at least
-    so many decibels less error. Equal candidates count once: where no method would change anything, nothing is run.
+    so many decibels less error. Equal candidates count once: where no method would change anything, nothing is run. With the effort
+    "fast", one candidate is held against keeping all, on few samples.
 
     Raises what `make_plan` raises.
     """
     if target.artifact.activations != "int8":
         return {}  # 16 bits have steps to spare for what lies far out
     symmetric = target.quantization.activations_symmetric
+    methods, bounds, most = _FAST if effort == "fast" else _CLOSE
     candidates: list[dict[str, Method]] = [{}]
     plans = [make_plan(model, stats, target)]
-    for method in _METHODS:
+    for method in methods:
         gains = {
             name: expected_gain(stats.values[name], method, symmetric) for name in plans[0].encodings if name in stats.values
         }
-        for least in _GAINS_DB:
+        for least in bounds:
             chosen: dict[str, Method] = {name: method for name, gain in gains.items() if gain >= least}
             plan = make_plan(model, stats, target, method=chosen)
             if all(plan.encodings != other.encodings for other in plans):
                 candidates.append(chosen)
                 plans.append(plan)
-    held = list(islice(samples, _SAMPLES))
+    held = list(islice(samples, most))
     if len(plans) == 1 or not held:
         return {}
     first, *others = planned_sqnr(model, plans, target, held)

@@ -25,9 +25,11 @@ from exporter.quantization.plan import Plan
 from exporter.quantization.segments import Runner, output_means, outputs_of
 from targets.schema import Target
 
-__all__ = ["SAMPLES", "Correction", "bias_index", "correct_biases", "ensure_biases", "planned_sqnr"]
+__all__ = ["SAMPLES", "Correction", "bias_index", "correct_biases", "ensure_biases", "planned_sqnr", "sqnr"]
 
 SAMPLES: Final = 32  # samples used at most: means settle early, and the activations of all samples are held between two layers
+
+_Outputs = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,18 @@ def planned_sqnr(
     model: ir.Model, plans: Sequence[Plan], target: Target, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]]
 ) -> list[float]:
     """The SQNR (dB, mean over the float outputs and their parts) of the graph under each of the plans beside the graph in float."""
-    columns = column_groups(model)
-    reference, found = [by_columns(outputs, columns) for outputs in outputs_of(model, samples)], []
+    reference, found = outputs_of(model, samples), []
     for plan in plans:
         quantized = model.clone()
         insert_qdq(quantized, replace(plan, io_dtype="float32"), target.quantization.activations)
-        given = [by_columns(outputs, columns) for outputs in outputs_of(quantized, samples)]
-        found.append(_sqnr(reference, given))
+        found.append(sqnr(model, reference, outputs_of(quantized, samples)))
     return found
 
 
-def _sqnr(reference: list[dict[str, np.ndarray[Any, Any]]], given: list[dict[str, np.ndarray[Any, Any]]]) -> float:
-    """Signal to quantization noise in dB, the mean over the float outputs."""
+def sqnr(model: ir.Model, reference: Sequence[_Outputs], given: Sequence[_Outputs]) -> float:
+    """Signal to quantization noise in dB, the mean over the float outputs and their parts, of outputs by name, sample by sample."""
+    columns = column_groups(model)
+    reference, given = ([by_columns(outputs, columns) for outputs in each] for each in (reference, given))
     ratios = []
     for name, first in reference[0].items():
         if first.dtype != np.float32:

@@ -63,12 +63,14 @@ def integer_plan(
             return refine(graph, plan, target, samples, effort=effort, progress=lambda done, total: advance(done)).plan
 
     with progress.stage("choose ranges"):
-        methods = best_methods(graph, statistics, target, samples) if method is None else method
+        methods = best_methods(graph, statistics, target, samples, effort=effort) if method is None else method
     whole = make_plan(graph, statistics, target, method=methods)
     slow = faster_in_float(graph, whole, target)
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
     if target.artifact.activations != "int8" or not target.quantization.float_fallback:
         return refined(nearest)
+    if effort == "fast" and target.artifact.precision != "auto":
+        return refined(nearest)  # measuring what each rounding costs would take longer than all else
     hybrid = _hybrid(graph, target)
 
     def applied(mixture: Mixture) -> Plan:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -63,18 +64,16 @@ def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Ef
     if target.artifact.activations != "int8":
         return nothing
     held = list(islice(statistics.reservoir, _FEW if effort == "fast" else _SAMPLES))
-    bases, candidates = [nothing], []
-    if splits := outliers(model, held):
-        rewritten = split(model, splits)
-        bases.insert(0, Equalized(rewritten.model, restated(rewritten, statistics), splits))
-    for base in bases:
-        candidates += [base] if base is not nothing else []
-        candidates += _migrated(base, held, _GAINS_DB[-1:] if effort == "fast" else _GAINS_DB)
-    best, reached = nothing, _reached(nothing, target, held) + _MARGIN_DB if candidates else 0.0
-    for candidate in candidates:
-        found = _reached(candidate, target, held)
-        if found > reached:
-            best, reached = candidate, found
+    best, reached = nothing, -inf
+    for proposals in (_branched, _migrated):
+        candidates = proposals(best, held, _GAINS_DB[-1:] if effort == "fast" else _GAINS_DB)
+        if candidates and reached == -inf:
+            reached = _reached(nothing, target, held)
+        least = reached + _MARGIN_DB
+        for candidate in candidates:
+            found = _reached(candidate, target, held)
+            if found > max(least, reached):
+                best, reached = candidate, found
     return best
 
 
@@ -100,6 +99,16 @@ def outliers(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict[st
         if falls:
             chosen[name] = tuple(sorted(int(index) for index in order[: falls[-1]]))
     return chosen
+
+
+def _branched(base: Equalized, samples: Sequence[Mapping[str, Array]], _: Sequence[float]) -> list[Equalized]:
+    """`base` with branches for its outliers, where it has any."""
+    assert base.statistics is not None
+    splits = outliers(base.model, samples)
+    if not splits:
+        return []
+    rewritten = split(base.model, splits)
+    return [Equalized(rewritten.model, restated(rewritten, base.statistics), splits)]
 
 
 def _migrated(base: Equalized, samples: Sequence[Mapping[str, Array]], gains_db: Sequence[float]) -> list[Equalized]:

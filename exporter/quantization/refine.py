@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,12 +14,10 @@ from exporter.graph.values import name_of
 from exporter.quantization.correction import Correction, bias_index, correct_biases
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.reconstruct import learn_roundings
-from exporter.quantization.sequential import SAMPLES, round_weights
+from exporter.quantization.sequential import CLOSE, FAST, round_weights
 from targets.schema import Target
 
 __all__ = ["refine"]
-
-_FEW: Final = 8  # samples whose means "fast" takes: means of thousands of pixels settle early
 
 
 def refine(
@@ -33,7 +31,7 @@ def refine(
 ) -> Correction:
     """Weights rounded together, each layer's bias with them (`sequential.round_weights`), then the biases that this leaves out
     (`correction.correct_biases`): those of transposed convolutions, of shared weights, or all where rounding did not pay.
-    With the effort "fast", weights stay rounded to nearest and biases are corrected on a few samples. With "best", all of it is the start
+    The effort "fast" looks at a few samples, and rounds the weights of narrow layers alone. With "best", all of it is the start
     of what is then learned block by block, scales of activations too (`reconstruct.learn_roundings`); that needs torch.
 
     Each step is kept only where it raises the SQNR on the samples. `before` is the SQNR (dB) of the plan as it came.
@@ -41,10 +39,9 @@ def refine(
 
     Raises UsageError EW-U005 where the effort is "best" and torch is not installed.
     """
-    if effort == "fast":
-        return correct_biases(model, plan, target, islice(samples, _FEW), progress=progress)
-    held = list(islice(samples, SAMPLES))
-    rounded = round_weights(model, plan, target, held, progress=progress)
+    look = FAST if effort == "fast" else CLOSE
+    held = list(islice(samples, look.samples))
+    rounded = round_weights(model, plan, target, held, look=look, progress=progress)
     if not all(name in rounded.plan.corrections for name in _biases(model, plan)):
         rounded = _then(rounded, correct_biases(model, rounded.plan, target, held, progress=progress))
     return rounded if effort != "best" else _then(rounded, learn_roundings(model, rounded.plan, target, held, progress=progress))

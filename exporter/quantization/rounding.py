@@ -24,7 +24,7 @@ __all__ = ["Array", "pack_offsets", "round_rows", "rounding_error", "unpack_offs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_BLOCK: Final = 64  # columns whose error is spread at once over all behind them: a product of matrices instead of 64 of vectors
+_BLOCK: Final = 16  # columns whose error is spread at once over all behind them: a product of matrices instead of 16 of vectors
 
 
 def rounding_error(rows: Array, integers: Array, moment: Array, scale: Array) -> Array:

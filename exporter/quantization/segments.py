@@ -7,6 +7,7 @@ once to be measured, once, corrected, in front of the next one. Between two laye
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from exporter.graph.run import DISABLED
-from exporter.graph.values import is_constant, name_of
+from exporter.graph.values import constant, is_constant, name_of
 from exporter.quantization.apply import node_name
 
 __all__ = ["Runner", "output_means", "outputs_of"]
@@ -82,6 +83,21 @@ class Runner:
             segment = self._segment(producer)
             self._run(segment, segment, onnx.GraphProto(), ir.serde.serialize_value(value), see)
 
+    def outputs(self) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """The graph's outputs in each sample, by name. Everything is run for the last time."""
+        found: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in range(self._count)]
+        for value in self._graph.outputs:
+            name, producer = name_of(value), value.producer()
+            if producer is None or name in self._held:
+                fixed = constant(value)
+                for sample, array in zip(found, self._held[name] if fixed is None else [fixed] * self._count, strict=True):
+                    sample[name] = array
+            else:
+                segment = self._segment(producer)
+                see = partial(_put, found, name)
+                self._run(segment, segment, onnx.GraphProto(), ir.serde.serialize_value(value), see)
+        return found
+
     def _segment(self, last: ir.Node) -> list[ir.Node]:
         """The nodes that compute `last` from held values, in graph order."""
         found: set[ir.Node] = set()
@@ -98,7 +114,10 @@ class Runner:
         return [node for node in self._nodes.values() if node in found]
 
     def _pending(self, value: ir.Value) -> bool:
-        """Whether a node that has still to run reads the value, directly or dequantized (dequantizing is repeated, not held)."""
+        """Whether a node that has still to run reads the value, directly or dequantized (dequantizing is repeated, not held), or the
+        caller does."""
+        if value.is_graph_output():
+            return True
         for node, _ in value.uses():
             if node.op_type == "DequantizeLinear":
                 if self._pending(node.outputs[0]):
@@ -144,6 +163,10 @@ class Runner:
                 self._held[name_of(value)].append(results[name_of(value)])
         for name in [name for name in self._held if not self._pending(self._values[name])]:
             del self._held[name]
+
+
+def _put(to: Sequence[dict[str, np.ndarray[Any, Any]]], name: str, index: int, array: np.ndarray[Any, Any]) -> None:
+    to[index][name] = array
 
 
 def output_means(model: ir.Model, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, np.ndarray[Any, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -20,25 +21,41 @@ from exporter.backends.onnx.qdq import insert_qdq, stored_constant
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant, consumers, name_of
 from exporter.quantization.apply import node_name, read_encoding, stores_integers
-from exporter.quantization.correction import Correction, bias_index, planned_sqnr
+from exporter.quantization.correction import Correction, bias_index, sqnr
 from exporter.quantization.plan import Plan
 from exporter.quantization.rounding import Array, pack_offsets, round_rows
-from exporter.quantization.segments import Runner
+from exporter.quantization.segments import Runner, outputs_of
 from exporter.quantization.vectors import Layer, layer_of
 from targets.schema import Target
 
-__all__ = ["SAMPLES", "round_weights"]
+__all__ = ["CLOSE", "FAST", "Look", "round_weights"]
 
-# Samples used at most: the integer activations of all of them are held between two layers.
-SAMPLES: Final = 64
-# Input vectors a layer is judged on, fewest and most; between them eight an input.
-_VECTORS: Final = (1024, 4096)
 _WIDEST: Final = 2048  # inputs rounded together: time grows with the third power of their number, memory with the second
 # Added to the diagonal of the moment, in parts of its mean: inputs that were silent in calibration still keep their weights.
 _DAMPING: Final = 0.01
 # Weight of staying at the float weights, in parts of the moment's diagonal. On efficientnet-lite0, 1 follows the samples' noise and loses
 # 2 dB on other photos, 10 to 30 gain 1 to 1.5 dB over no fit.
 _RIDGE: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """How closely layers are looked at.
+
+    Attributes:
+        samples: used at most; the integer activations of all of them are held between two layers.
+        vectors: input vectors a layer is judged on, fewest and most; between them eight an input.
+        widest: layers with more inputs keep their weights rounded to nearest, and have their biases corrected.
+    """
+
+    samples: int
+    vectors: tuple[int, int]
+    widest: float = inf
+
+
+CLOSE: Final = Look(64, (1024, 4096))
+# Rounding loses most where few weights make an output, and there fitting them takes least: depthwise layers, the first, expansions.
+FAST: Final = Look(12, (384, 1024), 128)
 
 
 @dataclass(frozen=True)
@@ -55,11 +72,12 @@ def round_weights(
     target: Target,
     samples: Iterable[Mapping[str, Array]],
     *,
+    look: Look = CLOSE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Correction:
-    """Fill the plan's `roundings` and `corrections`; no encoding changes. Reads 64 samples.
+    """Fill the plan's `roundings` and `corrections`; no encoding changes.
 
-    Takes two runs of the model a sample and, for each layer with n inputs and m outputs, arithmetic of the order n^2 (n + m).
+    Takes three runs of the model a sample and, for each layer with n inputs and m outputs, arithmetic of the order n^2 (n + m).
     The result is kept only where the outputs on these samples have a higher SQNR than those of the plan as it came.
     The same samples give the same bits whatever the number of threads.
 
@@ -68,14 +86,13 @@ def round_weights(
         samples: inputs by name, one sample each, as calibration saw them.
         progress: called with (layers done, layers) after each layer.
     """
-    held = [dict(sample) for sample in islice(samples, SAMPLES)]
+    held = [dict(sample) for sample in islice(samples, look.samples)]
     layers = [layer for node in model.graph if (layer := _roundable(node, plan)) is not None]
     if not held or not layers:
         return Correction(plan, float("nan"), float("nan"))
     with threadpool_limits(limits=1, user_api="blas"):
-        rounded = _rounded(model, plan, target, _wanted(model, plan, layers, held, _VECTORS), held, progress)
-    before, after = planned_sqnr(model, [plan, rounded], target, held)
-    return Correction(rounded, before, after) if after > before else Correction(plan, before, before)
+        works, reference = _wanted(model, plan, layers, held, look.vectors)
+        return _rounded(model, plan, target, works, held, reference, look, progress)
 
 
 def _rounded(
@@ -84,11 +101,14 @@ def _rounded(
     target: Target,
     works: list[_Work],
     held: list[dict[str, Array]],
+    reference: list[dict[str, Array]],
+    look: Look,
     progress: Callable[[int, int], None] | None,
-) -> Plan:
+) -> Correction:
     inside = replace(plan, io_dtype="float32")
     quantized = model.clone()
     insert_qdq(quantized, inside, target.quantization.activations)
+    before = sqnr(model, reference, outputs_of(quantized, held))
     runner = Runner(quantized, held)
     limit = 63 if target.quantization.weights_range == "reduced" else 127
     roundings, corrections = dict(plan.roundings), dict(plan.corrections)
@@ -102,11 +122,19 @@ def _rounded(
         inputs, outputs = np.concatenate(given, axis=-1), np.concatenate(work.wanted, axis=-1)
         work.wanted.clear()
         scale = np.asarray(encoding.scale, np.float64).reshape((1, 1, 1) if encoding.axis is None else (*layer.rows.shape[:2], 1))
-        integers, left = _fit(layer.rows, inputs, outputs, scale, limit, centered=work.bias is not None)
-        nearest = encoding.quantize(np.asarray(constant(weight)))
-        roundings[name_of(weight)] = pack_offsets(layer.weight(integers), nearest)
+        middle, wanted = inputs.mean(axis=-1, keepdims=True), outputs.mean(axis=-1, keepdims=True)
+        if layer.rows.shape[2] <= look.widest:
+            if work.bias is not None:  # it takes the mean, so that only the variance counts
+                inputs -= middle
+                outputs -= wanted
+            integers = _fit(layer.rows, inputs, outputs, scale, limit)
+            nearest = encoding.quantize(np.asarray(constant(weight)))
+            roundings[name_of(weight)] = pack_offsets(layer.weight(integers), nearest)
+        else:
+            integers = np.clip(np.rint(layer.rows / scale), -limit, limit)
         bias = node.inputs[work.bias] if work.bias is not None else None
         if bias is not None:
+            left = wanted - np.matmul(integers * scale, middle.astype(np.float64))
             corrections[name_of(bias)] = tuple((left.ravel() - np.asarray(constant(bias)).ravel()).astype(np.float32).tolist())
         inside = replace(inside, roundings=roundings, corrections=corrections)
         for index in (1, work.bias):
@@ -115,7 +143,9 @@ def _rounded(
                 runner.replace(*stored_constant(node, index, inside))
         if progress is not None:
             progress(done, len(works))
-    return replace(plan, roundings=roundings, corrections=corrections)
+    after = sqnr(model, reference, runner.outputs())
+    kept = replace(plan, roundings=roundings, corrections=corrections)
+    return Correction(kept, before, after) if after > before else Correction(plan, before, before)
 
 
 def _roundable(node: ir.Node, plan: Plan) -> Layer | None:
@@ -129,55 +159,54 @@ def _roundable(node: ir.Node, plan: Plan) -> Layer | None:
 
 def _wanted(
     model: ir.Model, plan: Plan, layers: list[Layer], held: list[dict[str, Array]], vectors: tuple[int, int]
-) -> list[_Work]:
-    """The float network's outputs of all layers, at the positions that are looked at: one run a sample."""
+) -> tuple[list[_Work], list[dict[str, Array]]]:
+    """The float network's outputs of all layers, at the positions that are looked at, and its own outputs: one run a sample."""
     fewest, most = vectors
     works = []
     for layer in layers:
         total = min(max(fewest, 8 * layer.rows.shape[2]), most)
         works.append(_Work(layer, bias_index(layer.node, plan), -(-total // len(held)), []))
-    run = FloatRunner(model, [name_of(layer.node.outputs[0]) for layer in layers])
+    ends = [name_of(value) for value in model.graph.outputs]
+    run, reference = FloatRunner(model, list(dict.fromkeys([*(name_of(layer.node.outputs[0]) for layer in layers), *ends]))), []
     for index, sample in enumerate(held):
-        for work, array in zip(works, run(sample).values(), strict=True):
+        found = run(sample)
+        for work in works:
+            array = found[name_of(work.layer.node.outputs[0])]
             work.wanted.append(work.layer.outputs(array, work.layer.positions(index, work.count)))
-    return works
+        reference.append({name: found[name] for name in ends})
+    return works, reference
 
 
 def _sampled(work: _Work, sample: int, inputs: Array) -> Array:
     return work.layer.vectors(inputs, work.layer.positions(sample, work.count))
 
 
-def _fit(rows: Array, inputs: Array, outputs: Array, scale: Array, limit: int, *, centered: bool) -> tuple[Array, Array]:
-    """Integers for the rows of a layer, and the bias that its outputs then want.
+def _fit(rows: Array, vectors: Array, residual: Array, scale: Array, limit: int) -> Array:
+    """Integers for the rows of a layer.
 
     Inputs that come later also make up for what rounding the earlier ones did, where there are more than fit into one moment.
 
     Args:
         rows: [groups, outputs, inputs].
-        inputs: [groups, inputs, vectors], as the integer network has them.
-        outputs: [groups, outputs, vectors], as the float network has them.
+        vectors: float32 [groups, inputs, vectors], as the integer network has them.
+        residual: float32 [groups, outputs, vectors], what the float network makes of them; it is overwritten.
         scale: [groups, outputs, 1] or [1, 1, 1].
-        centered: a bias takes the mean, so that only the variance counts.
     """
-    mean = inputs.mean(axis=-1, keepdims=True, dtype=np.float64)
-    wanted = outputs.mean(axis=-1, keepdims=True, dtype=np.float64)
-    zero = 1.0 if centered else 0.0
-    residual = outputs - zero * wanted
-    integers = np.empty_like(rows)
-    parts = [slice(start, start + _WIDEST) for start in range(0, rows.shape[2], _WIDEST)]
-    for part in parts:
-        residual -= np.matmul(rows[:, :, part], inputs[:, part] - zero * mean[:, part])
-    for part in parts:
-        vectors = inputs[:, part] - zero * mean[:, part]
-        moment = _shrunk(np.matmul(vectors, vectors.swapaxes(1, 2)) / vectors.shape[2], vectors.shape[2])
+    residual -= np.matmul(rows.astype(np.float32), vectors)
+    integers, count = np.empty_like(rows), vectors.shape[2]
+    for start in range(0, rows.shape[2], _WIDEST):
+        part = slice(start, start + _WIDEST)
+        given = vectors[:, part]
+        moment = _shrunk(np.matmul(given, given.swapaxes(1, 2)).astype(np.float64) / count, count)
         diagonal = np.diagonal(moment, axis1=1, axis2=2)
         strength = np.maximum(diagonal.mean(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
         pull = moment + _diagonal(_RIDGE * (diagonal + 0.1 * strength))
-        cross = np.matmul(vectors, residual.swapaxes(1, 2)) / vectors.shape[2]
+        cross = np.matmul(given, residual.swapaxes(1, 2)).astype(np.float64) / count
         fitted = rows[:, :, part] + np.linalg.solve(pull, cross).swapaxes(1, 2)
         integers[:, :, part] = round_rows(fitted, moment + _diagonal(_DAMPING * strength + 0 * diagonal), scale, limit)
-        residual += np.matmul(rows[:, :, part] - integers[:, :, part] * scale, vectors)
-    return integers, wanted - np.matmul(integers * scale, mean)
+        if part.stop < rows.shape[2]:
+            residual += np.matmul((rows[:, :, part] - integers[:, :, part] * scale).astype(np.float32), given)
+    return integers
 
 
 def _shrunk(moment: Array, vectors: int) -> Array:

@@ -20,6 +20,10 @@ def test_a_residual_between_normalizations():
     assert marked(f"l = {NORM}(x, g) m = MatMul(l, w) s = Add(l, m) y = {NORM}(s, g)", **WEIGHTS) == ["s"]
 
 
+def test_a_constant_added_in_front_of_a_normalization():
+    assert marked(f"m = MatMul(x, w) s = Add(m, g) t = Add(s, g) y = {NORM}(t, g)", **WEIGHTS) == ["s", "t"]
+
+
 def test_a_sum_of_what_integers_write_runs_in_integers():
     assert marked(f"l = Relu(x) m = MatMul(l, w) s = Add(l, m) y = {NORM}(s, g)", **WEIGHTS) == []
 

@@ -19,7 +19,8 @@ from exporter.quantization.apply import encode_constant
 from exporter.quantization.correction import correct_biases
 from exporter.quantization.plan import Plan
 from exporter.quantization.refine import refine
-from exporter.quantization.sequential import round_weights
+from exporter.quantization.segments import Runner, outputs_of
+from exporter.quantization.sequential import Look, round_weights
 from exporter.quantization.vectors import layer_of
 from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr, target
 
@@ -93,6 +94,40 @@ def test_outputs_are_closer_on_samples_not_seen():
     corrected = correct_biases(model, plan, target(), data).plan
     before, after = (sqnr(wanted - mean, outputs(model, p, fresh) - mean) for p in (corrected, rounded.plan))
     assert after > before + 1.5
+
+
+def test_a_short_look_leaves_wide_layers_at_the_nearest_and_corrects_the_biases_of_all():
+    model = wide_net()
+    data, fresh = mixtures(model, 32), mixtures(model, 32, seed=7)
+    plan = coarse(planned(model, data=data), model)
+    rounded = round_weights(model, plan, target(), data, look=Look(8, (256, 1024), 64)).plan
+    assert set(rounded.roundings) == {"w3", "w4"}  # 32 and 64 inputs; the others have 72
+    assert set(rounded.corrections) == {"b1", "b2", "b3", "b4"}
+    wanted = reference(model, fresh)
+    corrected = correct_biases(model, plan, target(), list(data)[:8]).plan
+    assert sqnr(wanted, outputs(model, rounded, fresh)) > sqnr(wanted, outputs(model, corrected, fresh)) + 0.5
+
+
+def test_what_is_left_of_a_walk_gives_the_outputs_of_the_whole_graph():
+    """Also those that an earlier layer gives, and inputs that go through."""
+    model = network(
+        "y = Conv (x, w1, b1) r = Relu (y) z = Conv (r, w2, b2)",
+        inputs="float[1,3,8,8] x",
+        outputs="float[1,6,6,6] y, float[1,4,6,6] z, float[1,3,8,8] x",
+        w1=(6, 3, 3, 3),
+        b1=(6,),
+        w2=(4, 6, 1, 1),
+        b2=(4,),
+    )
+    data = list(samples(model, 3))
+    walk = Runner(model, data)
+    first, second = (node for node in model.graph if node.op_type == "Conv")
+    walk.inputs_of(first.name, lambda index, array: None)
+    walk.inputs_of(second.name, lambda index, array: None)
+    for found, wanted in zip(walk.outputs(), outputs_of(model, data), strict=True):
+        assert set(found) == {"x", "y", "z"}
+        for name, array in wanted.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("improve", [round_weights, correct_biases])

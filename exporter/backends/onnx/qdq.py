@@ -203,10 +203,8 @@ class _Inserter:
     def _initializer(self, name: str, array: np.ndarray[Any, Any], dtype: ir.DataType | None = None) -> ir.Value:
         if name not in self._graph.initializers:
             narrow = dtype == ir.DataType.INT4  # packed by the serialiser; numpy has no such dtype
-            stored = (
-                ir.Tensor(array.astype(ir.DataType.INT4.numpy()), dtype, name=name) if narrow else ir.tensor(array, name=name)
-            )
-            self._graph.register_initializer(ir.val(name, const_value=stored))
+            stored = array.astype(ir.DataType.INT4.numpy()) if narrow else np.asarray(array)
+            self._graph.register_initializer(ir.val(name, const_value=ir.Tensor(stored, dtype if narrow else None, name=name)))
         return self._graph.initializers[name]
 
     def _insert(
