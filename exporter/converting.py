@@ -40,6 +40,7 @@ _FLOOR_DB: Final[Mapping[str, float]] = {
     "weight_int8": 20.0,
     "dynamic_int8": 15.0,
     "int8": 10.0,
+    "int8x4": 3.0,
     "auto": 10.0,
     "weight_int4": 3.0,
     "dynamic_int4": 3.0,

@@ -39,10 +39,13 @@ Release = Annotated[
 ]
 
 # float32, float16: no integers. int8, int16x8: activations of 8 or 16 bits and weights of 8 bits, for integer kernels; they need calibration.
+# int8x4: activations of 8 bits and weights of 4, but for a quarter of the weights, which stay in 8: those whose rounding costs most.
 # dynamic_int8, dynamic_int4: integer weights (4 bits in blocks where a kernel has them), float activations that kernels quantize as they run.
 # weight_int8, weight_int4: integer weights that are widened to floats before they are used.
 # auto: int8, except for the nodes that have to be in dynamic_int8 or float32 for the outputs to keep a wanted accuracy.
-Precision = Literal["float32", "float16", "int8", "int16x8", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4", "auto"]
+Precision = Literal[
+    "float32", "float16", "int8", "int16x8", "int8x4", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4", "auto"
+]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 # What a single node may be in an artifact of any of them, as far as kernels differ.
@@ -54,12 +57,14 @@ ACTIVATIONS: Final[Mapping[str, str]] = {
     "float16": "float16",
     "int8": "int8",
     "int16x8": "int16",
+    "int8x4": "int8",
     "auto": "int8",
 }
 # Precision -> what inputs and outputs may be, for those that have integer activations; the others have float32 alone.
 IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "int8": ("float32", "int8", "uint8"),
     "int16x8": ("float32", "int16"),
+    "int8x4": ("float32", "int8", "uint8"),
     "auto": ("float32", "int8", "uint8"),
 }
 

@@ -49,7 +49,7 @@ shape_option: Final = click.option(
 precision_option: Final = click.option(
     "--precision",
     metavar="PRECISION",
-    help="float32, float16, int8, int16x8, dynamic_int8, dynamic_int4, weight_int8, weight_int4, or auto: int8 but for the nodes that "
+    help="float32, float16, int8, int16x8, int8x4, dynamic_int8, dynamic_int4, weight_int8, weight_int4, or auto: int8 but for the nodes that "
     "would break a gate on sqnr_db; default: the target's own, or float32.",
 )
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from exporter.ops.base import Operator
 
-__all__ = ["BLOCK", "ROWWISE", "hybrid_version", "int16_version", "lacking"]
+__all__ = ["BLOCK", "ROWWISE", "hybrid_version", "int16_version", "lacking", "narrow_version"]
 
 BLOCK: Final = 32  # elements of a row that share a scale where a kernel takes blocks: XNNPACK wants a multiple of 32
 
@@ -68,6 +68,8 @@ _INT16: Final[Mapping[str, int]] = {
     "TRANSPOSE_CONV": 3,
     "UNPACK": 4,
 }
+# int8 activations with int4 weights. DEPTHWISE_CONV_2D is left out: LiteRT 2.3.0 has version 7 in one of its sets of kernels only.
+_NARROW: Final[Mapping[str, int]] = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
 # (operator, per channel) -> version. DEPTHWISE_CONV_2D with one scale a tensor is left out: LiteRT 2.3.0 reads scales behind the first.
 _HYBRID: Final[Mapping[tuple[str, bool], int]] = {
     ("CONV_2D", False): 2,
@@ -85,6 +87,11 @@ _HYBRID_BLOCKS: Final[Mapping[str, int]] = {"FULLY_CONNECTED": 14}
 def int16_version(op: str) -> int | None:
     """The lowest version of a builtin operator whose kernel takes int16 activations; None: it has none."""
     return _INT16.get(op)
+
+
+def narrow_version(op: str) -> int | None:
+    """The lowest version of a builtin operator whose kernel takes int8 activations with int4 weights; None: it has none."""
+    return _NARROW.get(op)
 
 
 def lacking(operator: Operator, node: ir.Node, dtype: str, runtime: str) -> str:

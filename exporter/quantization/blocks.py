@@ -18,6 +18,9 @@ from exporter.graph.values import fused_into, is_constant, name_of, static_shape
 __all__ = ["Block", "blocks_of"]
 
 _MOST: Final = 4  # layers of a block that is made of narrow pieces
+_POOLED: Final = (
+    8  # a node that leaves less than one of so many elements begins a block: much can be wrong with what has a right mean
+)
 _WIDEST: Final = 8  # layers between two narrow places; where there are more, each layer is a block
 
 
@@ -39,8 +42,9 @@ class Block:
 def blocks_of(graph: ir.Graph, layers: Collection[ir.Node]) -> list[Block]:
     """All nodes of the graph in blocks, in graph order. `layers` are the nodes that have something to learn: their number bounds a block.
 
-    A block ends where one activation alone goes on, behind at most four layers at the smallest such one; graph inputs, and what is
-    computed from them without a layer, may go on beside it. Where the graph stays wide for more than eight layers, each is a block.
+    A block ends where one activation alone goes on, behind at most four layers at the smallest such one, and in front of what leaves little
+    of it, such as a mean over all positions. Graph inputs, and what is computed from them without a layer, may go on beside it.
+    Where the graph stays wide for more than eight layers, each is a block.
     """
     nodes = list(graph)
     order = {node: place for place, node in enumerate(nodes)}
@@ -61,16 +65,20 @@ def blocks_of(graph: ir.Graph, layers: Collection[ir.Node]) -> list[Block]:
 
 def _end(start: int, nodes: Sequence[ir.Node], narrow: dict[int, int], layers: Collection[ir.Node]) -> int:
     """Where the block that begins at `start` ends."""
-    best, count = -1, 0
+    places: dict[int, int] = {}  # number of layers -> the place behind so many where most elements go on
+    count = 0
     for place in range(start, len(nodes)):
         count += nodes[place] in layers
-        if place not in narrow:
-            continue
-        if count > _MOST and best >= 0:
+        if count > _MOST and places:
             break
-        if best < 0 or narrow[place] <= narrow[best]:
-            best = place
-    return best if best >= 0 else len(nodes) - 1
+        if place not in narrow or not count:
+            continue
+        widest = narrow.get(places.get(count, -1), 0)
+        if narrow[place] * _POOLED < widest:
+            break
+        if narrow[place] >= widest:
+            places[count] = place
+    return min(places.values(), key=lambda place: (narrow[place], -place), default=len(nodes) - 1)
 
 
 def _narrow(

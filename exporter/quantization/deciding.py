@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Final
@@ -18,11 +18,13 @@ from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
 from exporter.quantization.mixed import Mixer, Mixture
+from exporter.quantization.narrowing import narrowed
 from exporter.quantization.paying import faster_in_float
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.refine import refine
 from exporter.quantization.sensitivity import planned_db
+from exporter.quantization.switches import Sample
 from exporter.quantization.weights import weight_plan
 from targets.cost import CostModel
 from targets.precision import choose_precision, precisions_of
@@ -56,7 +58,7 @@ def integer_plan(
 
     samples = statistics.reservoir
 
-    def refined(plan: Plan) -> Plan:
+    def refined(plan: Plan, effort: Effort | None = effort) -> Plan:
         if effort is None:
             return plan
         with progress.stage("refine weights and biases") as advance:
@@ -68,31 +70,47 @@ def integer_plan(
     slow = faster_in_float(graph, whole, target)
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
     if target.artifact.activations != "int8" or not target.quantization.float_fallback:
-        return refined(nearest)
+        return refined(_narrowed(graph, nearest, target, samples, progress))
     if effort == "fast" and target.artifact.precision != "auto":
-        return refined(nearest)  # measuring what each rounding costs would take longer than all else
+        # Measuring what each rounding costs would take longer than all else.
+        return refined(_narrowed(graph, nearest, target, samples, progress))
     hybrid = _hybrid(graph, target)
 
     def applied(mixture: Mixture) -> Plan:
-        if not mixture.floats:
-            return refined(nearest)
-        plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **mixture.floats})
-        return refined(_with_dynamic(graph, plan, hybrid, mixture.dynamic))
+        plan = nearest
+        if mixture.floats:
+            plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **mixture.floats})
+            plan = _with_dynamic(graph, plan, hybrid, mixture.dynamic)
+        return _narrowed(graph, plan, target, samples, progress)
 
     with progress.stage("measure what rounding costs"):
         mixer = Mixer(graph, nearest, CostModel(target), samples, hybrid.precision)
         bargain = mixer.bargain()
-    plan = applied(bargain)
+    if target.artifact.precision != "auto":
+        return refined(applied(bargain))
+    quick: Effort | None = "balanced" if effort == "best" else effort  # learning takes minutes: it waits for the choice of nodes
+    plan = refined(applied(bargain), quick)
     wanted = goal_db + _MARGIN_DB
-    if target.artifact.precision != "auto" or planned_db(graph, plan, samples) >= wanted:
+    if planned_db(graph, plan, samples) < wanted:
+
+        def mixed(aim: float) -> Plan:
+            with progress.stage("mix precisions"):
+                mixture = mixer.mixture(aim)
+            return refined(applied(mixture), quick)
+
+        plan = _search(mixed, lambda plan: planned_db(graph, plan, samples), wanted, _ROUNDS if effort is not None else 1)
+    if effort != "best":
         return plan
+    learned = refined(replace(plan, roundings={}, corrections={}))
+    return max(plan, learned, key=lambda plan: planned_db(graph, plan, samples))
 
-    def mixed(aim: float) -> Plan:
-        with progress.stage("mix precisions"):
-            mixture = mixer.mixture(aim)
-        return applied(mixture)
 
-    return _search(mixed, lambda plan: planned_db(graph, plan, samples), wanted, _ROUNDS if effort is not None else 1)
+def _narrowed(graph: ir.Model, plan: Plan, target: Target, samples: Iterable[Sample], progress: Progress) -> Plan:
+    """`plan` with the weights in 4 bits that the precision "int8x4" has so."""
+    if target.artifact.precision != "int8x4":
+        return plan
+    with progress.stage("choose what takes 4 bits"):
+        return narrowed(graph, plan, target, samples)
 
 
 def _search(mixed: Callable[[float], Plan], reached: Callable[[Plan], float], wanted: float, rounds: int) -> Plan:

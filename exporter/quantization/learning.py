@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp
-from typing import TYPE_CHECKING
+from functools import cached_property
+from math import exp, prod
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import constant, consumers, name_of
+from exporter.graph.values import constant, consumers, name_of, static_shape
 from exporter.ops.base import Refused, Role, operator_of
 from exporter.quantization.apply import apply_corrections, encode_constant, read_encoding, stores_integers
 from exporter.quantization.blocks import Block
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 __all__ = ["Recipe", "Samples", "learnable_weight", "learned"]
+
+
+_VECTORS: Final = 2  # vectors for each input of a weight's row, at least
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,11 @@ class Samples:
     seen: Tensor
     back: Tensor
 
+    @cached_property
+    def variances(self) -> Mapping[str, Tensor]:
+        """Of each real value in `wanted`."""
+        return {name: tensor.var().clamp(min=1e-30) for name, tensor in self.wanted.items() if tensor.is_floating_point()}
+
     @property
     def device(self) -> str:
         return str(self.seen.device)
@@ -145,7 +154,7 @@ class _Learning(Planned):
         self._factors = {root: self._parameter(torch.zeros(()), recipe.scale) for root in groups}
         for node in block.nodes:
             index = learnable_weight(node, plan)
-            if index is not None:
+            if index is not None and _is_determined(node, index, len(samples.seen)):
                 self._weigh(node, index, limits, recipe)
             index = bias_index(node, plan)
             if index is not None:
@@ -221,6 +230,15 @@ class _Learning(Planned):
         return parameter
 
 
+def _is_determined(node: ir.Node, index: int, samples: int) -> bool:
+    """Whether samples hold enough of what a node multiplies with each channel of its weight to tell good roundings from lucky ones."""
+    weight = constant(node.inputs[index])
+    rule = operator_of(node).quantize(node).inputs[index]
+    assert weight is not None
+    channels = weight.shape[rule.axis] if rule.axis is not None else 1
+    return samples * prod(static_shape(node.outputs[0])) / channels >= _VECTORS * weight.size / channels
+
+
 def _descend(block: Block, form: _Learning, samples: Samples, generator: Generator, recipe: Recipe) -> None:
     """Move the parameters by the signs of their gradients, less far in each step."""
     import torch
@@ -251,9 +269,7 @@ def _loss(values: Mapping[str, Tensor], samples: Samples, numbers: Tensor) -> Te
     import torch
 
     terms = [
-        (values[name] - tensor[numbers]).square().mean() / tensor.var().clamp(min=1e-30)
-        for name, tensor in samples.wanted.items()
-        if tensor.is_floating_point()
+        (values[name] - samples.wanted[name][numbers]).square().mean() / variance for name, variance in samples.variances.items()
     ]
     return torch.stack(terms).sum()
 

@@ -20,6 +20,7 @@ __all__ = [
     "bias_encoding",
     "block_encoding",
     "fixed_encoding",
+    "greatest_weight",
     "weight_encoding",
 ]
 
@@ -73,7 +74,7 @@ def weight_encoding(
         axis: one scale for each index of this axis; None for one scale a tensor.
         least_scale: lower bound of the scales, one number or one a channel (see `bias_encoding`).
     """
-    steps = integer_range(dtype)[1] // (2 if reduced else 1)
+    steps = greatest_weight(dtype, reduced=reduced)
     magnitude = np.abs(weight.astype(np.float64))
     others = tuple(a for a in range(weight.ndim) if axis is None or a != axis % weight.ndim)
     peak = np.atleast_1d(magnitude.max(axis=others, initial=0.0))
@@ -82,6 +83,11 @@ def weight_encoding(
     scale = np.maximum(scale, np.maximum(least_scale, MIN_SCALE)).astype(np.float32)
     # A scale rounded downwards would put the peak at 127.00001 steps, which still rounds to 127: nearest is right here.
     return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if axis is None else axis % weight.ndim)
+
+
+def greatest_weight(dtype: str, *, reduced: bool = False) -> int:
+    """The greatest integer of a weight: 127 for int8, 63 where the range is reduced; products of 4 bits cannot saturate."""
+    return integer_range(dtype)[1] // (2 if reduced and dtype == "int8" else 1)
 
 
 def block_encoding(weight: np.ndarray[Any, Any], axis: int, block: int) -> Encoding | None:

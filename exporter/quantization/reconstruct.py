@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from exporter.quantization.blocks import Block, blocks_of
 from exporter.quantization.correction import Correction, planned_sqnr
 from exporter.quantization.learning import Samples, learnable_weight, learned
 from exporter.quantization.plan import Plan
+from exporter.quantization.ranges import greatest_weight
 from exporter.quantization.rounding import Array
 from exporter.quantization.simulate import Float, Form, Planned, compute
 from targets.schema import Target
@@ -23,10 +24,13 @@ from targets.schema import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["learn_roundings", "require_torch"]
+__all__ = ["learn_roundings", "require_torch", "split"]
+
+_T = TypeVar("_T")
 
 _SAMPLES: Final = 64  # samples used at most: what goes on between two blocks is held for all of them
 _HELD: Final = 8  # every so many-th sample judges what was learned from the others
+
 _CHUNK: Final = 8  # samples that run at once
 
 
@@ -40,6 +44,11 @@ def require_torch() -> None:
         ) from error
 
 
+def split(samples: Sequence[_T]) -> tuple[list[_T], list[_T]]:
+    """Samples to learn from, and those held back to judge by: every eighth, the first one among them."""
+    return [sample for number, sample in enumerate(samples) if number % _HELD], list(samples[::_HELD])
+
+
 def learn_roundings(
     model: ir.Model,
     plan: Plan,
@@ -50,9 +59,9 @@ def learn_roundings(
 ) -> Correction:
     """Learn which way weights are rounded, biases and scales of activations, so that each block's output is nearest to the float one.
 
-    Begins with the roundings and corrections of `plan`. Reads 64 samples; every eighth is held back: a block's result is kept only where
-    its error on those is lower, all of it only where the outputs on those have a higher SQNR. The same samples give the same bits whatever
-    the number of threads, on the same kind of processor.
+    Begins with the roundings and corrections of `plan`. Reads 64 samples, images also mirrored; every eighth is held back: a block's result
+    is kept only where its error on those is lower, all of it only where the outputs on those have a higher SQNR. The same samples give the
+    same bits whatever the number of threads, on the same kind of processor.
 
     Args:
         model: the graph that the plan was made for.
@@ -62,14 +71,20 @@ def learn_roundings(
         UsageError: EW-U005, torch is not installed.
     """
     require_torch()
-    held = [dict(sample) for sample in islice(samples, _SAMPLES)]
+    seen, back = split([dict(sample) for sample in islice(samples, _SAMPLES)])
     layers = [node for node in model.graph if learnable_weight(node, plan) is not None]
-    if len(held) < 2 or not layers:
+    if not seen or not layers:
         return Correction(plan, float("nan"), float("nan"))
     with _reproducible() as device:
-        found = _walk(model.graph, plan, target, blocks_of(model.graph, layers), held, device, progress)
-    before, after = planned_sqnr(model, [plan, found], target, held[::_HELD])
+        blocks = blocks_of(model.graph, layers)
+        found = _walk(model.graph, plan, target, blocks, [*seen, *map(_mirrored, seen)], back, device, progress)
+    before, after = planned_sqnr(model, [plan, found], target, back)
     return Correction(found, before, after) if after > before else Correction(plan, before, before)
+
+
+def _mirrored(sample: Mapping[str, Array]) -> dict[str, Array]:
+    """A sample with its images the other way round: the float network says what is right of them too, so they need no label."""
+    return {name: array[..., ::-1] if array.ndim == 4 and array.dtype.kind == "f" else array for name, array in sample.items()}
 
 
 def _walk(
@@ -77,22 +92,23 @@ def _walk(
     plan: Plan,
     target: Target,
     blocks: list[Block],
-    held: list[dict[str, Array]],
+    seen: list[dict[str, Array]],
+    back: list[dict[str, Array]],
     device: str,
     progress: Callable[[int, int], None] | None,
 ) -> Plan:
     import torch
 
-    limits = {"int8": 63 if target.quantization.weights_range == "reduced" else 127, "int4": 7}
+    reduced = target.quantization.weights_range == "reduced"
+    limits = {dtype: greatest_weight(dtype, reduced=reduced) for dtype in ("int8", "int4")}
     inputs = [name_of(value) for value in graph.inputs]
-    real = {name: torch.from_numpy(np.stack([sample[name] for sample in held])).to(device) for name in inputs}
+    real = {name: torch.from_numpy(np.stack([sample[name] for sample in (*seen, *back)])).to(device) for name in inputs}
     given = dict(real)
-    numbers = torch.arange(len(held), device=device)
-    back, seen = numbers[::_HELD], numbers[numbers % _HELD != 0]
+    numbers = torch.arange(len(seen) + len(back), device=device)
     for done, block in enumerate(blocks, 1):
         wanted = _through(block, real, Float(device))
         reads = [{name: values[name] for name in block.reads} for values in (given, real)]
-        samples = Samples(reads[0], reads[1], wanted, seen, back)
+        samples = Samples(reads[0], reads[1], wanted, numbers[: len(seen)], numbers[len(seen) :])
         plan = learned(graph, block, plan, samples, limits, seed=done)
         given |= _through(block, given, Planned(plan, device))
         real |= wanted

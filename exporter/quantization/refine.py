@@ -13,7 +13,7 @@ import onnx_ir as ir
 from exporter.graph.values import name_of
 from exporter.quantization.correction import Correction, bias_index, correct_biases
 from exporter.quantization.plan import Effort, Plan
-from exporter.quantization.reconstruct import learn_roundings
+from exporter.quantization.reconstruct import learn_roundings, split
 from exporter.quantization.sequential import CLOSE, FAST, round_weights
 from targets.schema import Target
 
@@ -41,9 +41,11 @@ def refine(
     """
     look = FAST if effort == "fast" else CLOSE
     held = list(islice(samples, look.samples))
-    rounded = round_weights(model, plan, target, held, look=look, progress=progress)
+    # What judges the learned roundings must not have shaped those they are compared with.
+    seen = held if effort != "best" else split(held)[0] or held
+    rounded = round_weights(model, plan, target, seen, look=look, progress=progress)
     if not all(name in rounded.plan.corrections for name in _biases(model, plan)):
-        rounded = _then(rounded, correct_biases(model, rounded.plan, target, held, progress=progress))
+        rounded = _then(rounded, correct_biases(model, rounded.plan, target, seen, progress=progress))
     return rounded if effort != "best" else _then(rounded, learn_roundings(model, rounded.plan, target, held, progress=progress))
 
 

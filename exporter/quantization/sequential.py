@@ -23,6 +23,7 @@ from exporter.graph.values import constant, consumers, name_of
 from exporter.quantization.apply import node_name, read_encoding, stores_integers
 from exporter.quantization.correction import Correction, bias_index, sqnr
 from exporter.quantization.plan import Plan
+from exporter.quantization.ranges import greatest_weight
 from exporter.quantization.rounding import Array, pack_offsets, round_rows
 from exporter.quantization.segments import Runner, outputs_of
 from exporter.quantization.vectors import Layer, layer_of
@@ -110,7 +111,7 @@ def _rounded(
     insert_qdq(quantized, inside, target.quantization.activations)
     before = sqnr(model, reference, outputs_of(quantized, held))
     runner = Runner(quantized, held)
-    limit = 63 if target.quantization.weights_range == "reduced" else 127
+    reduced = target.quantization.weights_range == "reduced"
     roundings, corrections = dict(plan.roundings), dict(plan.corrections)
     for done, work in enumerate(works, 1):
         node, layer = work.layer.node, work.layer
@@ -122,6 +123,7 @@ def _rounded(
         inputs, outputs = np.concatenate(given, axis=-1), np.concatenate(work.wanted, axis=-1)
         work.wanted.clear()
         scale = np.asarray(encoding.scale, np.float64).reshape((1, 1, 1) if encoding.axis is None else (*layer.rows.shape[:2], 1))
+        limit = greatest_weight(encoding.dtype, reduced=reduced)
         middle, wanted = inputs.mean(axis=-1, keepdims=True), outputs.mean(axis=-1, keepdims=True)
         if layer.rows.shape[2] <= look.widest:
             if work.bias is not None:  # it takes the mean, so that only the variance counts

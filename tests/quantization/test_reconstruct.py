@@ -49,10 +49,10 @@ def test_outputs_are_closer_on_samples_not_seen():
     model = residual_net()
     plan = coarse(planned(model, data=samples(model, 32)), model)
     found = learn_roundings(model, plan, target(), samples(model, 32))
-    assert found.after > found.before + 2
+    assert found.after > found.before + 0.5
     fresh = samples(model, 32, seed=7)
     wanted = reference(model, fresh)
-    assert sqnr(wanted, outputs(model, found.plan, fresh)) > sqnr(wanted, outputs(model, plan, fresh)) + 2
+    assert sqnr(wanted, outputs(model, found.plan, fresh)) > sqnr(wanted, outputs(model, plan, fresh)) + 0.5
 
 
 def test_the_plan_replays_and_only_its_numbers_change():

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from exporter.backends.tflite.container import Tensor
 from exporter.ops.base import Refused
-from exporter.ops.forms import hybrid_version, int16_version
+from exporter.ops.forms import hybrid_version, int16_version, narrow_version
 
 __all__ = ["in_form"]
 
@@ -31,6 +31,8 @@ def in_form(
         return 2 if "int16" in (read[0].dtype, written[0].dtype) else 1, given
     if any(tensor.dtype == "int16" and tensor.encoding is not None for tensor in (*read, *written)):
         return _int16(op, version), given | ({"pot_scale_int16": False} if op in _FREE_SCALE else {})
+    if read and read[0].dtype == "int8" and any(tensor.dtype == "int4" for tensor in read[1:]):
+        return _narrow(op, version), given
     if op in _DYNAMIC and read[0].dtype == "float32" and read[1].encoding is not None:
         encoding = read[1].encoding
         needed = hybrid_version(op, per_channel=encoding.axis is not None, blocks=encoding.block > 0)
@@ -44,6 +46,13 @@ def _int16(op: str, version: int) -> int:
     needed = int16_version(op)
     if needed is None:
         raise Refused(None, f"{op} has no int16 kernel")
+    return max(version, needed)
+
+
+def _narrow(op: str, version: int) -> int:
+    needed = narrow_version(op)
+    if needed is None:
+        raise Refused(None, f"{op} has no kernel for int8 activations with int4 weights")
     return max(version, needed)
 
 
