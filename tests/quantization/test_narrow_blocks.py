@@ -8,11 +8,11 @@ def layers(graph):
     return [node for node in graph if node.op_type in ("Conv", "Gemm")]
 
 
-def test_a_residual_is_not_cut():
+def test_a_residual_is_not_cut_and_a_mean_begins_a_block():
     graph = residual_net().graph
     blocks = blocks_of(graph, layers(graph))
     assert [node for block in blocks for node in block.nodes] == list(graph)
-    assert [block.writes for block in blocks] == [("y",)]
+    assert [block.writes for block in blocks] == [("f",), ("y",)]
 
 
 def test_what_goes_on_is_what_the_next_blocks_read():
