@@ -221,7 +221,8 @@ def _made(form: str, workload: Workload, path: Path) -> dict[str, Any]:
     if done.exceeded:
         return {"error": done.exceeded}
     if not done.stdout:
-        return {"error": (done.stderr.strip().splitlines() or [f"its process ended with status {done.status}"])[-1][:200]}
+        said = (done.stderr.strip().splitlines() or [""])[-1]
+        return {"error": f"its process ended with status {done.status}; the last that it said: {said}"[:200]}
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
