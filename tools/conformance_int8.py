@@ -15,12 +15,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from tools.conformance_cases import Case
+
+if TYPE_CHECKING:
+    from calibration import Samples
+    from exporter.built import Built
+    from exporter.frontends import Source
+    from targets import Target
 
 __all__ = ["LEAST_DB", "STATUSES", "fits", "quantizable", "run_int8_case"]
 
@@ -43,7 +50,6 @@ def run_int8_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
     from diagnostics import EdgewrightError
     from exporter.frontends import load
     from exporter.ops.base import Refused
-    from exporter.pipeline import Options, build
     from exporter.quantization.planner import refusals
     from exporter.verification.reference import Comparison
     from targets import load_target
@@ -55,7 +61,7 @@ def run_int8_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
         onnx.save(case.model, path)
         try:
             source = load(path)
-            built = build(source, target, open_samples([case.inputs], source.inputs), Options(refine=False))
+            built = _built(source, target, open_samples([case.inputs], source.inputs))
         except EdgewrightError as error:
             return "refused", error.code, "; ".join(part for part in (error.what, error.where, error.why) if part)
         except Exception as error:
@@ -82,6 +88,25 @@ def run_int8_case(case: Case, isolate: bool = True) -> tuple[str, str, str]:
         return "pass", "", ""
     exact, best = (judge(case, _in_float(case, source.model, encodings)) for encodings in ({}, built.plan.encodings))
     return ("limit", "", why) if best and not exact else ("wrong", "differs", why)
+
+
+def _built(source: Source, target: Target, samples: Samples) -> Built:
+    """In integers wherever there is a kernel, whether or not that pays on the target, which the pipeline would ask."""
+    from exporter.backends.tflite.layout import assign
+    from exporter.pipeline import Options, build, calibrate, legal
+    from exporter.progress import SILENT
+    from exporter.quantization.choosing import best_methods
+    from exporter.quantization.given import brings_encodings
+    from exporter.quantization.planner import make_plan
+
+    graph = legal(source.model, target)
+    if brings_encodings(graph.graph):
+        return build(source, target, None)
+    store = calibrate(graph, target, samples, SILENT)
+    assert store is not None
+    plan = make_plan(graph, store, target, method=best_methods(graph, store, target, store.reservoir))
+    built = build(source, target, None, Options(plan=assign(graph, plan, target.artifact.io_layout)))
+    return replace(built, statistics=store)
 
 
 def judge(case: Case, found: Mapping[str, Array]) -> str:
