@@ -111,6 +111,7 @@ class Quantization(_Table):
     weights: Literal["int8"] = "int8"
     per_channel: bool = True
     weights_range: Literal["full", "reduced"] = "full"  # reduced: 7 bits, where 8-bit products saturate in pairs
+    scales: Literal["any", "power_of_two"] = "any"  # power_of_two: requantizing is a shift (activations, weights, and so biases)
     float_fallback: bool = True  # nodes without an integer kernel may run in float
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import RuntimeFailure
-from exporter.graph.values import activation_nodes, fused_activation, name_of
+from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
 
 __all__ = ["DISABLED", "FloatRunner", "Session", "observed_values"]
 
@@ -57,13 +57,15 @@ class FloatRunner:
     def __init__(self, model: ir.Model, outputs: Sequence[str] | None = None) -> None:
         self.outputs = tuple(outputs) if outputs is not None else tuple(name_of(value) for value in model.graph.outputs)
         self._inputs = {name_of(value) for value in model.graph.inputs}
-        self._computed = [name for name in self.outputs if name not in self._inputs]
+        fixed = model.graph.initializers
+        self._constants = {name: np.asarray(constant(fixed[name])) for name in self.outputs if name in fixed}
+        self._computed = [name for name in self.outputs if name not in self._inputs and name not in self._constants]
         self._session = Session(_with_outputs(model, self._computed)) if self._computed else None
 
     def __call__(self, sample: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         feed = {name: array for name, array in sample.items() if name in self._inputs}
         found = self._session(self._computed, feed) if self._session is not None else []
-        results = dict(zip(self._computed, found, strict=True))
+        results = self._constants | dict(zip(self._computed, found, strict=True))
         return {name: feed[name] if name in self._inputs else results[name] for name in self.outputs}
 
 

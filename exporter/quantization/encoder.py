@@ -61,7 +61,7 @@ class Encoder:
         self.requantize: dict[str, Encoding] = {}
         self._stats, self._scheme, self._method, self._rules = stats, scheme, method, rules
         self._dtype, self._floors = dtype, floors
-        self._symmetric = scheme.activations_symmetric or dtype == "int16"
+        self._symmetric, self._shifts = scheme.activations_symmetric or dtype == "int16", scheme.scales == "power_of_two"
         self._parent: dict[str, str] = {}
         self._fixed: dict[str, Encoding] = {}
         self._shared: set[str] = set()
@@ -104,7 +104,8 @@ class Encoder:
             if array is not None:
                 least = self._least_scale(node, axis, biases)
                 reduced = self._scheme.weights_range == "reduced"
-                self._put(node, index, weight_encoding(array, axis, reduced=reduced, least_scale=least))
+                encoding = weight_encoding(array, axis, reduced=reduced, least_scale=least, power_of_two=self._shifts)
+                self._put(node, index, encoding)
         for index, value in _inputs(node, rule, Role.BIAS):
             first, second = [self._read(node, i) for i, given in enumerate(rule.inputs) if given.role in _FACTORS][:2]
             self._put(node, index, bias_encoding(first, second, len(value.shape or (0,)) - 1))
@@ -177,7 +178,7 @@ class Encoder:
         return choose_range(stats, method, symmetric=self._symmetric, steps=high - low)
 
     def _encode(self, low: float, high: float) -> Encoding:
-        return activation_encoding(low, high, dtype=self._dtype, symmetric=self._symmetric)
+        return activation_encoding(low, high, dtype=self._dtype, symmetric=self._symmetric, power_of_two=self._shifts)
 
     def _fixed_encoding(self, given: OutputRule) -> Encoding:
         if self._dtype == "int16" or not self._symmetric:

@@ -46,7 +46,7 @@ class Recipe:
         positions: output elements a channel that one step looks at, at least; it takes as many samples as that needs, 32 at most.
         rounding: how far a weight moves in the first step, in steps of its scale; less in each later one, linearly down to nothing.
         bias: the same of a bias, in parts of the mean magnitude of its layer's.
-        scale: the same of an activation's scale, as a logarithm.
+        scale: the same of an activation's scale, as a logarithm; 0: scales stay as they are.
         dropped: share of the activations that a step leaves unrounded.
     """
 
@@ -90,7 +90,8 @@ def learned(
     """
     import torch
 
-    form = _Learning(block, plan, free_groups(graph, plan, block.nodes), samples, limits, recipe)
+    free = free_groups(graph, plan, block.nodes) if recipe.scale else {}
+    form = _Learning(block, plan, free, samples, limits, recipe)
     if not form.parameters or not len(samples.seen):
         return plan
     _descend(block, form, samples, torch.Generator(samples.device).manual_seed(seed), recipe)

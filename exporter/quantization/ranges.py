@@ -31,7 +31,9 @@ MIN_SCALE: Final = 2.0**-60
 MAX_BIAS: Final[Mapping[str, float]] = {"int32": 2.0**30, "int64": 2.0**46}
 
 
-def activation_encoding(low: float, high: float, *, dtype: str = "int8", symmetric: bool = False) -> Encoding:
+def activation_encoding(
+    low: float, high: float, *, dtype: str = "int8", symmetric: bool = False, power_of_two: bool = False
+) -> Encoding:
     """The encoding per tensor of the real range [low, high], widened to include 0, which it represents exactly.
 
     Every value of the range is at most scale / 2 (and a rounding of float32) from its encoded form. The scale is rounded downwards to
@@ -40,6 +42,8 @@ def activation_encoding(low: float, high: float, *, dtype: str = "int8", symmetr
 
     Args:
         symmetric: zero point 0 (the middle of an unsigned type); the range becomes [-max, max] of the greater magnitude.
+        power_of_two: the scale is the least power of two whose steps span the range; up to a step and a half of its ends saturates, so
+            that [0, 1] has scale 1/256 and [-1, 1] scale 1/128.
     Raises:
         ValueError: the range holds NaN or infinity, or is empty.
     """
@@ -50,9 +54,10 @@ def activation_encoding(low: float, high: float, *, dtype: str = "int8", symmetr
     middle = (least + greatest + 1) // 2
     if low == high:
         return Encoding(dtype, (1.0,), (middle,))
+    span, steps = (max(-low, high), greatest - middle) if symmetric else (high - low, greatest - least)
+    scale = max(float(_power_of_two(span / (steps + 1))), MIN_SCALE) if power_of_two else _scale(span, steps)
     if symmetric:
-        return Encoding(dtype, (_scale(max(-low, high), greatest - middle),), (middle,))
-    scale = _scale(high - low, greatest - least)
+        return Encoding(dtype, (scale,), (middle,))
     zero_point = int(np.clip(np.rint(least - low / scale), least, greatest))
     return Encoding(dtype, (scale,), (zero_point,))
 
@@ -64,6 +69,7 @@ def weight_encoding(
     dtype: str = "int8",
     reduced: bool = False,
     least_scale: float | np.ndarray[Any, Any] = 0.0,
+    power_of_two: bool = False,
 ) -> Encoding:
     """The symmetric encoding of a constant: zero point 0, integers in [-127, 127] ([-63, 63] where `reduced`).
 
@@ -73,14 +79,16 @@ def weight_encoding(
     Args:
         axis: one scale for each index of this axis; None for one scale a tensor.
         least_scale: lower bound of the scales, one number or one a channel (see `bias_encoding`).
+        power_of_two: scales are the least powers of two at which no weight saturates by more than half a step.
     """
     steps = greatest_weight(dtype, reduced=reduced)
     magnitude = np.abs(weight.astype(np.float64))
     others = tuple(a for a in range(weight.ndim) if axis is None or a != axis % weight.ndim)
     peak = np.atleast_1d(magnitude.max(axis=others, initial=0.0))
-    scale = peak / steps
+    scale = peak / (steps + 0.5 if power_of_two else steps)
     scale[peak == 0.0] = np.median(scale[peak > 0.0]) if (peak > 0.0).any() else 1.0 / steps
-    scale = np.maximum(scale, np.maximum(least_scale, MIN_SCALE)).astype(np.float32)
+    scale = np.maximum(scale, np.maximum(least_scale, MIN_SCALE))
+    scale = (_power_of_two(scale) if power_of_two else scale).astype(np.float32)
     # A scale rounded downwards would put the peak at 127.00001 steps, which still rounds to 127: nearest is right here.
     return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if axis is None else axis % weight.ndim)
 
@@ -125,6 +133,12 @@ def bias_encoding(inputs: Encoding, weights: Encoding, axis: int) -> Encoding:
     scale = np.asarray(weights.scale, np.float32) * np.float32(inputs.scale[0])
     dtype = "int64" if inputs.dtype == "int16" else "int32"
     return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if weights.axis is None else axis)
+
+
+def _power_of_two(numbers: float | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The least powers of two that are not below positive numbers."""
+    fractions, exponents = np.frexp(numbers)
+    return np.asarray(np.ldexp(1.0, np.where(fractions == 0.5, exponents - 1, exponents)))
 
 
 def _scale(span: float, steps: int) -> float:

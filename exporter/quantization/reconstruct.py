@@ -14,7 +14,7 @@ from diagnostics import UsageError
 from exporter.graph.values import name_of
 from exporter.quantization.blocks import Block, blocks_of
 from exporter.quantization.correction import Correction, planned_sqnr
-from exporter.quantization.learning import Samples, learnable_weight, learned
+from exporter.quantization.learning import Recipe, Samples, learnable_weight, learned
 from exporter.quantization.plan import Plan
 from exporter.quantization.ranges import greatest_weight
 from exporter.quantization.rounding import Array
@@ -101,6 +101,7 @@ def _walk(
 
     reduced = target.quantization.weights_range == "reduced"
     limits = {dtype: greatest_weight(dtype, reduced=reduced) for dtype in ("int8", "int4")}
+    recipe = Recipe() if target.quantization.scales == "any" else Recipe(scale=0.0)
     inputs = [name_of(value) for value in graph.inputs]
     real = {name: torch.from_numpy(np.stack([sample[name] for sample in (*seen, *back)])).to(device) for name in inputs}
     given = dict(real)
@@ -109,7 +110,7 @@ def _walk(
         wanted = _through(block, real, Float(device))
         reads = [{name: values[name] for name in block.reads} for values in (given, real)]
         samples = Samples(reads[0], reads[1], wanted, numbers[: len(seen)], numbers[len(seen) :])
-        plan = learned(graph, block, plan, samples, limits, seed=done)
+        plan = learned(graph, block, plan, samples, limits, seed=done, recipe=recipe)
         given |= _through(block, given, Planned(plan, device))
         real |= wanted
         wanting = {name for later in blocks[done:] for name in later.reads}

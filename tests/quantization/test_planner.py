@@ -76,6 +76,15 @@ def joined():
     )
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_target_whose_scales_are_powers_of_two_has_no_other(symmetric):
+    model = residual_net()
+    plan = planned(model, target(scales="power_of_two", activations_symmetric=symmetric))
+    for name, encoding in plan.encodings.items():
+        assert all(np.frexp(scale)[0] == 0.5 for scale in encoding.scale), name
+        assert not symmetric or set(encoding.zero_point) == {0}
+
+
 def test_a_fixed_output_that_meets_others_is_requantized_where_it_is_read():
     model = joined()
     plan = planned(model)

@@ -100,3 +100,34 @@ def test_int32_keeps_more_digits_than_float32_has():
     encoding = Encoding("int32", (2.0**-20,), (0,))
     assert encoding.quantize(np.array([1000.000061035], np.float64)).tolist() == [1000 * 2**20 + 64]
     assert encoding.quantize(np.array([1e9, -1e9])).tolist() == list(integer_range("int32"))[::-1]
+
+
+@given(ranges, st.sampled_from(["int8", "uint8", "int16"]), st.booleans())
+def test_scales_of_powers_of_two_are_the_least_that_span_the_range(span, dtype, symmetric):
+    low, high = min(span[0], 0.0), max(span[1], 0.0)
+    encoding = activation_encoding(low, high, dtype=dtype, symmetric=symmetric, power_of_two=True)
+    scale, (least, greatest) = encoding.scale[0], integer_range(dtype)
+    assert np.frexp(scale)[0] == 0.5
+    values = np.linspace(low, high, 101)
+    decoded = encoding.dequantize(encoding.quantize(np.append(values, 0).astype(np.float32)))
+    assert decoded[-1] == 0.0
+    assert np.abs(decoded[:-1] - values).max() <= 1.51 * scale
+    reached = (greatest - least + 1) // 2 if symmetric else greatest - least + 1
+    if scale > MIN_SCALE and low < high:
+        assert reached * scale / 2 < (max(-low, high) if symmetric else high - low)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "symmetric", "scale"), [(0, 1, False, 2**-8), (-1, 1, True, 2**-7), (0, 6, False, 2**-5)]
+)
+def test_ranges_that_are_powers_of_two_take_the_scale_that_fits_them(low, high, symmetric, scale):
+    assert activation_encoding(low, high, symmetric=symmetric, power_of_two=True).scale == (scale,)
+
+
+@given(arrays.arrays(np.float32, (3, 4), elements=st.floats(-100, 100, width=32)))
+def test_weights_in_steps_of_powers_of_two_saturate_by_half_a_step_at_most(weight):
+    encoding = weight_encoding(weight, 0, power_of_two=True, least_scale=1e-6)
+    scale = np.asarray(encoding.scale)
+    assert (np.frexp(scale)[0] == 0.5).all()
+    decoded = encoding.dequantize(encoding.quantize(weight))
+    assert (np.abs(decoded - weight) <= scale[:, None] / 2 * 1.01).all()
