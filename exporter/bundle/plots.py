@@ -51,9 +51,7 @@ def layer_sqnr(layers: Sequence[LayerRow]) -> str:
 
 def activation_ranges(layers: Sequence[LayerRow]) -> str:
     """Range seen in calibration (bar) and range that the encoding holds (ticks), layer by layer, on a symmetric log scale."""
-    known = [(index, row) for index, row in enumerate(layers) if row.low is not None and row.high is not None]
-    # Where a mask is infinite, there is no range to draw.
-    rows = [(index, row) for index, row in known if math.isfinite(row.low or 0.0) and math.isfinite(row.high or 0.0)]
+    rows = [(index, row) for index, row in enumerate(layers) if row.low is not None and row.high is not None]
     if not rows:
         return ""
 

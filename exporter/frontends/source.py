@@ -19,7 +19,6 @@ __all__ = ["Array", "Reference", "Signature", "Source", "fingerprint", "refuse_b
 Array = np.ndarray[Any, Any]
 
 _FLOATS: Final = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
-_MASKING: Final = {"Add", "Where", "Slice", "Gather", "Expand", "Unsqueeze", "Max"}  # what reads masks; none of them multiplies
 
 
 @dataclass(frozen=True)
@@ -83,32 +82,30 @@ def signatures(values: Sequence[ir.Value]) -> tuple[Signature, ...]:
 def refuse_bad_weights(model: ir.Model) -> None:
     """Raise ModelError EW-M005 where a constant of the graph holds NaN, or a tensor of several elements holds infinity.
 
-    A single infinite element is a bound (of a clamp or a mask), not a weight; minus infinities that are added or chosen are a mask.
+    A single infinite element is a bound (of a clamp or a mask), not a weight.
     """
     for graph in model.graphs():
         for value in graph.initializers.values():
-            _refuse_bad(value, value.const_value)
+            users = [node for node, _ in value.uses()]
+            _refuse_bad(value.name or "", value.const_value, users[0] if users else None)
         for node in graph:
             for attribute in node.attributes.values():
                 if attribute.type == ir.AttributeType.TENSOR:
-                    _refuse_bad(node.outputs[0], attribute.value)
+                    _refuse_bad(node.outputs[0].name or "", attribute.value, node)
 
 
-def _refuse_bad(value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
+def _refuse_bad(name: str, tensor: ir.TensorProtocol | None, user: ir.Node | None) -> None:
     if tensor is None or tensor.dtype not in _FLOATS:
         return
     array = np.asarray(tensor.numpy())
     if np.isfinite(array).all():
         return
     nans, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-    users = [node for node, _ in value.uses()]
-    masks = bool(users) and not np.isposinf(array).any() and all(node.op_type in _MASKING for node in users)
-    if nans or (array.size > 1 and not masks):
-        user = users[0] if users else value.producer()
+    if nans or array.size > 1:
         where = "" if user is None else f"node {user.name or user.op_type} ({user.op_type}) {source_line(user)}".rstrip()
         raise ModelError(
             "EW-M005",
-            f"the weight {value.name!r} holds {nans} NaN and {infinite} infinite values",
+            f"the weight {name!r} holds {nans} NaN and {infinite} infinite values",
             where=where,
             fix="look at the training run or the conversion that wrote this model",
         )

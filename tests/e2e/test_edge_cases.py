@@ -85,7 +85,6 @@ CASES: dict[str, tuple[str, str, str, Mapping[str, Any], Samples, float]] = {
     "one sample": (CONV, IMAGE, OUT, conv(), normal(1), 30),
     "a mask of -1e9": (MASK, *ROWS, masked(-1e9), normal(shape=(1, 6, 8)), 25),
     "a mask of the least float": (MASK, *ROWS, masked(np.finfo(np.float32).min), normal(shape=(1, 6, 8)), 25),
-    "a mask of infinity": (MASK, *ROWS, masked(-np.inf), normal(shape=(1, 6, 8)), 25),
     "token ids of int64": (IDS, "int64[1,6] x", ROWS[1], {"table": (50, 8), "w": (8, 5)}, integers(50, (1, 6), np.int64), 25),
     "token ids of int32": (IDS, "int32[1,6] x", ROWS[1], {"table": (50, 8), "w": (8, 5)}, integers(50, (1, 6), np.int32), 25),
     "bytes": (
