@@ -36,7 +36,7 @@ _SAMPLES: Final = 16
 _FEW: Final = 4
 # Least expected gains of the groups that a proposal takes. A proposal must gain more than the margin over doing nothing.
 _GAINS_DB: Final = (0.5, 2.0, 6.0)
-_MARGIN_DB: Final = 0.3
+_MARGIN_DB: Final = 1.0  # less is as likely lost on other samples, or once weights are fitted
 _APART: Final = 2.0  # times as wide as all others: then a channel goes into a branch
 _MOST: Final = 0.01  # of the channels of a bottleneck: more would cost what the integers save
 

@@ -25,6 +25,7 @@ from exporter.quantization.partition import Partition, with_idle
 from exporter.quantization.plan import Plan
 from exporter.quantization.sensitivity import Judge, Rounding, decibels_of, measure
 from exporter.quantization.switches import Sample
+from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
 
 __all__ = ["Mixer", "Mixture"]
@@ -88,13 +89,15 @@ class Mixer:
         return self._mixture(problem, chosen, self._roundings)
 
     def bargain(self) -> Mixture:
-        """With every multiply-accumulate in 8 bits: the choice among the other nodes that gains most for its latency.
+        """With every multiply-accumulate and table in 8 bits: the choice among the other nodes that gains most for its latency.
 
         It is judged without the rounding of constants: refining makes up for most of that, and it hides what the activations lose.
         """
         if not self._nodes:  # all of them are faster in float
             return Mixture({}, frozenset(), inf, 0.0)
-        pinned = (self._nodes - self._dynamic) & {node_name(node) for node in self._model.graph if macs_of(node)}
+        pinned = (self._nodes - self._dynamic) & {
+            node_name(node) for node in self._model.graph if macs_of(node) or holds_much(node)
+        }
         total, theirs = (
             self._judge.noise_of(nodes, constants=False, samples=_GLANCE) for nodes in (self._nodes, self._nodes - pinned)
         )

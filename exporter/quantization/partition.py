@@ -13,6 +13,7 @@ from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.costs import macs_of, node_us
 from exporter.quantization.plan import Plan
 from exporter.quantization.sensitivity import Rounding
+from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
 
 __all__ = ["Partition", "with_idle"]
@@ -87,7 +88,7 @@ class Partition:
 
 
 def with_idle(model: ir.Model, plan: Plan, floats: Collection[str]) -> set[str]:
-    """`floats` and every run of integer nodes without a multiply-accumulate: converting to and fro costs more than it saves."""
+    """`floats` and every run of integer nodes without a multiply-accumulate or a table: converting to and fro costs more than it saves."""
     integer = {node_name(node): node for node in model.graph if runs_in_integers(node, plan) and node_name(node) not in floats}
     left, found = dict(integer), set(floats)
     while left:
@@ -100,6 +101,6 @@ def with_idle(model: ir.Model, plan: Plan, floats: Collection[str]) -> set[str]:
                 todo += [node_name(user) for value in written for user, _ in value.uses()]
                 sources = [value.producer() for value in node.inputs if value is not None]
                 todo += [node_name(fused_into(source) or source) for source in sources if source is not None]
-        if not any(macs_of(node) for node in run.values()):
+        if not any(macs_of(node) or holds_much(node) for node in run.values()):
             found |= set(run)
     return found

@@ -2,7 +2,7 @@
 
 A runtime has vector code for some integer kernels and plain loops, or none, for others (`targets/kernels` has what was measured). Which nodes
 to leave in float for the least time in all is a minimum cut: each node costs what it takes in its form, each value that is needed in both
-forms a conversion. Nodes with weights stay: 8 bits of weights are what an integer artifact is for.
+forms a conversion. Nodes with weights or tables stay: 8 bits of those are what an integer artifact is for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from exporter.ops.base import Role, operator_of
 from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.costs import kernel_of, node_us
 from exporter.quantization.plan import Plan
+from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
 from targets.schema import Target
 
@@ -70,4 +71,4 @@ def faster_in_float(model: ir.Model, plan: Plan, target: Target) -> dict[str, st
 
 
 def _has_weight(node: ir.Node) -> bool:
-    return any(rule.role is Role.WEIGHT for rule in operator_of(node).quantize(node).inputs)
+    return holds_much(node) or any(rule.role is Role.WEIGHT for rule in operator_of(node).quantize(node).inputs)

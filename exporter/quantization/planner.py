@@ -23,7 +23,7 @@ from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
 from exporter.quantization.joins import float_joins
 from exporter.quantization.plan import Plan
 from exporter.quantization.tails import floors_of
-from exporter.quantization.weights import LEAST
+from exporter.quantization.weights import holds_much
 from targets.schema import Artifact, Target
 
 __all__ = ["DEFAULT_METHOD", "check_form", "float_plan", "make_plan", "refusals", "require_integers"]
@@ -198,9 +198,7 @@ def _check_values(node: ir.Node, stats: ValueStatistics | None, floors: Mapping[
 
 def _touches_integers(node: ir.Node, rules: Mapping[ir.Node, QuantRule]) -> bool:
     """Whether a neighbour runs in integers, or a table lies in them; else moving the data of `node` in integers would only add rounding."""
-    if any((array := constant(value)) is not None and array.dtype.kind == "f" and array.size >= LEAST for value in node.inputs):
-        return True
-    if any(_owner(value) in rules for value in node.inputs):
+    if holds_much(node) or any(_owner(value) in rules for value in node.inputs):
         return True
     return any(user in rules for value in node.outputs for user in consumers(value))
 

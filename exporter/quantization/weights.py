@@ -27,9 +27,15 @@ from targets.floor import Floor, floor_of
 from targets.releases.tflite import release_of
 from targets.schema import Target
 
-__all__ = ["LEAST", "weight_plan"]
+__all__ = ["LEAST", "holds_much", "weight_plan"]
 
 LEAST: Final = 1024  # elements: below, integers save next to nothing, and a dynamic kernel costs more than it gains
+
+
+def holds_much(node: ir.Node) -> bool:
+    """Whether a constant of floats that `node` reads, a weight or a table, is long enough for 8 bits to make the artifact smaller."""
+    arrays = [constant(value) for value in node.inputs]
+    return any(array is not None and array.dtype.kind == "f" and array.size >= LEAST for array in arrays)
 
 
 def weight_plan(model: ir.Model, target: Target) -> Plan:
