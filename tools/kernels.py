@@ -38,7 +38,7 @@ from targets.schema import Form, Target
 from tools.bench.latency_worker import paired_rounds
 from tools.kernel_cases import CASES, Case
 
-__all__ = ["main", "measured"]
+__all__ = ["alone", "main", "measured"]
 
 _FORMS: Final[tuple[Form, ...]] = ("float32", "int8", "int16x8", "dynamic_int8")
 # Runtime -> the profile whose artifacts it runs, its package, and how it is opened.
@@ -114,7 +114,7 @@ class _Bench:
         adapters = []
         for form in (form for form in _FORMS if form in precisions_of(self._base)):
             try:
-                built = build(source, _alone(self._base, form), open_samples(samples, source.inputs, None), Options(refine=False))
+                built = build(source, alone(self._base, form), open_samples(samples, source.inputs, None), Options(refine=False))
             except EdgewrightError:
                 continue
             ours = [node for node, _ in activation_nodes(built.graph.graph) if kernel_of(node) == case.kernel]
@@ -151,8 +151,8 @@ class _Bench:
             built = build(source, target, open_samples([image.sample(0)], source.inputs, None), Options(refine=False))
             adapters.append(self._opened(built, image))
         sigmoid = next(case for case in CASES if case.kernel == "Sigmoid")
-        source, alone = load(sigmoid.write(self._path("case.onnx"))), _alone(self._base, "int8")
-        for target in (alone, choose_io(alone, "float32")):
+        source, integers_only = load(sigmoid.write(self._path("case.onnx"))), alone(self._base, "int8")
+        for target in (integers_only, choose_io(integers_only, "float32")):
             built = build(source, target, open_samples([sigmoid.sample(0)], source.inputs, None), Options(refine=False))
             adapters.append(self._opened(built, sigmoid))
         inside, outside, integers, floats = map(median, paired_rounds(adapters, _BUDGET_S))
@@ -168,7 +168,7 @@ class _Bench:
             path = self._path("chain.onnx")
             graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:])
             onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-            built = build(load(path), _alone(self._base, "float32"), None)
+            built = build(load(path), alone(self._base, "float32"), None)
             adapters.append(self._opened(built, Case("Tanh", "Tanh", ((1, 8),))))
         one, many = paired_rounds(adapters, _BUDGET_S)
         return max(median(many) - median(one), 0.0) / (_CHAIN - 1)
@@ -196,13 +196,17 @@ class _Bench:
         return self._folder / f"{self._made}_{name}"
 
 
-def _alone(base: Target, form: Form) -> Target:
-    """The profile for one operator in one form: integers from end to end, so that neither conversions nor a retreat to float are timed."""
+def alone(base: Target, form: Form) -> Target:
+    """The profile for one operator in one form: integers from end to end, so that neither conversions nor a retreat to float are timed.
+
+    All kernels are as fast as the rates say, so that none is written out as others.
+    """
     data = base.model_dump()
     io_dtype = {"int8": base.quantization.activations, "int16x8": "int16"}.get(form, "float32")
     artifact = {**data["artifact"], "precision": form, "io_dtype": io_dtype}
     quantization = {**data["quantization"], "float_fallback": form not in ("int8", "int16x8")}
-    return Target.model_validate({**data, "artifact": artifact, "quantization": quantization})
+    cost = {**data["cost"], "kernels": {case.kernel: dict.fromkeys(_FORMS, 1.0) for case in CASES}}
+    return Target.model_validate({**data, "artifact": artifact, "quantization": quantization, "cost": cost})
 
 
 def _processor() -> str:

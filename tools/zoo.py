@@ -31,6 +31,7 @@ from tools.zoo_data import (
     imagenet_label,
     imagenet_photos,
     photos,
+    unseen_photos,
 )
 from tools.zoo_decoded import decoded
 from tools.zoo_text import MAGIKA, MINILM
@@ -63,6 +64,7 @@ __all__ = [
     "photos",
     "silero_vad",
     "silero_vad_if",
+    "unseen_photos",
     "yolox_char",
     "yolox_char_decoded",
 ]

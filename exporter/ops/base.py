@@ -119,6 +119,7 @@ class QuantRule:
     inputs: tuple[InputRule, ...]
     outputs: tuple[OutputRule, ...]
     sums: bool = False  # the output is the sum of the two inputs, saturated once, at the end
+    least_range: float = 0.0  # of the output, in parts of its widest input's: kernels have no multiplier for less
 
     @property
     def shared(self) -> bool:

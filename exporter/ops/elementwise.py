@@ -22,6 +22,8 @@ from exporter.ops.reference import Affine, Stored, encoding_of, pair, rescaled
 
 __all__ = ["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"]
 
+# add.cc and sub.cc abort where an output's scale is less than 2**-20 of twice the greater input's; what 8-bit inputs leave is far coarser.
+_LEAST_RANGE: Final = 2.0**-12
 _HEADROOM: Final = 20  # bits by which 8-bit addends are raised before they are brought to one scale
 _SMALL: Final = dict.fromkeys(("int8", "uint8", "int16", "uint16"), "int32")
 _UNSIGNED: Final = {"uint32": "int64", "uint64": "int64"}  # what overflows is cut off alike: two's complement
@@ -58,7 +60,7 @@ class Add(Binary):
     fuses_activation = True
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return replace(activation_rule(node), sums=True)
+        return replace(activation_rule(node), sums=True, least_range=_LEAST_RANGE)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         _emit_binary("ADD", to, 4 if _is_int64(node) else version(1, 2, to.quantized))
@@ -81,7 +83,7 @@ class Sub(Binary):
     fuses_activation = True
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node)
+        return replace(activation_rule(node), least_range=_LEAST_RANGE)
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         at = 3 if _broadcasts_high(node) else version(1, 2, to.quantized)

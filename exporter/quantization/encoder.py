@@ -67,6 +67,7 @@ class Encoder:
         self._shared: set[str] = set()
         for node, rule in rules.items():
             self._tie(node, rule)
+        self._limited = {self._written(node)[0][0]: node for node, rule in rules.items() if rule.least_range}
 
     def boundary(self, graph: ir.Graph) -> None:
         """Encode the graph's own inputs and outputs too: the artifact takes and gives integers."""
@@ -151,12 +152,33 @@ class Encoder:
             common = next(iter(fixed))
         else:
             ranges = [self._range(name) for name in names] + [self._bounds(value) for value in constants]
-            common = self._encode(min(low for low, _ in ranges), max(high for _, high in ranges))
+            low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+            common = self._encode(low, max(high, low + max(map(self._least_range, sources), default=0.0)))
         for name in names:
             self.encodings[name] = self._fixed.get(name, common)
         for node, index, value in readers:
             if is_constant(value) or self.encodings[name_of(value)] != common:
                 self.requantize[f"{node_name(node)}:{index}"] = common
+
+    def _least_range(self, name: str) -> float:
+        """How wide the encoding of a value has to be for the kernel that writes it: what cancels out is finer than kernels can tell."""
+        found = [
+            (node, rule.least_range)
+            for node, rule in self._rules.items()
+            if rule.least_range and self._written(node)[0][0] == name
+        ]
+        return max(
+            (share * self._width(value) for node, share in found for value in node.inputs if value is not None), default=0.0
+        )
+
+    def _width(self, value: ir.Value) -> float:
+        if is_constant(value):
+            low, high = self._bounds(value)
+        elif (fixed := self._fixed.get(name_of(value))) is not None:
+            return 256 * fixed.scale[0]
+        else:
+            low, high = self._range(name_of(value))
+        return max(high, 0.0) - min(low, 0.0)
 
     def _bounds(self, value: ir.Value) -> tuple[float, float]:
         """Extremes of a constant, as far as they matter."""

@@ -22,9 +22,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         "tools.zoo:efficientnet_lite0",
         targets=["android-arm64-cpu"],
         calibration=zoo.calibration_photos(),
-        test=zoo.held_out_photos(),
+        test=zoo.unseen_photos(),
         samples=32,
-        test_samples=96,
+        test_samples=246,
         out=tmp_path_factory.mktemp("efficientnet"),
     )
     assert outcome.bundle is not None

@@ -18,12 +18,18 @@ from tools import zoo
 PHOTOS = {"efficientnet_lite0": zoo.calibration_photos, "digit_cnn": lambda: list(islice(zoo.calibration_digits(), 2))}
 
 
+def static(target):
+    """The target without kernels that quantize their input as they run: those compute with floats, of which there is no reference."""
+    precisions = tuple(name for name in target.artifact.precisions if not name.startswith("dynamic"))
+    return target.model_copy(update={"artifact": target.artifact.model_copy(update={"precisions": precisions})})
+
+
 @pytest.mark.parametrize("name", ["digit_cnn", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)])
 def test_every_tensor_is_that_of_the_reference(name, request, tmp_path):
     pytest.importorskip("torch")
     source = request.getfixturevalue(name)
     samples = open_samples(PHOTOS[name](), source.inputs, source.preprocess, limit=2)
-    built = build(source, load_target("android-arm64-cpu"), samples, Options(refine=False))
+    built = build(source, static(load_target("android-arm64-cpu")), samples, Options(refine=False))
     path = tmp_path / "model.tflite"
     path.write_bytes(built.artifact.content)
     parity = reference_parity(built.graph, built.plan, path, samples)

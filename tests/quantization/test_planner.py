@@ -272,3 +272,13 @@ def test_a_mask_of_infinities_keeps_its_node_in_float_and_the_reason_is_told():
     )
     assert "infinities" in next(iter(refusals(model, target().artifact).values()))
     assert planned(model).precision == {node_name(node(model, "Mul")): "int8", node_name(node(model, "Max")): "float32"}
+
+
+def test_what_cancels_out_keeps_a_range_that_kernels_can_reach():
+    """The sum is a millionth of its addends: LiteRT's ADD aborts where its output's scale is below 2**-20 of twice theirs."""
+    model = network("n = Neg (x) d = Mul (n, near) a = Add (x, d) y = Add (a, a)", inputs="float[1,4] x", outputs="float[1,4] y",
+                    near=np.float32(1 - 2.0**-20))  # fmt: skip
+    store = statistics(model)
+    plan = make_plan(model, store, target())
+    widest = max(plan.encodings[name].scale[0] for name in ("x", "d") if name in plan.encodings)
+    assert plan.encodings["a"].scale[0] > 2 * widest / 2**20

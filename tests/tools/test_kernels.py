@@ -12,10 +12,10 @@ from exporter.pipeline import legal
 from exporter.quantization.costs import kernel_of
 from targets.cost import kernel_table
 from targets.loader import load_target
-from targets.precision import choose_precision
 from tools.kernel_cases import CASES, Case
+from tools.kernels import alone
 
-ONNX = choose_precision(load_target("x86-64-cpu"), "float32")
+ONNX = alone(load_target("x86-64-cpu"), "float32")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel}-{'-'.join(map(str, case.inputs[0]))}")
