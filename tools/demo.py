@@ -29,7 +29,7 @@ def main() -> int:
         targets=["android-arm64-cpu", "x86-64-cpu", "android-gpu"],
         calibration=zoo.calibration_photos(),
         test=zoo.unseen_photos(),
-        samples=32,
+        samples=64,
         test_samples=246,
         gates=["top1_agreement>=0.95", "sqnr_db>=20"],
         out=out / "efficientnet_lite0",

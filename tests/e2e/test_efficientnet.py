@@ -23,7 +23,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         targets=["android-arm64-cpu"],
         calibration=zoo.calibration_photos(),
         test=zoo.unseen_photos(),
-        samples=32,
+        samples=64,
         test_samples=246,
         out=tmp_path_factory.mktemp("efficientnet"),
     )
