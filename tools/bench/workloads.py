@@ -60,7 +60,8 @@ class Workload:
 def prepared(name: str) -> Workload:
     """The workload's folder, made where there is none yet. Raises what loading and reading raise."""
     case = WORKLOADS[name]
-    found = Workload(case, build_once(f"bench-quantization-{name}", lambda folder: _fill(folder, case)))
+    place = f"bench-quantization-{name}-{case.samples}-{case.test_samples}"  # other samples are another folder
+    found = Workload(case, build_once(place, lambda folder: _fill(folder, case)))
     found.artifacts.mkdir(exist_ok=True)
     return found
 
