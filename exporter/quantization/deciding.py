@@ -36,6 +36,7 @@ _MARGIN_DB: Final = 1.0  # above the goal on calibration samples: others come ou
 _ENOUGH_DB: Final = 1.5  # above that no further round is worth its time
 _STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
 _ROUNDS: Final = 4
+_SPEED_DB: Final = 0.5  # that nodes may cost which leave the integers for the sake of speed
 
 
 def integer_plan(
@@ -69,6 +70,8 @@ def integer_plan(
     whole = make_plan(graph, statistics, target, method=methods)
     slow = faster_in_float(graph, whole, target)
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
+    if slow and planned_db(graph, nearest, samples) < planned_db(graph, whole, samples) - _SPEED_DB:
+        slow, nearest = {}, whole
     if target.artifact.activations != "int8" or not target.quantization.float_fallback:
         return refined(_narrowed(graph, nearest, target, samples, progress))
     if effort == "fast" and target.artifact.precision != "auto":

@@ -2,8 +2,11 @@
 
 import pytest
 
-from exporter.quantization.deciding import _search
+from exporter.progress import SILENT
+from exporter.quantization import deciding
+from exporter.quantization.deciding import _search, integer_plan
 from exporter.quantization.plan import Plan
+from tests.quantization.planned import residual_net, statistics, target
 
 
 def searched(gain: float, wanted: float, rounds: int = 8, least: float = -100.0) -> tuple[float, list[float]]:
@@ -36,3 +39,14 @@ def test_without_rounds_to_spare_the_first_answer_stays():
     found, aims = searched(10.0, 21.0, rounds=1)
     assert aims == [21.0]
     assert found == 31.0
+
+
+@pytest.mark.parametrize(("left", "kept"), [(29.8, False), (29.2, True)])
+def test_speed_costs_half_a_decibel_at_most(monkeypatch, left, kept):
+    """A node that is faster in float stays in integers where its leaving them costs more than it may."""
+    model = residual_net()
+    name = next(node.name for node in model.graph if node.op_type == "Add")
+    monkeypatch.setattr(deciding, "faster_in_float", lambda *_: {name: "faster"})
+    monkeypatch.setattr(deciding, "planned_db", lambda _, plan, __: left if plan.precision[name] == "float32" else 30.0)
+    plan = integer_plan(model, statistics(model), target(), "minmax", "fast", 20.0, SILENT)
+    assert (plan.precision[name] == "int8") is kept
