@@ -27,9 +27,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.rewriter import GraphRewriter, Names
-from exporter.graph.values import constant, rank, static_shape
+from exporter.graph.values import constant, static_shape
 from exporter.ops.common import is_float, scalar_of
-from exporter.ops.hard_swish import unscaled
+from exporter.ops.hard_swish import gatings
 
 __all__ = ["gelu_of", "recognize", "softmax_of"]
 
@@ -61,18 +61,10 @@ def recognize(model: ir.Model) -> int:
 
 def gelu_of(value: ir.Value) -> tuple[ir.Value, str] | None:
     """The x for which `value` computes GELU(x), its factors in any order, and how ("none", "tanh"); else None."""
-    for product, outer in unscaled(value):
-        node = product.producer()
-        if node is None or node.op_type != "Mul" or None in node.inputs:
-            continue
-        left, right = (list(unscaled(operand)) for operand in node.inputs if operand is not None)
-        for some, others in ((left, right), (right, left)):
-            for (x, x_factor), (gate, gate_factor) in product_of(some, others):
-                if rank(x) != rank(value):
-                    continue
-                found = _gate_of(gate, x)
-                if found is not None and isclose(outer * x_factor * gate_factor, found[1], rel_tol=_EQUAL):
-                    return x, found[0]
+    for x, gate, scale in gatings(value):
+        found = _gate_of(gate, x)
+        if found is not None and isclose(scale, found[1], rel_tol=_EQUAL):
+            return x, found[0]
     return None
 
 

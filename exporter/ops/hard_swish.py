@@ -18,11 +18,11 @@ import onnx_ir as ir
 from exporter.graph.values import attribute, rank
 from exporter.ops.common import scalar_of
 
-__all__ = ["hard_swish_of", "unscaled"]
+__all__ = ["gatings", "hard_swish_of", "unscaled"]
 
 
-def hard_swish_of(value: ir.Value) -> tuple[ir.Value, float] | None:
-    """The x and the number c for which `value` is c * HardSwish(x) = c * x * clip(x + 3, 0, 6) / 6 (within float32 rounding), or None."""
+def gatings(value: ir.Value) -> Iterator[tuple[ir.Value, ir.Value, float]]:
+    """Every x, gate and number for which `value` is their product, with x of the value's rank; which factor gates the other is not asked."""
     for product, outer in unscaled(value):
         node = product.producer()
         if node is None or node.op_type != "Mul" or None in node.inputs:
@@ -30,9 +30,15 @@ def hard_swish_of(value: ir.Value) -> tuple[ir.Value, float] | None:
         left, right = (list(unscaled(operand)) for operand in node.inputs if operand is not None)
         for some, others in ((left, right), (right, left)):
             for (x, x_factor), (gate, gate_factor) in product_of(some, others):
-                if rank(x) == rank(value) and (height := _height_of(gate, x)) is not None:
-                    factor = np.float32(outer * x_factor * gate_factor * height)
-                    return x, float(factor)
+                if rank(x) == rank(value):
+                    yield x, gate, outer * x_factor * gate_factor
+
+
+def hard_swish_of(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """The x and the number c for which `value` is c * HardSwish(x) = c * x * clip(x + 3, 0, 6) / 6 (within float32 rounding), or None."""
+    for x, gate, scale in gatings(value):
+        if (height := _height_of(gate, x)) is not None:
+            return x, float(np.float32(scale * height))
     return None
 
 
