@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 
 __all__ = [
     "CODES",
+    "CompilerFailure",
     "DataError",
     "EdgewrightError",
     "GateError",
@@ -94,6 +95,10 @@ class RuntimeFailure(EdgewrightError):
     exit_status = 5
 
 
+class CompilerFailure(RuntimeFailure):
+    """A vendor's compiler is absent, crashed, hung or refused the artifact: it concerns one target, not the others."""
+
+
 # One line a code: the stable contract between messages, tests and docs/errors.md.
 CODES: Final[dict[str, str]] = {
     # usage
@@ -144,6 +149,10 @@ CODES: Final[dict[str, str]] = {
     "EW-R003": "a runtime crashed",
     "EW-R004": "a runtime exceeded its time limit",
     "EW-R005": "a written artifact does not compute what its original does",
+    "EW-R006": "a target's compiler is not installed",
+    "EW-R007": "a compiler refused the artifact, or what it wrote cannot be read",
+    "EW-R008": "a compiler crashed",
+    "EW-R009": "a compiler exceeded its time limit",
     # gates and verification
     "EW-G001": "a gate did not hold",
     "EW-G002": "a gate's expression is invalid or names an unknown metric",

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from calibration import Statistics
 from exporter.backends.tflite.floor import Emitted
+from exporter.compilers.base import Compiled
 from exporter.content import Content
 from exporter.frontends.source import Source
 from exporter.quantization.plan import Encoding, Plan
@@ -62,7 +63,14 @@ class Written:
 
 @dataclass(frozen=True)
 class Built:
-    """All that the stages up to writing made for one target; `graph` is the legalized graph that `plan` is about."""
+    """All that the stages up to compiling made for one target.
+
+    Attributes:
+        graph: the legalized graph that `plan` is about.
+        artifact: what was written from them, and is verified.
+        compiled: what the target's compiler made of it, one an architecture; `not_compiled`: why there is none although the target
+            names a compiler, and how to get it.
+    """
 
     source: Source
     target: Target
@@ -70,3 +78,5 @@ class Built:
     plan: Plan
     artifact: Written
     statistics: Statistics | None
+    compiled: tuple[Compiled, ...] = ()
+    not_compiled: str = ""

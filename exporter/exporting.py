@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from calibration import Preprocess, Samples, Store, held_out, open_samples
-from diagnostics import DataError, EdgewrightError, GateError, TargetError, UsageError
+from diagnostics import CompilerFailure, DataError, EdgewrightError, GateError, TargetError, UsageError
 from exporter.bundle.assemble import assemble
 from exporter.bundle.bundle import Bundle
 from exporter.bundle.manifest import FileRecord, digest_path
 from exporter.bundle.staging import require_free
 from exporter.frontends import Source, load
-from exporter.pipeline import Options, build
+from exporter.pipeline import Options, build, compile_artifact
 from exporter.progress import SILENT, Progress
 from exporter.pruning import parse_goal
 from exporter.quantization.plan import Effort, Plan
@@ -72,6 +72,7 @@ class Exported:
             "digest": self.bundle.digest,
             "passed": self.passed,
             "advice": list(self.advice),
+            "compiled": list(self.bundle.manifest.compiled),
             "gates": [result.to_dict() for result in self.gates],
             "runtimes": {name: comparison.to_dict() for name, comparison in self.evidence.comparisons.items()},
         }
@@ -103,6 +104,7 @@ def export(
     runtime: str | None = None,
     allow_pickle: bool = False,
     force: bool = False,
+    require_compiler: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Exported, ...]:
     """Export a model for one or more targets; each gets the bundle ``out/TARGET``.
@@ -124,8 +126,10 @@ def export(
         runtime: the oldest release that must run the artifact, instead of the floor of each target that has this runtime:
             ``"tflite>=2.11"`` or ``"onnxruntime>=1.17"``.
         force: replace bundles that exist.
+        require_compiler: an absent compiler of a target is an error; else its artifact is written, and the report says how to compile it.
     Returns:
-        One outcome a target. A target that refuses the model does not stop the others: its outcome carries the TargetError.
+        One outcome a target. A target that refuses the model, or whose compiler fails, does not stop the others: its outcome carries
+        the TargetError or CompilerFailure.
     Raises:
         UsageError, ModelError, DataError, RuntimeFailure: what concerns all targets alike.
     """
@@ -141,7 +145,7 @@ def export(
     if store is not None and calibration is not None:
         raise UsageError("EW-U002", "both calibration data and a store are given", fix="give one of --calib and --store")
     learned = store if isinstance(store, Store) or store is None else Store.load(store)
-    options = Options(goal, method, refine, replayed, effort, learned, _goal_db(parsed_gates))
+    options = Options(goal, method, refine, replayed, effort, learned, _goal_db(parsed_gates), require_compiler)
     with progress.stage("load"):
         source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     recipe = Preprocess.read(preprocess) or source.preprocess
@@ -151,7 +155,7 @@ def export(
     outcomes = []
     for profile in profiles:
         try:
-            built = build(source, profile, to_calibrate, options, progress)
+            built = compile_artifact(build(source, profile, to_calibrate, options, progress), options, progress)
             evidence = prove(built, to_test, gates=parsed_gates, metric=metric, progress=progress)
             evidence = replace(evidence, rivals=rivals_of(built, options, to_test, progress))
             require_fit(profile, None, evidence.memory.get("arena_total"), source.name)
@@ -165,7 +169,7 @@ def export(
                 overwrite=force,
             )
             outcomes.append(Exported(profile.name, bundle, evidence, advice=advice(profile.artifact.precision, evidence.rivals)))
-        except TargetError as error:
+        except (TargetError, CompilerFailure) as error:
             outcomes.append(Exported(profile.name, error=error))
     return tuple(outcomes)
 

@@ -1,7 +1,8 @@
 """The stages in order: load, canonicalize, prune, legalize, calibrate, equalize, plan, write, compile, verify, bundle. This is the architecture.
 
 Each deciding stage adds to the one `Plan`; writing applies it. Everything up to `write` is a pure function of the model, the data and the
-target; `prove` measures on real runtimes.
+target; `compile_artifact` asks the vendor's compiler, `prove` measures on real
+runtimes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from targets.schema import Target
 if TYPE_CHECKING:
     from exporter.quantization.equalizing import Equalized
 
-__all__ = ["Options", "build"]
+__all__ = ["Options", "build", "compile_artifact"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Options:
         effort: how closely refining looks at the samples, see `quantization.refine`.
         store: what an earlier calibration learned; then the model is not run on data again.
         goal_db: of precision "auto", the SQNR in decibels that every output shall have.
+        require_compiler: whether an absent compiler of the target is an error, as `[compile] required` of its profile.
     """
 
     prune: float | None = None
@@ -51,6 +53,7 @@ class Options:
     effort: Effort = "balanced"
     store: Store | None = None
     goal_db: float = 20.0
+    require_compiler: bool = False
 
 
 def build(
@@ -268,6 +271,24 @@ def check_limits(written: Written, target: Target, model: str) -> None:
                 why=f"its {written.file.size:,} bytes are more than a flatbuffer holds: the weights lie behind it",
                 fix="raise the floor, or hold the weights in fewer bits (--precision)",
             )
+
+
+def compile_artifact(built: Built, options: Options = Options(), progress: Progress = SILENT) -> Built:
+    """What the target's compiler makes of the artifact; where it is absent the artifact stands alone, with how to get it.
+
+    Raises CompilerFailure: EW-R006 it is absent and required, EW-R007 it refused, EW-R008 it crashed, EW-R009 it took too long.
+    """
+    from exporter.compilers import compile_for, how_to_get
+
+    table = built.target.compile
+    if table is None:
+        return built
+    absent = how_to_get(table)
+    if absent and not (table.required or options.require_compiler):
+        progress.warn(f"{built.target.name}: {absent}")
+        return replace(built, not_compiled=absent)
+    with progress.stage(f"compile with {table.compiler}"):
+        return replace(built, compiled=compile_for(built.artifact, table))
 
 
 def _values(graph: ir.Model) -> Sequence[ir.Value]:

@@ -59,4 +59,6 @@ class RichProgress:
             bars.update(task, total=total or finished, completed=total or finished)
 
     def warn(self, message: str) -> None:
-        self._console.print(f"[yellow]warning:[/] {message}")
+        from rich.text import Text
+
+        self._console.print(Text.assemble(("warning:", "yellow"), " ", message), soft_wrap=True)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from diagnostics import TargetError
 from targets.lines import line_of
-from targets.schema import Artifact, Cost, Memory, Pruning, Quantization, Target, Unit, Verification
+from targets.schema import Artifact, Compile, Cost, Memory, Pruning, Quantization, Target, Unit, Verification
 
 __all__ = ["Problem", "check_file", "list_targets", "load_target", "target_names"]
 
@@ -30,6 +30,7 @@ _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "memory": Memory,
     "cost": Cost,
     "pruning": Pruning,
+    "compile": Compile,
     "verification": Verification,
 }
 

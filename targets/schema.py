@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "ACTIVATIONS",
+    "COMPILER_OPTIONS",
     "FLOORS",
     "IO_DTYPES",
     "PRECISIONS",
     "Artifact",
+    "Compile",
     "Cost",
     "Form",
     "Memory",
@@ -70,6 +72,11 @@ IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {
 
 # Artifact.runtime -> the name under which its releases are counted; LiteRT goes on counting as TensorFlow Lite did, TFLM has no releases.
 FLOORS: Final[Mapping[str, str]] = {"litert": "tflite", "onnxruntime": "onnxruntime"}
+
+# Compile.compiler -> what its options may be, with their types.
+COMPILER_OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
+    "vela": {"config": str, "system_config": str, "memory_mode": str, "optimise": str, "arena_cache_size": int},
+}
 
 
 class _Table(BaseModel):
@@ -145,6 +152,16 @@ class Pruning(_Table):
     tile: Positive = 1  # channel counts are rounded to a multiple of this (vector or tile width)
 
 
+class Compile(_Table):
+    """The vendor's compiler that makes of the artifact what the device loads. What is verified is the artifact."""
+
+    compiler: Literal["vela"]
+    architectures: Annotated[tuple[str, ...], Field(min_length=1, description="one compiled artifact each")]
+    options: Mapping[str, str | int | float | bool] = Field(default_factory=dict, description="see COMPILER_OPTIONS")
+    required: bool = False  # an export without the compiler is an error, not an artifact with a warning
+    timeout_s: Positive = 600  # of one architecture
+
+
 class Verification(_Table):
     """Where the artifact is proved on this machine, and how far that goes."""
 
@@ -166,6 +183,7 @@ class Target(_Table):
     memory: Memory = Memory()
     cost: Cost = Cost()
     pruning: Pruning = Pruning()
+    compile: Compile | None = None
     verification: Verification
 
     @property
@@ -197,6 +215,13 @@ class Target(_Table):
         if artifact.floor and artifact.floor.partition(">=")[0] != releases:
             allowed = f'"{releases}>=RELEASE" or ""' if releases else '""'
             raise ValueError(f"artifact.floor: {artifact.floor} is no floor of runtime {artifact.runtime}; allowed: {allowed}")
+        if self.compile is not None:
+            known = COMPILER_OPTIONS[self.compile.compiler]
+            for option, value in self.compile.options.items():
+                if option not in known:
+                    raise ValueError(f"compile.options.{option}: {self.compile.compiler} has the options {', '.join(known)}")
+                if type(value) is not known[option]:
+                    raise ValueError(f"compile.options.{option}: {value!r} is no {known[option].__name__}")
         names = [unit.name for unit in self.units]
         if len(set(names)) != len(names):
             raise ValueError(f"units: two units have the same name: {names}")

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from calibration import Preprocess
 from exporter.built import Built
 from exporter.bundle.bundle import Bundle, write_bundle
+from exporter.bundle.compiled import compiled_files, compiled_records, compiled_rows
 from exporter.bundle.facts import ArenaRow, LatencyRow, LayerRow, OutputRow, ParityRow, ReportData, SizeRow
 from exporter.bundle.firmware import GoldenSample, firmware_kit
 from exporter.bundle.manifest import FileRecord, GateRecord, Manifest
@@ -55,11 +56,13 @@ def assemble(
         gates=_gates(evidence),
         results={runtime: comparison.to_dict() for runtime, comparison in evidence.comparisons.items()},
         inputs=tuple(inputs),
+        compiled=compiled_records(built.compiled),
         command=tuple(command),
     )
     data = report_data(built, evidence, manifest)
     files: dict[str, bytes | Path | Content] = {artifact: built.artifact.file, "plan.json": built.plan.to_json().encode()}
     files |= built.artifact.beside
+    files |= compiled_files(built.compiled)
     files |= _kit(built, evidence, manifest)
     measured = {"report.json": report_json(data), "report.html": report_html(data)}
     return write_bundle(destination, files, manifest, measured=measured, overwrite=overwrite)
@@ -73,6 +76,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         for moved in [sum(built.artifact.transposed.values())]
         if moved
     ]
+    warnings += [built.not_compiled] if built.not_compiled else []
     warnings += evidence.warnings
     warnings += advice(built.target.artifact.precision, evidence.rivals)
     if evidence.agreement is not None and evidence.agreement.mismatches:
@@ -95,6 +99,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
             ArenaRow(label.replace("_", " "), size, built.target.memory.sram if label == "arena_total" else None)
             for label, size in evidence.memory.items()
         ),
+        compiled=compiled_rows(built.compiled),
         parity=_parity(evidence.parity),
         warnings=tuple(warnings),
         host={"processor": _processor(), "system": f"{platform.system()} {platform.machine()}"},

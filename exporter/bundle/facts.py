@@ -10,6 +10,7 @@ from exporter.bundle.manifest import Manifest
 __all__ = [
     "ApproximationRow",
     "ArenaRow",
+    "CompiledRow",
     "LatencyRow",
     "LayerRow",
     "OutputRow",
@@ -117,6 +118,28 @@ class ApproximationRow:
 
 
 @dataclass(frozen=True)
+class CompiledRow:
+    """What a compiler made of the artifact for one architecture, see `exporter.compilers.Compiled`.
+
+    Attributes:
+        files: name -> bytes; figures: of the whole, by name with its unit.
+        operators: (output, operator, kind of unit, why not on the accelerator, figures) in the order of execution.
+    """
+
+    compiler: str
+    architecture: str
+    files: Mapping[str, int]
+    figures: Mapping[str, float]
+    operators: tuple[tuple[str, str, str, str, Mapping[str, float]], ...]
+    log: str = ""
+
+    @property
+    def left_out(self) -> int:
+        """How many operators stay on the CPU."""
+        return sum(unit == "cpu" for _, _, unit, _, _ in self.operators)
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All facts of a report. `created` is an ISO 8601 time; `samples` the number of samples that verification used."""
 
@@ -129,6 +152,7 @@ class ReportData:
     layers: tuple[LayerRow, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
     arena: tuple[ArenaRow, ...] = ()
+    compiled: tuple[CompiledRow, ...] = ()
     parity: tuple[ParityRow, ...] = ()
     approximations: tuple[ApproximationRow, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -100,6 +100,7 @@ class Manifest:
         target: the whole target profile as data.
         preprocess: what was done to raw samples before they reached the model's inputs, or None.
         inputs: model and data that the bundle was made from; `outputs`: every file whose content the inputs determine.
+        compiled: what the target's compiler made of the artifact: compiler, version, architecture, options and files of each.
         measured: files that also hold times or latencies of one run, so they have no hash here.
         command: the arguments as given; `packages`: versions by distribution name; `seed`: of all that is random.
     """
@@ -114,6 +115,7 @@ class Manifest:
     results: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[FileRecord, ...] = ()
     outputs: tuple[FileRecord, ...] = ()
+    compiled: tuple[Mapping[str, Any], ...] = ()
     measured: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     seed: int = 0
@@ -141,8 +143,8 @@ class Manifest:
             data["gates"] = tuple(GateRecord(**entry) for entry in data["gates"])
             for key in ("inputs", "outputs"):
                 data[key] = tuple(FileRecord(**entry) for entry in data[key])
-            for key in ("measured", "command"):
-                data[key] = tuple(data[key])
+            for key in ("compiled", "measured", "command"):
+                data[key] = tuple(data.get(key, ()))
             for name in (data["artifact"], *data["measured"], *(entry.name for entry in data["outputs"])):
                 check_name(name)
             return cls(**data)

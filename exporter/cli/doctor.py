@@ -36,7 +36,6 @@ class _Program:
 _PACKAGES: Final = (
     _Package("torch", "reads PyTorch models", "pip install 'edgewright[torch]'"),
     _Package("tensorflow", "reads Keras and SavedModel sources", "pip install tensorflow-cpu"),
-    _Package("ethos-u-vela", "compiles TFLite for Arm Ethos-U", "pip install ethos-u-vela"),
 )
 _PROGRAMS: Final = (
     _Program("gcc", "compiles the firmware kit on this host", "apt-get install gcc"),
@@ -54,10 +53,12 @@ _PROGRAMS: Final = (
 @click.option("--run", "start", is_flag=True, help="Start every installed runtime on a tiny model, not only look for it.")
 def command(as_json: bool, start: bool) -> None:
     """Show which runtimes and compilers are installed, their versions, and how to get the rest."""
+    from exporter.compilers import all_compilers
     from exporter.runtimes import all_runtimes
 
     runtimes = all_runtimes()
-    entries = [_entry("runtime", found) for found in runtimes] + [_entry("package", found) for found in _packages()]
+    entries = [_entry("runtime", found) for found in runtimes] + [_entry("compiler", found) for found in all_compilers()]
+    entries += [_entry("package", found) for found in _packages()]
     entries += [_entry("program", found) for found in _programs()]
     if start:
         for entry, found in zip(entries, runtimes, strict=False):

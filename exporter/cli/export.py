@@ -61,6 +61,11 @@ __all__ = ["command"]
     "--io-layout", type=click.Choice(["keep", "channels_last"]), help="Axis order of the artifact's inputs and outputs."
 )
 @runtime_option
+@click.option(
+    "--require-compiler",
+    is_flag=True,
+    help="An absent compiler of a target is an error; else the artifact is written uncompiled.",
+)
 @shape_option
 @allow_pickle_option
 @force_option

@@ -14,7 +14,7 @@ from exporter.cli.main import main
 def test_json_names_every_runtime_with_version_or_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert {"onnxruntime", "litert-ref", "tflite-micro", "tflite-runtime", "torch", "ethos-u-vela", "gcc"} <= set(entries)
+    assert {"onnxruntime", "litert-ref", "tflite-micro", "tflite-runtime", "torch", "vela", "gcc"} <= set(entries)
     assert entries["litert-ref"]["present"]
     assert all((entry["version"] is not None) == entry["present"] for entry in entries.values())
     assert all(entry["purpose"] and entry["how_to_get"] for entry in entries.values())
