@@ -15,13 +15,13 @@ _FENCE: Final = re.compile(r'"""|' + "'''")
 
 
 def line_of(text: str, path: Sequence[str | int]) -> int | None:
-    """Line (from 1) of the key or table header `path`; integers are indices of an array of tables. None where it is not written.
+    """Line (from 1) of the key or table header `path`; integers are indices of arrays of tables. None where it is not written.
 
     Keys within inline tables and elements of plain arrays have no line of their own; ask for the key that holds them.
     """
     wanted = tuple(path)
     table: tuple[str | int, ...] = ()
-    seen: dict[tuple[str, ...], int] = {}
+    seen: dict[tuple[str | int, ...], int] = {}
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
         fences = len(_FENCE.findall(line))
@@ -32,12 +32,16 @@ def line_of(text: str, path: Sequence[str | int]) -> int | None:
         here: tuple[str | int, ...] | None = None
         if header:
             names = _parts(header[2])
-            table = names
+            table = ()
+            for name in names[:-1]:
+                table = (*table, name)
+                table = (*table, seen[table]) if table in seen else table  # within the last entry of that array
+            table = (*table, names[-1])
             if header[1] == "[[":
-                seen[names] = seen.get(names, -1) + 1
-                table = (*names, seen[names])
-                if names == wanted:
+                if table == wanted:
                     return number
+                seen[table] = seen.get(table, -1) + 1
+                table = (*table, seen[table])
             here = table
         elif key:
             here = (*table, *_parts(key[1]))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from diagnostics import TargetError
 from targets.lines import line_of
-from targets.schema import Artifact, Compile, Cost, Memory, Pruning, Quantization, Target, Unit, Verification
+from targets.schema import Artifact, Compile, Cost, Limit, Memory, Pruning, Quantization, Target, Unit, Verification
 
 __all__ = ["Problem", "check_file", "list_targets", "load_target", "target_names"]
 
@@ -175,8 +175,10 @@ def _problem(entry: Any, texts: list[tuple[Path, str]]) -> Problem:
     path: tuple[str | int, ...] = tuple(entry["loc"])
     message = entry["msg"][0].lower() + entry["msg"][1:]
     if entry["type"] == "value_error":
-        key, _, message = str(entry["ctx"]["error"]).partition(": ")
-        path = tuple(key.split("."))
+        message = str(entry["ctx"]["error"])
+        if not path:  # of the whole profile: the message begins with the key that it is about
+            key, _, message = message.partition(": ")
+            path = tuple(key.split("."))
     elif entry["type"] == "extra_forbidden":
         message = _unknown_key(path)
     elif entry["type"] == "missing":
@@ -197,8 +199,15 @@ def _place(path: tuple[str | int, ...], texts: list[tuple[Path, str]]) -> tuple[
     return texts[0][0], None
 
 
+def _table(path: tuple[str | int, ...]) -> type[BaseModel]:
+    """The table of the schema that a key belongs to."""
+    if len(path) > 3 and path[2] == "limits":
+        return Limit
+    return _TABLES.get(str(path[0]), Target) if len(path) > 1 else Target
+
+
 def _unknown_key(path: tuple[str | int, ...]) -> str:
-    table = _TABLES.get(str(path[0]), Target) if len(path) > 1 else Target
+    table = _table(path)
     known = [*table.model_fields, *(["extends"] if table is Target else [])]
     close = difflib.get_close_matches(str(path[-1]), known, 1)
     return f"no such key; {f'did you mean {close[0]}? ' if close else ''}allowed: {', '.join(known)}"
@@ -206,6 +215,6 @@ def _unknown_key(path: tuple[str | int, ...]) -> str:
 
 def _meaning(path: tuple[str | int, ...]) -> str:
     """Unit or form of a key, from the schema."""
-    table = _TABLES.get(str(path[0]), Target) if len(path) > 1 else Target
+    table = _table(path)
     field = table.model_fields.get(next((str(part) for part in reversed(path) if isinstance(part, str)), ""))
     return f" ({field.description})" if field is not None and field.description else ""

@@ -14,12 +14,15 @@ __all__ = [
     "ACTIVATIONS",
     "COMPILER_OPTIONS",
     "FLOORS",
+    "FORMATS",
     "IO_DTYPES",
     "PRECISIONS",
     "Artifact",
     "Compile",
     "Cost",
     "Form",
+    "Limit",
+    "Measure",
     "Memory",
     "Precision",
     "Pruning",
@@ -70,6 +73,35 @@ IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "auto": ("float32", "int8", "uint8"),
 }
 
+# What is counted of a node, for the limits of a unit; `exporter.graph.limits` counts it.
+#   batch: the first axis of activations of four or more axes; rank: axes of each activation; size: each axis of each activation;
+#   elements: of each activation; input_channels, output_channels: axis 1 of what is read and written, of three or more axes;
+#   kernel, stride, dilation: of a window, along each of its axes; kernel_axes: how many axes it has; operands: how many of its inputs
+#   are computed, not constants.
+Measure = Literal[
+    "batch",
+    "rank",
+    "size",
+    "elements",
+    "input_channels",
+    "output_channels",
+    "kernel",
+    "kernel_axes",
+    "stride",
+    "dilation",
+    "operands",
+]
+
+# Artifact.runtime -> the format that it runs, or that its compiler reads.
+FORMATS: Final[Mapping[str, str]] = {
+    "litert": "tflite",
+    "tflite-micro": "tflite",
+    "onnxruntime": "onnx",
+    "openvino": "onnx",
+    "tensorrt": "onnx",
+    "rknn": "onnx",
+}
+
 # Artifact.runtime -> the name under which its releases are counted; LiteRT goes on counting as TensorFlow Lite did, TFLM has no releases.
 FLOORS: Final[Mapping[str, str]] = {"litert": "tflite", "onnxruntime": "onnxruntime"}
 
@@ -87,7 +119,7 @@ class Artifact(_Table):
     """What is shipped and who runs it."""
 
     format: Literal["tflite", "onnx"]
-    runtime: Literal["litert", "onnxruntime", "tflite-micro"]
+    runtime: Literal["litert", "tflite-micro", "onnxruntime", "openvino", "tensorrt", "rknn"]
     floor: Release = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
     precision: Precision
     precisions: tuple[Precision, ...] = ()  # what --precision may choose instead; empty: `precision` alone
@@ -117,18 +149,45 @@ class Quantization(_Table):
     activations_symmetric: bool = False
     weights: Literal["int8"] = "int8"
     per_channel: bool = True
+    biases: Literal["int32", "float32"] = "int32"  # float32: of a QDQ artifact, where no DequantizeLinear of int32 is read
     weights_range: Literal["full", "reduced"] = "full"  # reduced: 7 bits, where 8-bit products saturate in pairs
     scales: Literal["any", "power_of_two"] = "any"  # power_of_two: requantizing is a shift (activations, weights, and so biases)
     float_fallback: bool = True  # nodes without an integer kernel may run in float
 
 
+class Limit(_Table):
+    """What a unit asks of the nodes it takes, beside their operator and dtype: bounds of a number, and the sentence a user reads."""
+
+    measure: Measure
+    operators: tuple[str, ...] = ("*",)  # ONNX types it is about ("*": all)
+    least: int | None = None
+    most: int | None = None
+    multiple_of: Positive | None = None
+    why: str  # what the device or its compiler says of it
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Limit:
+        if self.least is None and self.most is None and self.multiple_of is None:
+            raise ValueError("limits nothing; give one or more of least, most, multiple_of")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(f"least is {self.least} and most is {self.most}: nothing is within")
+        return self
+
+
 class Unit(_Table):
-    """One compute unit. `operators` are ONNX types it runs ("*": all that the runtime has)."""
+    """One compute unit. `operators` are ONNX types it runs ("*": all that the runtime has).
+
+    A node goes to the first unit of the profile that takes it.
+    """
 
     name: str
     kind: Literal["cpu", "gpu", "npu"]
     operators: tuple[str, ...] = ("*",)
     dtypes: tuple[Literal["int8", "uint8", "int16", "float16", "float32"], ...]
+    limits: tuple[Limit, ...] = ()
+    alignment: Annotated[Positive, Field(description="channels are padded to a multiple of this")] = 1
+    computes: Literal["float16", "float32"] = "float32"  # in what it computes the nodes that are float32 in the artifact
+    memory: Annotated[Positive | None, Field(description="bytes of its own, on the chip")] = None
 
 
 class Memory(_Table):
@@ -194,8 +253,7 @@ class Target(_Table):
     @model_validator(mode="after")
     def _consistent(self) -> Target:
         """Contradictions between tables. A message begins with the key that it is about."""
-        formats = {"litert": "tflite", "tflite-micro": "tflite", "onnxruntime": "onnx"}
-        artifact, wanted = self.artifact, formats[self.artifact.runtime]
+        artifact, wanted = self.artifact, FORMATS[self.artifact.runtime]
         dtypes = {dtype for unit in self.units for dtype in unit.dtypes}
         if not self.units:
             raise ValueError("units: a target has at least one unit")

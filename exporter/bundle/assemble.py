@@ -21,7 +21,7 @@ from exporter.bundle.report import report_html, report_json
 from exporter.bundle.signature import signature
 from exporter.content import Content
 from exporter.frontends.source import Signature
-from exporter.graph.summary import Summary, live_bytes, summarize
+from exporter.graph.summary import Summary, live_bytes, place, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, stores_integers
 from exporter.quantization.plan import integer_range
@@ -158,7 +158,7 @@ def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow,
                 macs=macs.get(node.name or "", 0),
                 weight_bytes=_weight_bytes(built, node),
                 precision=built.plan.precision.get(node_name(node), ""),
-                unit=built.target.units[0].name,
+                unit=place(node, built.plan.precision.get(node_name(node), "float32"), built.target)[0],
                 reason=reasons.get(node_name(node), ""),
             )
         )

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exporter.graph.coverage import unsupported
+from exporter.graph.limits import exceeded
 from exporter.graph.values import activation_nodes, consumers, fused_activation, is_constant, name_of, source_line, static_shape
 from exporter.ops.base import Refused, operator_of
 from exporter.ops.forms import lacking
 from targets.schema import ACTIVATIONS, Target
 
-__all__ = ["NodeFacts", "Placement", "Summary", "TensorFacts", "live_bytes", "placements", "summarize"]
+__all__ = ["NodeFacts", "Placement", "Summary", "TensorFacts", "live_bytes", "place", "placements", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Summary:
 class Placement:
     """Where one node of the legalized graph runs: a unit of the target and a precision, or (`unit` empty) why nowhere.
 
-    `reasons` also say why a node of an integer artifact stays in float.
+    `reasons` also say why a node of an integer artifact stays in float, and why the units before `unit` do not take it.
     """
 
     node: str
@@ -167,7 +168,8 @@ def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
         if node in integers:
             reasons += integers[node]
             precision = "float32"
-        unit = _unit(node, precision, target)
+        unit, refused = place(node, precision, target)
+        reasons += refused
         if node in integers and not target.quantization.float_fallback:
             reasons.append(f"{target.name} has no float")
         if not unit:
@@ -189,13 +191,24 @@ def _without_kernel(legal: ir.Model, target: Target) -> Iterator[Refused]:
             yield Refused(node, without)
 
 
-def _unit(node: ir.Node, precision: str, target: Target) -> str:
+def place(node: ir.Node, precision: str, target: Target) -> tuple[str, list[str]]:
+    """The first unit that takes a node in a precision ("" where none does), and why those before it do not.
+
+    Of a node that none takes, only the limits are told: that no unit has the operator in this precision is one sentence for all.
+    """
     dtype = ACTIVATIONS[precision]
     accepted = {dtype, "uint8"} if dtype == "int8" else {dtype}
+    plain, limited = [], []
     for unit in target.units:
-        if ("*" in unit.operators or node.op_type in unit.operators) and accepted & set(unit.dtypes):
-            return unit.name
-    return ""
+        if "*" not in unit.operators and node.op_type not in unit.operators:
+            plain.append(f"{unit.name} does not run {node.op_type}")
+        elif not accepted & set(unit.dtypes):
+            plain.append(f"{unit.name} has no {dtype}")
+        elif broken := [sentence for limit in unit.limits if (sentence := exceeded(limit, node))]:
+            limited += [f"{unit.name}: {sentence}" for sentence in broken]
+        else:
+            return unit.name, [*limited, *plain]
+    return "", limited
 
 
 def _reasons(refusals: list[Refused]) -> dict[ir.Node, list[str]]:

@@ -19,6 +19,8 @@ SCHEMES = {
     "int8": {"activations": "int8"},
     "int8-symmetric": {"activations": "int8", "activations_symmetric": True},
     "per-tensor": {"activations": "uint8", "per_channel": False},
+    "float-biases": {"activations": "int8", "activations_symmetric": True, "biases": "float32"},
+    "power-of-two": {"activations": "int8", "scales": "power_of_two"},
 }
 
 
@@ -43,6 +45,34 @@ def test_uint8_and_int8_are_the_same_integer_model():
     step = plan.encodings["y"].scale[0]
     for sample in samples(model, 4, seed=4):
         first, second = (run(write_onnx(model, plan, t), sample)["y"] for t in (signed, unsigned))
+        assert np.abs(first - second).max() <= step * 1.001
+
+
+def test_symmetric_with_float_biases_has_neither_zero_points_nor_int32():
+    """What TensorRT's parser reads: int8 at zero point 0 behind every pair; a DequantizeLinear of int32 it refuses."""
+    model = residual_net()
+    for_target = target(activations="int8", activations_symmetric=True, biases="float32")
+    plan = planned(model, for_target)
+    graph = onnx.load_from_string(write_onnx(model, plan, for_target)).graph
+    constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        zero_point = constants[node.input[2]]
+        assert (zero_point.dtype, zero_point.any()) == (np.int8, False)
+        assert constants.get(node.input[0], zero_point).dtype == np.int8
+    biases = [node.input[2] for node in graph.node if node.op_type == "Conv" and len(node.input) > 2]
+    assert biases
+    assert all(constants[name].dtype == np.float32 for name in biases)
+
+
+def test_float_biases_are_the_numbers_that_the_integers_stand_for():
+    model = residual_net()
+    whole, floats = target(activations="int8"), target(activations="int8", biases="float32")
+    plan = planned(model, whole)
+    step = plan.encodings["y"].scale[0]
+    for sample in samples(model, 4, seed=4):
+        first, second = (run(write_onnx(model, plan, t), sample)["y"] for t in (whole, floats))
         assert np.abs(first - second).max() <= step * 1.001
 
 

@@ -12,7 +12,7 @@ from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.summary import live_bytes, placements, summarize
 from exporter.graph.values import consumers
 from targets.loader import load_target
-from targets.schema import Unit
+from targets.schema import Limit, Unit
 
 
 def graph_of(text, weights=None):
@@ -111,6 +111,21 @@ def test_placement_gives_the_reasons_where_no_unit_fits(residual):
     assert placed["Conv"].unit == "npu"
     assert placed["Add"].unit == ""
     assert placed["Add"].reasons == ("no unit of cortex-m7 runs Add in int8",)
+
+
+def test_a_node_beyond_a_limit_goes_to_the_next_unit_and_says_why(residual):
+    small = Limit(measure="kernel", operators=("Conv",), most=2, why="windows of the array")
+    npu = Unit(name="npu", kind="npu", operators=("Conv",), dtypes=("int8",), limits=(small,))
+    target = load_target("cortex-m7")
+    target = target.model_copy(update={"units": (npu, *target.units)})
+    wide, narrow, add = placements(legalize(residual, "tflite"), target)
+    assert (wide.unit, wide.reasons) == ("cpu", ("npu: kernel is 3, at most 2: windows of the array",))
+    assert (narrow.unit, narrow.reasons) == ("npu", ())
+    assert (add.unit, add.reasons) == ("cpu", ("npu does not run Add",))
+    alone = target.model_copy(update={"units": (npu,)})
+    wide = placements(legalize(residual, "tflite"), alone)[0]
+    assert wide.unit == ""
+    assert wide.reasons == ("npu: kernel is 3, at most 2: windows of the array", "no unit of cortex-m7 runs Conv in int8")
 
 
 def test_placing_leaves_the_model_as_it_was(residual):

@@ -51,3 +51,34 @@ c = 1
 )
 def test_line_of_a_key(path: tuple[str | int, ...], line: int | None) -> None:
     assert line_of(TEXT, path) == line
+
+
+NESTED = """\
+[[units]]
+name = "npu"
+[[units.limits]]
+most = 1
+[[units.limits]]
+most = 2
+[[units]]
+name = "cpu"
+[[units.limits]]
+most = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (("units", 0, "limits", 0, "most"), 4),
+        (("units", 0, "limits", 1), 5),
+        (("units", 0, "limits", 1, "most"), 6),
+        (("units", 1, "name"), 8),
+        (("units", 1, "limits"), 9),
+        (("units", 1, "limits", 0, "most"), 10),
+        (("units", 1, "limits", 1), None),
+        (("units", "limits"), None),
+    ],
+)
+def test_arrays_of_tables_within_others_count_from_their_own_start(path: tuple[str | int, ...], line: int | None) -> None:
+    assert line_of(NESTED, path) == line

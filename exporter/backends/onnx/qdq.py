@@ -41,13 +41,14 @@ def shifted(encoding: Encoding, dtype: str) -> Encoding:
     return Encoding(dtype, encoding.scale, tuple(zero + offset for zero in encoding.zero_point), encoding.axis)
 
 
-def insert_qdq(model: ir.Model, plan: Plan, activations: str) -> None:
+def insert_qdq(model: ir.Model, plan: Plan, activations: str, biases: str = "int32") -> None:
     """Rewrite `model` in place to the QDQ form of `plan`.
 
     Args:
         activations: "int8" or "uint8", the dtype in which activations are stored.
+        biases: "int32", or "float32" for readers that have no DequantizeLinear of int32: the same rounded numbers, held as floats.
     """
-    writer = _Inserter(model.graph, plan, activations)
+    writer = _Inserter(model.graph, plan, activations, biases)
     nodes = list(model.graph)
     for value in list(model.graph.inputs):
         writer.value(value, None)
@@ -62,21 +63,26 @@ def insert_qdq(model: ir.Model, plan: Plan, activations: str) -> None:
             node.attributes.pop("dilations", None)
 
 
-def stored_constant(node: ir.Node, index: int, plan: Plan) -> tuple[str, np.ndarray[Any, Any]]:
-    """Name and content of the initializer in which the QDQ form holds an encoded constant that `node` alone reads."""
+def stored_constant(node: ir.Node, index: int, plan: Plan, biases: str = "int32") -> tuple[str, np.ndarray[Any, Any]]:
+    """Name and content of the initializer in which the QDQ form (see `insert_qdq`) holds an encoded constant that `node` alone reads."""
     integers, encoding = encode_constant(node, index, plan)
     value = node.inputs[index]
     name = name_of(value) if value is not None else ""
     if f"{node_name(node)}:{index}" in plan.requantize:
         name = f"{name}_for_{node_name(node)}_{index}"
-    if encoding.dtype == "int64":  # QuantizeLinear has no such integers; float32 has their values to 24 bits
+    if _held_as_floats(encoding, biases):
         return f"{name}_rounded", encoding.dequantize(integers)
     return f"{name}_quantized", integers
 
 
+def _held_as_floats(encoding: Encoding, biases: str) -> bool:
+    """QuantizeLinear has no int64; float32 has the values of such biases to 24 bits."""
+    return encoding.dtype == "int64" or (encoding.dtype == "int32" and biases == "float32")
+
+
 class _Inserter:
-    def __init__(self, graph: ir.Graph, plan: Plan, activations: str) -> None:
-        self._graph, self._plan, self._activations = graph, plan, activations
+    def __init__(self, graph: ir.Graph, plan: Plan, activations: str, biases: str) -> None:
+        self._graph, self._plan, self._activations, self._biases = graph, plan, activations, biases
         self._first = graph[0] if len(graph) else None
 
     def value(self, value: ir.Value, owner: ir.Node | None) -> None:
@@ -124,10 +130,11 @@ class _Inserter:
         for index, value in enumerate(node.inputs):
             if value is None or not is_constant(value) or read_encoding(node, index, self._plan) is None:
                 continue
-            (title, array), encoding = stored_constant(node, index, self._plan), read_encoding(node, index, self._plan)
+            title, array = stored_constant(node, index, self._plan, self._biases)
+            encoding = read_encoding(node, index, self._plan)
             assert encoding is not None
             stored = self._graph.initializers.get(title)
-            if encoding.dtype == "int64":
+            if _held_as_floats(encoding, self._biases):
                 node.replace_input_with(index, stored or self._initializer(title, array))
                 continue
             if stored is None:
