@@ -17,6 +17,7 @@ from exporter.built import Built
 from exporter.pipeline import Options, build
 from exporter.progress import SILENT, Progress
 from exporter.runtimes import Session, open_session
+from exporter.runtimes.registry import runtime_of
 from exporter.verification.prove import Rival
 from exporter.verification.runner import ArtifactRunner
 from targets.precision import choose_precision, precisions_of
@@ -33,11 +34,13 @@ def rivals_of(built: Built, options: Options, samples: Samples, progress: Progre
     """The float form of an integer artifact, timed beside it; and what else the target takes, where that form is faster.
 
     Empty where the artifact is not of integers, the target takes no float, the model comes with encodings of its own, or the runtime's
-    speed is no device's (tflite-micro's portable kernels).
+    speed is no device's (tflite-micro's portable kernels, an emulator).
     """
     target, runtime = built.target, built.target.verification.runtimes[:1]
     replays_cut = options.plan is not None and bool(options.plan.kept)
-    if not runtime or not target.artifact.holds_integers or target.artifact.runtime == "tflite-micro" or replays_cut:
+    if not runtime or not target.artifact.holds_integers or replays_cut:
+        return ()
+    if target.artifact.runtime == "tflite-micro" or runtime_of(runtime[0]).emulates:
         return ()
     found: list[Rival] = []
     with progress.stage("time other precisions"):

@@ -87,7 +87,7 @@ def verify(
         DataError: EW-G003, the bundle is damaged. ModelError: EW-M001, there is no such artifact. And what `measure` raises.
     """
     parsed = [Gate.parse(text, task=metric is not None) for text in gates]
-    path, layouts, encodings, named, recipe = _open(Path(artifact))
+    path, layouts, encodings, named, options, recipe = _open(Path(artifact))
     with progress.stage("load"):
         source = load(against, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     chosen = preprocess if preprocess is None or isinstance(preprocess, Preprocess) else Preprocess.from_file(preprocess)
@@ -96,6 +96,7 @@ def verify(
         source.reference,
         open_samples(data, source.inputs, chosen or recipe or source.preprocess).take(samples),
         runtimes=tuple(runtimes) or named,
+        options=options,
         outputs=[signature.name for signature in source.outputs],
         layouts=layouts,
         encodings=encodings,
@@ -108,8 +109,10 @@ def verify(
     return Verified(path, evidence)
 
 
-def _open(path: Path) -> tuple[Path, dict[str, str], dict[str, Encoding], tuple[str, ...], Preprocess | None]:
-    """Artifact file, layouts and encodings of its inputs and outputs, its runtimes and its preprocessing."""
+def _open(
+    path: Path,
+) -> tuple[Path, dict[str, str], dict[str, Encoding], tuple[str, ...], Mapping[str, Mapping[str, Any]], Preprocess | None]:
+    """Artifact file, layouts and encodings of its inputs and outputs, its runtimes with their options, and its preprocessing."""
     if path.is_dir():
         bundle = read_bundle(path)
         manifest = bundle.manifest
@@ -121,10 +124,11 @@ def _open(path: Path) -> tuple[Path, dict[str, str], dict[str, Encoding], tuple[
             for tensor in tensors
             if tensor.scale is not None
         }
-        named, _ = trusted(manifest.target["verification"]["runtimes"], manifest.target["artifact"]["precision"])
-        return bundle.artifact, layouts, encodings, named, recipe
+        proof = manifest.target["verification"]
+        named, _ = trusted(proof["runtimes"], manifest.target["artifact"]["precision"])
+        return bundle.artifact, layouts, encodings, named, proof.get("options", {}), recipe
     if not path.exists():
         raise ModelError("EW-M001", f"{path} does not exist", fix="give a bundle's directory or a .tflite or .onnx file")
     if path.suffix not in _DEFAULT:
         raise DataError("EW-G003", f"{path} is neither a bundle nor a .tflite or .onnx file")
-    return path, {}, {}, _DEFAULT[path.suffix], None
+    return path, {}, {}, _DEFAULT[path.suffix], {}, None

@@ -100,6 +100,7 @@ FORMATS: Final[Mapping[str, str]] = {
     "openvino": "onnx",
     "tensorrt": "onnx",
     "rknn": "onnx",
+    "qnn": "onnx",
 }
 
 # Artifact.runtime -> the name under which its releases are counted; LiteRT goes on counting as TensorFlow Lite did, TFLM has no releases.
@@ -119,7 +120,7 @@ class Artifact(_Table):
     """What is shipped and who runs it."""
 
     format: Literal["tflite", "onnx"]
-    runtime: Literal["litert", "tflite-micro", "onnxruntime", "openvino", "tensorrt", "rknn"]
+    runtime: Literal["litert", "tflite-micro", "onnxruntime", "openvino", "tensorrt", "rknn", "qnn"]
     floor: Release = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
     precision: Precision
     precisions: tuple[Precision, ...] = ()  # what --precision may choose instead; empty: `precision` alone
@@ -153,6 +154,10 @@ class Quantization(_Table):
     weights_range: Literal["full", "reduced"] = "full"  # reduced: 7 bits, where 8-bit products saturate in pairs
     scales: Literal["any", "power_of_two"] = "any"  # power_of_two: requantizing is a shift (activations, weights, and so biases)
     float_fallback: bool = True  # nodes without an integer kernel may run in float
+
+    def stored(self, dtype: str) -> str:
+        """The dtype in which the artifact holds activations that the plan has in `dtype` (a value of `ACTIVATIONS`)."""
+        return self.activations if dtype == "int8" else dtype
 
 
 class Limit(_Table):
@@ -225,6 +230,10 @@ class Verification(_Table):
     """Where the artifact is proved on this machine, and how far that goes."""
 
     runtimes: tuple[str, ...]  # names of `exporter.runtimes`, the first decides the gates
+    # Runtime -> what it has to be told of the device, as options of its adapter (`exporter.runtimes.worker`).
+    options: Mapping[str, Mapping[str, str | int | bool]] = Field(
+        default_factory=dict, description="{ RUNTIME = { OPTION = value } }"
+    )
     level: Literal["run", "emulated", "compiled", "rules"]
     note: str = ""
 
@@ -264,9 +273,9 @@ class Target(_Table):
             allowed = ", ".join(allowed_io)
             raise ValueError(f"artifact.io_dtype: precision {artifact.precision} has {allowed}, not {artifact.io_dtype}")
         for key, precision in (("precision", artifact.precision), *(("precisions", entry) for entry in artifact.precisions)):
-            if ACTIVATIONS[precision] not in dtypes:
-                have = f"they have {sorted(dtypes)}"
-                raise ValueError(f"artifact.{key}: no unit has the dtype {ACTIVATIONS[precision]} of {precision}; {have}")
+            needed = self.quantization.stored(ACTIVATIONS[precision])
+            if needed not in dtypes:
+                raise ValueError(f"artifact.{key}: no unit has the dtype {needed} of {precision}; they have {sorted(dtypes)}")
         if artifact.calibrated and self.quantization.float_fallback and "float32" not in dtypes:
             raise ValueError("quantization.float_fallback: no unit has the dtype float32, so nothing can fall back to it")
         releases = FLOORS.get(artifact.runtime)
@@ -283,6 +292,8 @@ class Target(_Table):
         names = [unit.name for unit in self.units]
         if len(set(names)) != len(names):
             raise ValueError(f"units: two units have the same name: {names}")
+        if unknown := sorted(set(self.verification.options) - set(self.verification.runtimes)):
+            raise ValueError(f"verification.options: {unknown[0]} is none of the runtimes {list(self.verification.runtimes)}")
         if self.verification.level in ("run", "emulated") and not self.verification.runtimes:
             raise ValueError(f"verification.runtimes: level {self.verification.level} needs at least one runtime")
         return self

@@ -196,13 +196,12 @@ def place(node: ir.Node, precision: str, target: Target) -> tuple[str, list[str]
 
     Of a node that none takes, only the limits are told: that no unit has the operator in this precision is one sentence for all.
     """
-    dtype = ACTIVATIONS[precision]
-    accepted = {dtype, "uint8"} if dtype == "int8" else {dtype}
+    dtype = target.quantization.stored(ACTIVATIONS[precision])
     plain, limited = [], []
     for unit in target.units:
         if "*" not in unit.operators and node.op_type not in unit.operators:
             plain.append(f"{unit.name} does not run {node.op_type}")
-        elif not accepted & set(unit.dtypes):
+        elif dtype not in unit.dtypes:
             plain.append(f"{unit.name} has no {dtype}")
         elif broken := [sentence for limit in unit.limits if (sentence := exceeded(limit, node))]:
             limited += [f"{unit.name}: {sentence}" for sentence in broken]

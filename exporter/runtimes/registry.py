@@ -28,6 +28,8 @@ class Runtime:
         purpose: what it is for, one phrase.
         how_to_get: the command that installs it.
         options: passed to the adapter.
+        emulates: whether its times say nothing of any device, because it imitates one on another machine.
+        patience_s: wall seconds that loading, and then every call, may take where the caller does not say.
         version: the one release that is meant; None: the one installed here, else the newest that has an environment of its own.
     """
 
@@ -38,6 +40,8 @@ class Runtime:
     purpose: str
     how_to_get: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    emulates: bool = False
+    patience_s: float = 120.0
     version: str | None = None
 
 
@@ -66,6 +70,16 @@ RUNTIMES: Final[tuple[Runtime, ...]] = (
         ".onnx",
         "runs ONNX artifacts on the CPU",
         "pip install 'onnxruntime>=1.22'",
+    ),
+    Runtime(
+        "qnn-htp",
+        "qnn-htp",
+        "onnxruntime-qnn",
+        ".onnx",
+        "runs ONNX artifacts as the Hexagon NPU of a Snapdragon does, in the emulator of Qualcomm's libraries",
+        "pip install 'edgewright[qnn]'",
+        emulates=True,
+        patience_s=900.0,
     ),
     Runtime("litert-ref", *_LITERT, "runs TFLite artifacts, reference kernels (bit-exact)", _PIP_LITERT, {"kernels": "ref"}),
     Runtime("litert-builtin", *_LITERT, "runs TFLite artifacts, builtin kernels", _PIP_LITERT, {"kernels": "builtin"}),

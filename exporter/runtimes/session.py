@@ -118,7 +118,7 @@ def open_session(
     artifact: str | Path,
     *,
     threads: int = 1,
-    timeout_s: float = 120.0,
+    timeout_s: float | None = None,
     keep_tensors: bool = False,
     python: str | Path | None = None,
     memory_bytes: int | None = None,
@@ -132,11 +132,12 @@ def open_session(
         runtime: a name of `all_runtimes()`, or one with a version such as ``"onnxruntime==1.17.3"``.
         artifact: the model file.
         threads: number of threads the runtime may use.
-        timeout_s: wall seconds that loading, and then every call, may take.
+        timeout_s: wall seconds that loading, and then every call, may take; None: as many as the runtime's entry says.
         keep_tensors: keep all intermediate tensors for `Session.tensors`.
         python: interpreter of another environment that has numpy and the runtime; None: this one, or the runtime's own environment.
         memory_bytes: limit of the worker's address space.
-        options: adapter options beside those of the runtime (onnxruntime: optimize; tflite-micro: arena_bytes).
+        options: adapter options beside those of the runtime (onnxruntime: optimize; tflite-micro: arena_bytes; qnn-htp: htp_arch,
+            soc_model, cpu_fallback).
         worker_script: the program that speaks the worker's protocol.
         isolate: False loads the runtime into this very process: faster, without time limits, and a crash takes the caller along. A
             runtime of another interpreter has a process of its own all the same.
@@ -147,6 +148,7 @@ def open_session(
         RuntimeFailure: EW-R001 not installed, EW-R002 refused the artifact, EW-R003 crashed, EW-R004 time limit.
     """
     entry = runtime_of(runtime)
+    timeout_s = entry.patience_s if timeout_s is None else timeout_s
     path = Path(artifact).resolve()
     if not path.is_file():
         raise ModelError("EW-M001", f"the artifact {artifact} does not exist")

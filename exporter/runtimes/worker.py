@@ -125,6 +125,20 @@ class OnnxRuntime(Adapter):
     """Options: threads, optimize (graph optimizations, default true)."""
 
     def __init__(self, artifact: str, options: Info) -> None:
+        self._session, self._report = self._open(artifact, options)
+        self.inputs = [_info(v.name, v.shape, self._dtype(v.type)) for v in self._session.get_inputs()]
+        self.outputs = [_info(v.name, v.shape, self._dtype(v.type)) for v in self._session.get_outputs()]
+        self._arrays: Arrays = {}
+        self._results: list[Any] = []
+
+    def _open(self, artifact: str, options: Info) -> tuple[Any, Info]:
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(artifact, self._settings(options), providers=["CPUExecutionProvider"])
+        return session, {"providers": session.get_providers()}
+
+    @staticmethod
+    def _settings(options: Info) -> Any:
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
@@ -132,12 +146,7 @@ class OnnxRuntime(Adapter):
         settings.inter_op_num_threads = 1
         levels = ort.GraphOptimizationLevel
         settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.get("optimize", True) else levels.ORT_DISABLE_ALL
-        self._session = ort.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
-        self._report = {"providers": self._session.get_providers()}
-        self.inputs = [_info(v.name, v.shape, self._dtype(v.type)) for v in self._session.get_inputs()]
-        self.outputs = [_info(v.name, v.shape, self._dtype(v.type)) for v in self._session.get_outputs()]
-        self._arrays: Arrays = {}
-        self._results: list[Any] = []
+        return settings
 
     @staticmethod
     def _dtype(text: str) -> str:
@@ -155,6 +164,54 @@ class OnnxRuntime(Adapter):
 
     def report(self) -> Info:
         return self._report
+
+
+class QnnHtp(OnnxRuntime):
+    """The Hexagon NPU of Snapdragons, which the libraries of onnxruntime-qnn emulate where there is none.
+
+    Options: threads, optimize; htp_arch and soc_model (of the device; absent: what the library takes for granted); cpu_fallback (whether
+    nodes that the NPU refuses may run on the CPU, default false: then the artifact is refused with their names).
+    """
+
+    def _open(self, artifact: str, options: Info) -> tuple[Any, Info]:
+        import onnxruntime as ort
+
+        session = self._session_of(artifact, options, strict=False) if options.get("cpu_fallback", False) else None
+        if session is None:
+            try:
+                session = self._session_of(artifact, options, strict=True)
+            except Exception as error:
+                if "fallback to CPU EP" not in str(error):
+                    raise
+                left = self._placed(self._session_of(artifact, options, strict=False))["cpu"]
+                raise ValueError("the NPU does not run " + ", ".join(left)) from error
+        return session, {"providers": session.get_providers(), "release": ort.__version__, **self._placed(session)}
+
+    def _session_of(self, artifact: str, options: Info, *, strict: bool) -> Any:
+        import onnxruntime as ort
+        import onnxruntime_qnn as qnn
+
+        name = qnn.get_ep_name()
+        if not any(device.ep_name == name for device in ort.get_ep_devices()):
+            ort.register_execution_provider_library(name, qnn.get_library_path())
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+        settings = self._settings(options)
+        settings.log_severity_level = 3  # errors alone: what it warns of is about other machines
+        provider = {key: str(options[key]) for key in ("htp_arch", "soc_model") if options.get(key)}
+        settings.add_provider_for_devices(devices[:1], {"backend_path": qnn.get_qnn_htp_path(), **provider})
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if strict else "0")
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return ort.InferenceSession(artifact, settings)
+
+    @staticmethod
+    def _placed(session: Any) -> Info:
+        """`npu`, `cpu`: the nodes that run on each, "name (type)", sorted; `partitions` of the graph on the NPU."""
+        parts = [(part.ep_name, part.get_nodes()) for part in session.get_provider_graph_assignment_info()]
+        named = [(ep, sorted(f"{node.name} ({node.op_type})" for node in nodes)) for ep, nodes in parts]
+        cpu = [text for ep, texts in named for text in texts if ep == "CPUExecutionProvider"]
+        npu = [text for ep, texts in named for text in texts if ep != "CPUExecutionProvider"]
+        partitions = sum(ep != "CPUExecutionProvider" for ep, _ in named)
+        return {"npu": sorted(npu), "cpu": sorted(cpu), "partitions": partitions}
 
 
 def _open(detail: Mapping[str, Any]) -> list[int]:
@@ -381,6 +438,7 @@ def _captured(call: Callable[[], Any]) -> str:
 
 ADAPTERS: dict[str, Callable[[str, Info], Adapter]] = {
     "onnxruntime": OnnxRuntime,
+    "qnn-htp": QnnHtp,
     "litert": LiteRt,
     "tflite-runtime": TfliteRuntime,
     "tflite-micro": TfliteMicro,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from exporter.quantization.apply import runs_in_integers
 from exporter.quantization.joins import shared_scales
 from exporter.quantization.plan import Encoding, Plan
 from exporter.runtimes import available, open_session
+from exporter.runtimes.registry import runtime_of
 from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
 from exporter.verification.layers import LayerQuality, watch_layers
@@ -133,6 +135,7 @@ def prove(
             built.source.reference,
             samples,
             runtimes=runtimes,
+            options=target.verification.options,
             outputs=[signature.name for signature in built.source.outputs],
             layouts=built.artifact.layouts,
             encodings=built.artifact.encodings,
@@ -170,6 +173,7 @@ def measure(
     samples: Samples,
     *,
     runtimes: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     outputs: Sequence[str],
     layouts: Mapping[str, str],
     encodings: Mapping[str, Encoding] | None = None,
@@ -182,6 +186,7 @@ def measure(
     """Run an artifact file beside the original on each of `runtimes`; the first takes all samples and decides the gates.
 
     Args:
+        options: of runtimes' adapters, by runtime.
         layouts: "channels_last" for every input or output that the artifact holds so.
         encodings: of integer inputs and outputs that the file itself does not describe (ONNX).
         integers: names of outputs that the original gives as integers too.
@@ -195,7 +200,7 @@ def measure(
     first = samples.take(1)
     for position, runtime in enumerate(runtimes):
         try:
-            with open_session(runtime, artifact) as session:
+            with open_session(runtime, artifact, options=options.get(runtime)) as session:
                 runner = ArtifactRunner(session, layouts, encodings, integers)
                 chosen = samples if position == 0 else samples.take(_FEW)
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:
@@ -205,15 +210,17 @@ def measure(
                     if metric is not None:
                         found = replace(found, task=evaluate(metric, reference, runner, samples))
                 comparisons[runtime] = found
-                sample = next(iter(first))
-                latency.append(Latency(runtime, tuple(session.latency(runner.encode(sample), _repeats(found.candidate_s)))))
+                if not runtime_of(runtime).emulates:
+                    inputs = runner.encode(next(iter(first)))
+                    latency.append(Latency(runtime, tuple(session.latency(inputs, _repeats(found.candidate_s)))))
                 memory = memory or _memory(session.report())
         except EdgewrightError as error:
             if position == 0:
                 raise
             warnings.append(f"{runtime}: {error.what}")
     latency.insert(0, Latency("original", tuple(_time(reference, first))))
-    agreement = _agreement(artifact, [name for name in runtimes if name in comparisons], samples.take(_FEW), layouts)
+    compared = [name for name in runtimes if name in comparisons]
+    agreement = _agreement(artifact, compared, options, samples.take(_FEW), layouts)
     return Evidence(
         comparisons,
         tuple(check(gates, next(iter(comparisons.values())))),
@@ -225,10 +232,19 @@ def measure(
     )
 
 
-def _agreement(artifact: Path, runtimes: Sequence[str], samples: Samples, layouts: Mapping[str, str]) -> Agreement | None:
+def _agreement(
+    artifact: Path,
+    runtimes: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    samples: Samples,
+    layouts: Mapping[str, str],
+) -> Agreement | None:
     if len(runtimes) < 2 or not all(available(runtime).present for runtime in runtimes):
         return None
-    with open_session(runtimes[0], artifact) as one, open_session(runtimes[1], artifact) as other:
+    with (
+        open_session(runtimes[0], artifact, options=options.get(runtimes[0])) as one,
+        open_session(runtimes[1], artifact, options=options.get(runtimes[1])) as other,
+    ):
         return equal_outputs(one, other, samples, layouts)
 
 

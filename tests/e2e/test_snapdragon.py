@@ -1,0 +1,60 @@
+"""Artifacts for Snapdragon's NPU: wholly on it, in the emulator of Qualcomm's own libraries, for each generation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration import open_samples
+from exporter import export, verify
+from exporter.built import Built
+from exporter.frontends import Source
+from exporter.pipeline import Options, build
+from exporter.runtimes import open_session
+from targets.loader import load_target
+
+NPUS = ("snapdragon-8gen2-npu", "snapdragon-8gen3-npu", "snapdragon-8elite-npu")
+
+
+def built_for(source: Source, target: str, samples: int = 16) -> Built:
+    data = open_samples("tools.zoo:calibration_digits", source.inputs, source.preprocess).take(samples)
+    return build(source, load_target(target), data, Options(refine=False))
+
+
+@pytest.mark.parametrize("target", NPUS)
+def test_digits_run_wholly_on_the_npu_as_on_the_cpu(target: str, digit_cnn: Source, tmp_path: Path) -> None:
+    built = built_for(digit_cnn, target)
+    path = tmp_path / "model.onnx"
+    built.artifact.write(path)
+    (output,) = digit_cnn.outputs
+    step = built.plan.encodings[output.name].scale[0]
+    with (
+        open_session("qnn-htp", path, options=built.target.verification.options["qnn-htp"]) as npu,
+        open_session("onnxruntime", path, options={"optimize": False}) as cpu,
+    ):
+        assert npu.report()["cpu"] == []
+        assert npu.report()["partitions"] == 1
+        for sample in open_samples("tools.zoo:held_out_digits", digit_cnn.inputs, digit_cnn.preprocess).take(16):
+            apart = np.abs(npu.run(sample)[output.name] - cpu.run(sample)[output.name]).max() / step
+            assert apart < 1.01  # whole steps, but for a rounding of float32
+
+
+def test_a_bundle_is_verified_in_the_emulator_and_no_time_of_it_is_reported(tmp_path: Path) -> None:
+    (outcome,) = export(
+        "tools.zoo:digit_cnn",
+        targets=["snapdragon-8gen3-npu"],
+        calibration="tools.zoo:calibration_digits",
+        test="tools.zoo:held_out_digits",
+        samples=16,
+        test_samples=8,
+        refine=False,
+        out=tmp_path,
+    )
+    assert outcome.bundle is not None
+    assert outcome.evidence is not None
+    assert list(outcome.evidence.comparisons) == ["qnn-htp"]
+    assert [entry.runtime for entry in outcome.evidence.latency] == ["original"]
+    again = verify(outcome.bundle.path, "tools.zoo:digit_cnn", "tools.zoo:held_out_digits", samples=8)
+    assert again.evidence.deciding.to_dict()["outputs"] == outcome.evidence.deciding.to_dict()["outputs"]
