@@ -214,6 +214,51 @@ class QnnHtp(OnnxRuntime):
         return {"npu": sorted(npu), "cpu": sorted(cpu), "partitions": partitions}
 
 
+class OpenVino(Adapter):
+    """Options: threads, float ("f32", or "bf16" as the plugin itself chooses on CPUs that have it; integers stay what they are)."""
+
+    def __init__(self, artifact: str, options: Info) -> None:
+        import openvino
+
+        settings = {
+            "INFERENCE_PRECISION_HINT": options.get("float", "f32"),
+            "INFERENCE_NUM_THREADS": int(options.get("threads", 1)),
+            "NUM_STREAMS": 1,
+        }
+        core = openvino.Core()
+        model = core.read_model(artifact)
+        self.inputs = [self._describe(port, port.node.get_friendly_name()) for port in model.inputs]
+        # What is read out of the graph is a node "NAME/sink_port_0"; its tensor has all names that meant the same.
+        self.outputs = [self._describe(port, port.node.get_friendly_name().rpartition("/")[0]) for port in model.outputs]
+        compiled = core.compile_model(model, "CPU", settings)
+        self._kernels = self._executed(compiled)
+        self._request = compiled.create_infer_request()
+
+    @staticmethod
+    def _describe(port: Any, name: str) -> Info:
+        shape = [dimension.get_length() if dimension.is_static else None for dimension in port.partial_shape]
+        return _info(name, shape, np.dtype(port.element_type.to_dtype()).name)
+
+    @staticmethod
+    def _executed(compiled: Any) -> list[str]:
+        facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+        return [fact["layerType"].value + " " + fact["runtimePrecision"].value for fact in facts]
+
+    def feed(self, arrays: Arrays) -> None:
+        self._feeds = [np.ascontiguousarray(arrays[info["name"]]) for info in self.inputs]
+
+    def invoke(self) -> None:
+        self._request.infer(self._feeds)
+
+    def fetch(self) -> Arrays:
+        # A copy: the tensor is written again by the next inference.
+        return {info["name"]: np.array(self._request.get_output_tensor(i).data) for i, info in enumerate(self.outputs)}
+
+    def report(self) -> Info:
+        """`kernels`: type and precision of each executed node, for example "Convolution u8"."""
+        return {"kernels": self._kernels}
+
+
 def _open(detail: Mapping[str, Any]) -> list[int]:
     """The shape, with -1 for a dimension that the file leaves open."""
     signature = detail["shape_signature"]
@@ -438,6 +483,7 @@ def _captured(call: Callable[[], Any]) -> str:
 
 ADAPTERS: dict[str, Callable[[str, Info], Adapter]] = {
     "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
     "qnn-htp": QnnHtp,
     "litert": LiteRt,
     "tflite-runtime": TfliteRuntime,
