@@ -109,6 +109,7 @@ FLOORS: Final[Mapping[str, str]] = {"litert": "tflite", "onnxruntime": "onnxrunt
 # Compile.compiler -> what its options may be, with their types.
 COMPILER_OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
     "vela": {"config": str, "system_config": str, "memory_mode": str, "optimise": str, "arena_cache_size": int},
+    "qnn-htp": {"soc_model": int, "finalization": int, "cpu_fallback": bool},
 }
 
 
@@ -219,7 +220,7 @@ class Pruning(_Table):
 class Compile(_Table):
     """The vendor's compiler that makes of the artifact what the device loads. What is verified is the artifact."""
 
-    compiler: Literal["vela"]
+    compiler: Literal["vela", "qnn-htp"]
     architectures: Annotated[tuple[str, ...], Field(min_length=1, description="one compiled artifact each")]
     options: Mapping[str, str | int | float | bool] = Field(default_factory=dict, description="see COMPILER_OPTIONS")
     required: bool = False  # an export without the compiler is an error, not an artifact with a warning

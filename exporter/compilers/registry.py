@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from diagnostics import CompilerFailure
 from exporter.compilers.base import Compiled, Compiler, Task
+from exporter.compilers.qnn import compile_for_htp
 from exporter.compilers.vela import compile_with_vela
 from exporter.runtimes.environments import find_environment
 from exporter.runtimes.registry import Availability
@@ -30,6 +31,13 @@ COMPILERS: Final[Mapping[str, Compiler]] = {
             "compiles TFLite for Arm Ethos-U, says what runs there and in how many cycles",
             "pip install 'edgewright[npu]'",
             compile_with_vela,
+        ),
+        Compiler(
+            "qnn-htp",
+            "onnxruntime-qnn",
+            "compiles QDQ ONNX into context binaries for the Hexagon NPU of a Snapdragon",
+            "pip install 'edgewright[qnn]'",
+            compile_for_htp,
         ),
     )
 }

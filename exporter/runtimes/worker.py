@@ -170,12 +170,18 @@ class QnnHtp(OnnxRuntime):
     """The Hexagon NPU of Snapdragons, which the libraries of onnxruntime-qnn emulate where there is none.
 
     Options: threads, optimize; htp_arch and soc_model (of the device; absent: what the library takes for granted); cpu_fallback (whether
-    nodes that the NPU refuses may run on the CPU, default false: then the artifact is refused with their names).
+    nodes that the NPU refuses may run on the CPU, default false: then the artifact is refused with their names); context (a file that takes
+    the compiled graph, with the NPU's own code beside it); finalization (how long the compiler looks for a faster graph, 1 to 3);
+    log_severity (of what is printed, 0 to 4, default 3: errors).
     """
+
+    architectures = (68, 69, 73, 75, 79, 81)  # others the library takes without a word, for none
 
     def _open(self, artifact: str, options: Info) -> tuple[Any, Info]:
         import onnxruntime as ort
 
+        if int(options.get("htp_arch") or self.architectures[0]) not in self.architectures:
+            raise ValueError(f"there is no HTP v{options['htp_arch']}; there are v{', v'.join(map(str, self.architectures))}")
         session = self._session_of(artifact, options, strict=False) if options.get("cpu_fallback", False) else None
         if session is None:
             try:
@@ -183,7 +189,7 @@ class QnnHtp(OnnxRuntime):
             except Exception as error:
                 if "fallback to CPU EP" not in str(error):
                     raise
-                left = self._placed(self._session_of(artifact, options, strict=False))["cpu"]
+                left = self._placed(self._session_of(artifact, {**options, "context": ""}, strict=False))["cpu"]
                 raise ValueError("the NPU does not run " + ", ".join(left)) from error
         return session, {"providers": session.get_providers(), "release": ort.__version__, **self._placed(session)}
 
@@ -196,8 +202,12 @@ class QnnHtp(OnnxRuntime):
             ort.register_execution_provider_library(name, qnn.get_library_path())
         devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
         settings = self._settings(options)
-        settings.log_severity_level = 3  # errors alone: what it warns of is about other machines
-        provider = {key: str(options[key]) for key in ("htp_arch", "soc_model") if options.get(key)}
+        settings.log_severity_level = int(options.get("log_severity", 3))
+        keys = {"htp_arch": "htp_arch", "soc_model": "soc_model", "finalization": "htp_graph_finalization_optimization_mode"}
+        provider = {key: str(options[name]) for name, key in keys.items() if options.get(name)}
+        if options.get("context"):
+            for key, value in {"enable": "1", "embed_mode": "0", "file_path": str(options["context"])}.items():
+                settings.add_session_config_entry("ep.context_" + key, value)
         settings.add_provider_for_devices(devices[:1], {"backend_path": qnn.get_qnn_htp_path(), **provider})
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if strict else "0")
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
