@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import diagnostics
-from tools import zoo_page
+from tools import matrix_page, zoo_page
 from tools.bench.page import PAGE, benchmarks_page
 
 __all__ = ["errors_page", "main", "operators_page", "pages", "statuses"]
@@ -133,6 +133,7 @@ def pages() -> dict[Path, str]:
         DOCS / "operators.md": operators_page(),
         PAGE: benchmarks_page(),
         zoo_page.PAGE: zoo_page.zoo_page(),
+        matrix_page.PAGE: matrix_page.targets_page(),
     }
 
 

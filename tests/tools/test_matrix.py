@@ -1,0 +1,82 @@
+"""The matrix of models and targets: what fails is a row, and the page says what was refused and why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from targets import list_targets, load_target, target_names
+from tools import matrix, matrix_page
+from tools.matrix_rows import profile_digest
+
+REFUSED = {"status": "refused", "code": "EW-T004", "what": "target cortex-m7 cannot run 1 of 3 nodes", "why": "n (If): no"}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder of rows instead of the one in docs/."""
+    for module in (matrix, matrix_page):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(matrix, "PAGE", tmp_path / "targets.md")
+    return tmp_path
+
+
+def test_a_process_that_dies_is_a_row_with_its_last_words():
+    ((target, row),) = matrix.rows_of("no-such-model", ["cortex-m7"])
+    assert (target, row["status"], row["what"]) == ("cortex-m7", "failed", "KeyError: 'no-such-model'")
+
+
+def test_a_process_that_is_silent_for_too_long_is_ended():
+    ((target, row),) = matrix.rows_of("digit_cnn", ["cortex-m7"], limit_s=0.05)
+    assert (target, row["status"], row["what"]) == ("cortex-m7", "failed", "took longer than 0 s")
+
+
+def test_rows_are_kept_in_the_order_of_the_zoo_and_made_anew_when_the_profile_changed(results, monkeypatch):
+    asked = []
+
+    def rows_of(model, targets, limit_s):
+        asked.extend((model, target) for target in targets)
+        for target in targets:
+            yield target, {"status": "verified", "sqnr_db": 30.0, "profile": profile_digest(load_target(target))}
+
+    monkeypatch.setattr(matrix, "rows_of", rows_of)
+    assert matrix.main(["magika", "digit_cnn", "--targets", "cortex-m7"]) == 0
+    kept = json.loads((results / "cortex-m7.json").read_text())
+    assert list(kept) == ["digit_cnn", "magika"]
+    assert matrix.main(["magika", "digit_cnn", "--targets", "cortex-m7", "--missing"]) == 0
+    assert asked == [("magika", "cortex-m7"), ("digit_cnn", "cortex-m7")]
+    kept["magika"]["profile"] = "another"
+    (results / "cortex-m7.json").write_text(json.dumps(kept))
+    matrix.main(["magika", "digit_cnn", "--targets", "cortex-m7", "--missing"])
+    assert asked[2:] == [("magika", "cortex-m7")]
+
+
+def test_a_row_depends_on_what_the_profile_says_to_the_code_not_to_people():
+    target = load_target("cortex-m7")
+    assert profile_digest(target.model_copy(update={"title": "another", "sources": ()})) == profile_digest(target)
+    symmetric = target.quantization.model_copy(update={"activations_symmetric": True})
+    assert profile_digest(target.model_copy(update={"quantization": symmetric})) != profile_digest(target)
+
+
+def test_the_page_names_every_target_and_every_refusal(results):
+    rows = {
+        "digit_cnn": {"status": "verified", "sqnr_db": 41.94},
+        "magika": REFUSED,
+        "minilm": {"status": "verified", "sqnr_db": None},
+    }
+    (results / "cortex-m7.json").write_text(json.dumps(rows))
+    page = matrix_page.targets_page()
+    assert "| `cortex-m7` | 41.9 | EW-T004 | exact |" in page
+    assert "| `x86-64-cpu` | – | – | – |" in page
+    assert "- magika on `cortex-m7`: EW-T004: the target cannot run 1 of 3 nodes. n (If): no" in page
+    for name in target_names():
+        assert f"### `{name}`" in page
+
+
+def test_the_page_says_limits_and_sources(results):
+    page = matrix_page.targets_page()
+    assert "  - elements of Softmax: at most 16000 (Softmax takes one axis of at most 16,000 elements)" in page
+    for target in list_targets():
+        for source in target.sources:
+            assert matrix_page._text(source) in page

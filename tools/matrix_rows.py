@@ -1,0 +1,131 @@
+"""One model of the zoo on many targets: ``python -m tools.matrix_rows MODEL TARGET ...`` prints one row as a line of JSON for each.
+
+The model is loaded once. `tools.matrix` runs it in a process of its own, so that a target that hangs or crashes is a row and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from calibration import Samples, open_samples
+from diagnostics import EdgewrightError
+from exporter.built import Built
+from exporter.frontends import Source, load
+from exporter.graph.columns import column_groups
+from exporter.graph.summary import place
+from exporter.graph.values import activation_nodes
+from exporter.pipeline import Options, build, compile_artifact
+from exporter.quantization.apply import precision_of
+from exporter.verification.metrics import json_number
+from exporter.verification.prove import measure
+from targets import Target, load_target, require_fit, to_toml
+from tools.zoo_cases import CASES
+
+__all__ = ["main", "measured", "profile_digest"]
+
+_CALIBRATION: Final = 16  # samples: what this is about is whether an artifact is made and right, not how good it can be
+_TESTS: Final = 8
+_WHY: Final = 5  # reasons that are kept of a row, the most frequent first
+
+
+def profile_digest(target: Target) -> str:
+    """What a row depends on of its profile, as a short hash: all but what is said to people."""
+    verification = target.verification.model_copy(update={"note": "", "level": "rules"})
+    silent = target.model_copy(update={"title": "", "description": "", "sources": (), "verification": verification})
+    return hashlib.sha256(to_toml(silent).encode()).hexdigest()[:12]
+
+
+def measured(source: Source, target: Target, calibration: Samples, tests: Samples) -> dict[str, Any]:
+    """Export as far as proving goes: build, compile where the target's compiler is here, run on the runtime that decides.
+
+    Raises EdgewrightError where the target refuses the model, or a compiler or runtime fails.
+    """
+    built = build(source, target, calibration if target.artifact.calibrated else None, Options(effort="fast"))
+    built = compile_artifact(built)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        artifact = Path(folder) / f"model{built.artifact.suffix}"
+        built.artifact.write(artifact)
+        runtime = target.verification.runtimes[0]
+        evidence = measure(
+            artifact,
+            source.reference,
+            tests,
+            runtimes=(runtime,),
+            outputs=[signature.name for signature in source.outputs],
+            layouts=built.artifact.layouts,
+            encodings=built.artifact.encodings,
+            integers=built.plan.io_dtypes,
+            columns=column_groups(built.graph),
+            options=target.verification.options,
+        )
+    require_fit(target, None, evidence.memory.get("arena_total"), source.name)
+    worst = evidence.deciding.worst("sqnr_db")
+    return {
+        "status": "verified",
+        "runtime": runtime,
+        "samples": evidence.deciding.samples,
+        "sqnr_db": json_number(worst[1]) if worst is not None else None,
+        "bytes": built.artifact.size,
+        **({"arena": evidence.memory["arena_total"]} if "arena_total" in evidence.memory else {}),
+        **_placed(built),
+        "compiled": [_compiled(entry) for entry in built.compiled],
+        "not_compiled": built.not_compiled,
+    }
+
+
+def _placed(built: Built) -> dict[str, Any]:
+    """How many nodes run on which unit in which precision, and why the units before did not take them."""
+    units: Counter[str] = Counter()
+    why: Counter[str] = Counter()
+    for node, _ in activation_nodes(built.graph.graph):
+        precision = precision_of(node, built.plan)
+        unit, reasons = place(node, precision, built.target)
+        units[f"{unit or 'none'} {precision}"] += 1
+        why.update(reasons)
+    return {"nodes": dict(sorted(units.items())), "why": dict(why.most_common(_WHY))}
+
+
+def _compiled(compiled: Any) -> dict[str, Any]:
+    return {
+        "compiler": f"{compiled.compiler} {compiled.version}",
+        "architecture": compiled.architecture,
+        "operators": len(compiled.placements),
+        "on_cpu": len(compiled.left_out),
+        "figures": dict(compiled.figures),
+    }
+
+
+def row(source: Source, name: str, calibration: Samples, tests: Samples) -> dict[str, Any]:
+    """`measured`, or why not: a refusal is a row too."""
+    target = load_target(name)
+    try:
+        found = measured(source, target, calibration, tests)
+    except EdgewrightError as error:
+        found = {"status": "refused", "code": error.code, "what": error.what, "why": error.why}
+    return {**found, "profile": profile_digest(target)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the rows of MODEL on each TARGET."""
+    model, *targets = arguments
+    np.seterr(all="ignore")
+    case = CASES[model]
+    source = load(f"tools.zoo:{case.model}")
+    calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(min(case.samples, _CALIBRATION))
+    tests = open_samples(case.held_out, source.inputs, source.preprocess).take(min(case.test_samples, _TESTS))
+    for target in targets:
+        print(json.dumps(row(source, target, calibration, tests)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
