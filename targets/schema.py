@@ -76,8 +76,9 @@ IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {
 # What is counted of a node, for the limits of a unit; `exporter.graph.limits` counts it.
 #   batch: the first axis of activations of four or more axes; rank: axes of each activation; size: each axis of each activation;
 #   elements: of each activation; input_channels, output_channels: axis 1 of what is read and written, of three or more axes;
-#   kernel, stride, dilation: of a window, along each of its axes; kernel_axes: how many axes it has; operands: how many of its inputs
-#   are computed, not constants.
+#   kernel, stride, dilation: of a window, along each of its axes; kernel_axes: how many axes it has; padded_kernel, padded_stride: of a
+#   window that pads (padded_stride: or dilates); scale: by what a Resize multiplies each axis that it changes, 0 where that is no whole
+#   number; operands: how many of its inputs are computed, not constants.
 Measure = Literal[
     "batch",
     "rank",
@@ -89,6 +90,9 @@ Measure = Literal[
     "kernel_axes",
     "stride",
     "dilation",
+    "padded_kernel",
+    "padded_stride",
+    "scale",
     "operands",
 ]
 
@@ -169,12 +173,13 @@ class Limit(_Table):
     least: int | None = None
     most: int | None = None
     multiple_of: Positive | None = None
+    among: tuple[int, ...] = ()
     why: str  # what the device or its compiler says of it
 
     @model_validator(mode="after")
     def _bounds(self) -> Limit:
-        if self.least is None and self.most is None and self.multiple_of is None:
-            raise ValueError("limits nothing; give one or more of least, most, multiple_of")
+        if self.least is None and self.most is None and self.multiple_of is None and not self.among:
+            raise ValueError("limits nothing; give one or more of least, most, multiple_of, among")
         if self.least is not None and self.most is not None and self.least > self.most:
             raise ValueError(f"least is {self.least} and most is {self.most}: nothing is within")
         return self

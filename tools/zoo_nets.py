@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["Bert", "ONet"]
+__all__ = ["Bert", "MobileNet", "ONet", "person_detection"]
 
 
 class ONet(nn.Module):
@@ -31,6 +31,39 @@ class ONet(nn.Module):
         x = x.permute(0, 3, 2, 1).flatten(1)  # the weights come from a framework that flattens columns first
         x = self.prelu5(self.dense5(x))
         return self.dense6_2(x), self.dense6_3(x), self.dense6_1(x).softmax(dim=1)
+
+
+class MobileNet(nn.Module):
+    """MobileNet (Howard et al. 2017, table 1), with every number of channels times `width`.
+
+    Images float32 [N, channels, H, W] -> logits float32 [N, classes].
+    """
+
+    def __init__(self, width: float, channels: int, classes: int) -> None:
+        super().__init__()
+        sizes = [round(width * size) for size in (32, 64, 128, 128, 256, 256, 512, *[512] * 5, 1024, 1024)]
+        strides = (1, 2, 1, 2, 1, 2, *[1] * 5, 2, 1)
+        blocks = [_normalized(nn.Conv2d(channels, sizes[0], 3, 2, 1, bias=False))]
+        for before, after, stride in zip(sizes, sizes[1:], strides, strict=False):
+            blocks.append(_normalized(nn.Conv2d(before, before, 3, stride, 1, groups=before, bias=False)))
+            blocks.append(_normalized(nn.Conv2d(before, after, 1, bias=False)))
+        self.features = nn.Sequential(*blocks)
+        self.classify = nn.Linear(sizes[-1], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classify(self.features(x).mean((2, 3)))
+
+
+def _normalized(conv: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6())
+
+
+def person_detection() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """The network of the visual wake words (Chowdhery et al. 2019, section 4: MobileNet, width 0.25, 96 by 96, gray), random weights."""
+    torch.manual_seed(0)
+    model = MobileNet(0.25, 1, 2)
+    model(torch.randn(64, 1, 96, 96))  # one batch through it gives the normalizations statistics of their own
+    return model.eval(), (torch.zeros(1, 1, 96, 96),)
 
 
 class Bert(nn.Module):

@@ -19,6 +19,7 @@ from exporter.bundle.firmware import GoldenSample, firmware_kit
 from exporter.bundle.manifest import FileRecord, GateRecord, Manifest
 from exporter.bundle.report import report_html, report_json
 from exporter.bundle.signature import signature
+from exporter.compilers.agreement import disagreements
 from exporter.content import Content
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, live_bytes, place, summarize
@@ -77,6 +78,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         if moved
     ]
     warnings += [built.not_compiled] if built.not_compiled else []
+    warnings += disagreements(built)
     warnings += evidence.warnings
     warnings += advice(built.target.artifact.precision, evidence.rivals)
     if evidence.agreement is not None and evidence.agreement.mismatches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exporter.compilers.agreement import disagreements
 from exporter.compilers.base import Compiled, Compiler, OperatorPlacement, Task
 from exporter.compilers.registry import COMPILERS, all_compilers, compile_for, compiler_of, how_to_get
 
@@ -14,5 +15,6 @@ __all__ = [
     "all_compilers",
     "compile_for",
     "compiler_of",
+    "disagreements",
     "how_to_get",
 ]

@@ -28,6 +28,8 @@ def exceeded(limit: Limit, node: ir.Node) -> str:
             return f"{what} is {number}, at most {limit.most}: {limit.why}"
         if limit.multiple_of is not None and number % limit.multiple_of:
             return f"{what} is {number}, no multiple of {limit.multiple_of}: {limit.why}"
+        if limit.among and number not in limit.among:
+            return f"{what} is {number}, none of {', '.join(map(str, limit.among))}: {limit.why}"
     return ""
 
 
@@ -63,6 +65,23 @@ def _kernel(node: ir.Node) -> Sequence[int]:
     return given or (static_shape(weight)[2:] if weight is not None else ())
 
 
+def _pads(node: ir.Node) -> bool:
+    return any(attribute(node, "pads", ())) or attribute(node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+
+
+def _padded_stride(node: ir.Node) -> Sequence[int]:
+    strides: Sequence[int] = attribute(node, "strides", ())
+    return strides if _pads(node) or any(rate > 1 for rate in attribute(node, "dilations", ())) else ()
+
+
+def _scales(node: ir.Node) -> list[int]:
+    source = node.inputs[0]
+    if node.op_type != "Resize" or source is None:
+        return []
+    pairs = zip(static_shape(source), static_shape(node.outputs[0]), strict=True)
+    return [after // before if after % before == 0 else 0 for before, after in pairs if before != after]
+
+
 _MEASURES: Final[Mapping[Measure, Callable[[ir.Node], Sequence[int]]]] = {
     "batch": lambda node: [shape[0] for shape in _shapes(node, least_rank=4)],
     "rank": lambda node: [len(shape) for shape in _shapes(node)],
@@ -74,5 +93,8 @@ _MEASURES: Final[Mapping[Measure, Callable[[ir.Node], Sequence[int]]]] = {
     "kernel_axes": lambda node: [len(found)] if (found := _kernel(node)) else [],
     "stride": lambda node: attribute(node, "strides", ()),
     "dilation": lambda node: attribute(node, "dilations", ()),
+    "padded_kernel": lambda node: _kernel(node) if _pads(node) else (),
+    "padded_stride": _padded_stride,
+    "scale": _scales,
     "operands": lambda node: [len(_computed(node.inputs))],
 }
