@@ -47,7 +47,11 @@ class Floor:
 
 
 def floor_of(target: Target) -> Floor | None:
-    """The floor of a profile; None where it has none."""
+    """The floor of a profile; None where it has none. An opset alone counts as the first onnxruntime that reads it."""
+    if target.artifact.opset is not None:
+        from targets.releases.onnxruntime import first_release
+
+        return Floor.parse(f"onnxruntime>={first_release(target.artifact.opset)}")
     return Floor.parse(target.artifact.floor) if target.artifact.floor else None
 
 

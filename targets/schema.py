@@ -127,6 +127,9 @@ class Artifact(_Table):
     format: Literal["tflite", "onnx"]
     runtime: Literal["litert", "tflite-micro", "onnxruntime", "openvino", "tensorrt", "rknn", "qnn"]
     floor: Release = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
+    opset: Annotated[
+        int | None, Field(ge=13, description="the newest ONNX opset that its reader takes, where that is no onnxruntime")
+    ] = None
     precision: Precision
     precisions: tuple[Precision, ...] = ()  # what --precision may choose instead; empty: `precision` alone
     io_dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"
@@ -288,6 +291,8 @@ class Target(_Table):
         if artifact.floor and artifact.floor.partition(">=")[0] != releases:
             allowed = f'"{releases}>=RELEASE" or ""' if releases else '""'
             raise ValueError(f"artifact.floor: {artifact.floor} is no floor of runtime {artifact.runtime}; allowed: {allowed}")
+        if artifact.opset is not None and (artifact.format != "onnx" or artifact.floor):
+            raise ValueError("artifact.opset: it is of onnx artifacts without a floor, which has an opset of its own")
         if self.compile is not None:
             known = COMPILER_OPTIONS[self.compile.compiler]
             for option, value in self.compile.options.items():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from diagnostics import UsageError
 from targets.floor import Floor, floor_of, lower_floors
 from targets.loader import load_target
+from targets.schema import Target
 
 NUMBERS = st.integers(0, 99)
 
@@ -64,3 +65,17 @@ def test_a_floor_about_no_target_is_a_contradiction(name: str, runtime: str) -> 
         lower_floors([load_target(name)], "tflite>=2.9")
     assert caught.value.code == "EW-U002"
     assert caught.value.why == f"{name} runs on {runtime}"
+
+
+def test_an_opset_counts_as_the_first_onnxruntime_that_reads_it() -> None:
+    assert floor_of(load_target("rk3588-npu")) == Floor("onnxruntime", (1, 16, 0))
+    assert floor_of(load_target("jetson-orin")) == Floor("onnxruntime", (1, 13, 0))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"format": "tflite", "runtime": "litert"}, {"floor": "onnxruntime>=1.17", "runtime": "onnxruntime"}]
+)
+def test_an_opset_is_of_onnx_without_a_floor(wrong: dict[str, str]) -> None:
+    data = load_target("rk3588-npu").model_dump()
+    with pytest.raises(ValueError, match=r"artifact\.opset"):
+        Target.model_validate({**data, "artifact": {**data["artifact"], **wrong}})
