@@ -156,6 +156,8 @@ class Quantization(_Table):
 
     activations: Literal["int8", "uint8"] = "int8"
     activations_symmetric: bool = False
+    # Those of 16 bits. int16: symmetric, biases in int64, as TFLite's kernels have it; uint16: asymmetric, biases in int32.
+    activations_wide: Literal["int16", "uint16"] = "int16"
     weights: Literal["int8"] = "int8"
     per_channel: bool = True
     biases: Literal["int32", "float32"] = "int32"  # float32: of a QDQ artifact, where no DequantizeLinear of int32 is read
@@ -165,7 +167,15 @@ class Quantization(_Table):
 
     def stored(self, dtype: str) -> str:
         """The dtype in which the artifact holds activations that the plan has in `dtype` (a value of `ACTIVATIONS`)."""
-        return self.activations if dtype == "int8" else dtype
+        return {"int8": self.activations, "int16": self.activations_wide}.get(dtype, dtype)
+
+    def symmetric(self, dtype: str) -> bool:
+        """Whether activations that the plan has in `dtype` have zero point 0."""
+        return self.activations_symmetric or (dtype, self.activations_wide) == ("int16", "int16")
+
+    def biases_beside(self, dtype: str) -> str:
+        """The dtype in which the plan has biases beside activations of `dtype`."""
+        return "int64" if (dtype, self.activations_wide) == ("int16", "int16") else "int32"
 
 
 class Limit(_Table):
@@ -197,7 +207,7 @@ class Unit(_Table):
     name: str
     kind: Literal["cpu", "gpu", "npu"]
     operators: tuple[str, ...] = ("*",)
-    dtypes: tuple[Literal["int8", "uint8", "int16", "float16", "float32"], ...]
+    dtypes: tuple[Literal["int8", "uint8", "int16", "uint16", "float16", "float32"], ...]
     limits: tuple[Limit, ...] = ()
     alignment: Annotated[Positive, Field(description="channels are padded to a multiple of this")] = 1
     computes: Literal["float16", "float32"] = "float32"  # in what it computes the nodes that are float32 in the artifact

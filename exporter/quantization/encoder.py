@@ -61,7 +61,7 @@ class Encoder:
         self.requantize: dict[str, Encoding] = {}
         self._stats, self._scheme, self._method, self._rules = stats, scheme, method, rules
         self._dtype, self._floors = dtype, floors
-        self._symmetric, self._shifts = scheme.activations_symmetric or dtype == "int16", scheme.scales == "power_of_two"
+        self._symmetric, self._shifts = scheme.symmetric(dtype), scheme.scales == "power_of_two"
         self._parent: dict[str, str] = {}
         self._fixed: dict[str, Encoding] = {}
         self._shared: set[str] = set()
@@ -109,7 +109,9 @@ class Encoder:
                 self._put(node, index, encoding)
         for index, value in _inputs(node, rule, Role.BIAS):
             first, second = [self._read(node, i) for i, given in enumerate(rule.inputs) if given.role in _FACTORS][:2]
-            self._put(node, index, bias_encoding(first, second, len(value.shape or (0,)) - 1))
+            self._put(
+                node, index, bias_encoding(first, second, len(value.shape or (0,)) - 1, self._scheme.biases_beside(first.dtype))
+            )
 
     # Union-find over value names: values of one tree share an encoding.
 
@@ -204,14 +206,14 @@ class Encoder:
 
     def _fixed_encoding(self, given: OutputRule) -> Encoding:
         if self._dtype == "int16" or not self._symmetric:
-            return fixed_encoding(given.scale, given.zero_point, self._dtype)
+            return fixed_encoding(given.scale, given.zero_point, self._dtype, symmetric=self._symmetric)
         return self._encode((-128 - given.zero_point) * given.scale, (127 - given.zero_point) * given.scale)
 
     def _least_scale(self, node: ir.Node, axis: int | None, biases: list[np.ndarray[Any, Any]]) -> float | np.ndarray[Any, Any]:
         """The least scale of a node's weight: biases stay in int32, and the ratio to the output's scale within a runtime's multiplier."""
         scale_in = self._read(node, next(index for index, _ in _inputs(node, self._rules[node], Role.ACTIVATION))).scale[0]
         least: Any = LEAST_RATIO * self.encodings[self._written(node)[0][0]].scale[0] / scale_in
-        greatest = MAX_BIAS["int64" if self._dtype == "int16" else "int32"]
+        greatest = MAX_BIAS[self._scheme.biases_beside(self._dtype)]
         for bias in biases:
             needed = np.abs(bias.astype(np.float64)).ravel() / (scale_in * greatest)
             least = np.maximum(least, needed.max(initial=0.0) if axis is None else needed)

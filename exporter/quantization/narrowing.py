@@ -102,7 +102,8 @@ def _narrow(node: ir.Node, index: int, plan: Plan) -> Plan:
     for place, (rule, bias) in enumerate(zip(rules, node.inputs, strict=False)):
         if rule.role is Role.BIAS and bias is not None and given is not None:
             assert f"{node_name(node)}:{place}" not in plan.requantize
-            encodings[name_of(bias)] = bias_encoding(given, encoding, len(bias.shape or (0,)) - 1)
+            dtype = plan.encodings[name_of(bias)].dtype
+            encodings[name_of(bias)] = bias_encoding(given, encoding, len(bias.shape or (0,)) - 1, dtype)
     return replace(plan, encodings=encodings)
 
 

@@ -117,21 +117,26 @@ def block_encoding(weight: np.ndarray[Any, Any], axis: int, block: int) -> Encod
     return Encoding("int4", tuple(scale.astype(np.float16).astype(np.float32).tolist()), (0,), axis, block)
 
 
-def fixed_encoding(scale: float, zero_point: int, dtype: str) -> Encoding:
-    """What a kernel fixes for its int8 output, in `dtype` ("int8" or "int16"): int16 has the same greatest magnitude at zero point 0."""
+def fixed_encoding(scale: float, zero_point: int, dtype: str, *, symmetric: bool = True) -> Encoding:
+    """What a kernel fixes for its int8 output, in `dtype` ("int8" or "int16").
+
+    Of int16, the same greatest magnitude at zero point 0 where `symmetric`, else the same range in steps of a 256th.
+    """
+    if dtype == "int16" and not symmetric:
+        return Encoding("int16", (float(np.float32(scale / 256)),), (256 * zero_point,))
     if dtype == "int16":
         magnitude = max(128 + zero_point, 128 - zero_point) * scale
         return Encoding("int16", (float(np.float32(magnitude / 32768)),), (0,))
     return Encoding("int8", (float(np.float32(scale)),), (zero_point,))
 
 
-def bias_encoding(inputs: Encoding, weights: Encoding, axis: int) -> Encoding:
+def bias_encoding(inputs: Encoding, weights: Encoding, axis: int, dtype: str = "") -> Encoding:
     """Integers at scale_in * scale_w, zero point 0, along `axis` of the bias where the weights are encoded per channel.
 
-    int64 beside int16 inputs, else int32.
+    Of `dtype`; where that is not given, int64 beside int16 inputs, else int32.
     """
     scale = np.asarray(weights.scale, np.float32) * np.float32(inputs.scale[0])
-    dtype = "int64" if inputs.dtype == "int16" else "int32"
+    dtype = dtype or ("int64" if inputs.dtype == "int16" else "int32")
     return Encoding(dtype, tuple(scale.tolist()), (0,) * scale.size, None if weights.axis is None else axis)
 
 

@@ -79,7 +79,9 @@ def _mended(node: ir.Node, plan: Plan, changed: Plan) -> Plan:
     assert second is not None
     output = changed.encodings.get(name_of((fused_activation(node) or node).outputs[0]))
     amounts = np.abs(apply_corrections(bias, plan, name_of(node.inputs[roles[Role.BIAS]]))).astype(np.float64).ravel()  # type: ignore[arg-type]
-    bits = "int64" if first.dtype == "int16" else "int32"
+    has = read_encoding(node, roles[Role.BIAS], plan)
+    assert has is not None
+    bits = has.dtype
     least = np.maximum(amounts / MAX_BIAS[bits], LEAST_RATIO * output.scale[0] if output is not None else 0.0) / first.scale[0]
     least = least if second.axis is not None else least.max(initial=0.0, keepdims=True)
     scale = np.asarray(second.scale, np.float64)
@@ -87,7 +89,7 @@ def _mended(node: ir.Node, plan: Plan, changed: Plan) -> Plan:
         wider = replace(second, scale=tuple(np.maximum(scale, least * (1 + 2**-20)).astype(np.float32).tolist()))
         changed = _reencoded(node, roles[Role.WEIGHT], wider, plan, changed)
         second = wider
-    return _put(node, roles[Role.BIAS], bias_encoding(first, second, bias.ndim - 1), changed)
+    return _put(node, roles[Role.BIAS], bias_encoding(first, second, bias.ndim - 1, bits), changed)
 
 
 def _reencoded(node: ir.Node, index: int, wider: Encoding, plan: Plan, changed: Plan) -> Plan:

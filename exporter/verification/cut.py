@@ -11,12 +11,13 @@ import numpy as np
 from exporter.quantization.plan import Encoding
 from exporter.verification.runner import to_channels_first
 
-__all__ = ["Point", "cut_layers", "encoding_of", "find_points", "names_of_keys", "partner"]
+__all__ = ["Point", "cut_layers", "encoding_of", "find_points", "names_of_keys", "operators_before", "partner"]
 
 Array = np.ndarray[Any, Any]
 
 _QUANTIZED: Final = "_quantized"
-_UNSIGNED_OFFSET: Final = 128  # an int8 integer q and the uint8 integer q + 128 mean the same number
+# An int8 integer q and the uint8 integer q + 128 mean the same number; so it is with 16 bits.
+_OFFSETS: Final = {"uint8": 128, "uint16": 32768}
 _INDEX_AND_NAME: Final = ":"  # the runtime tells tensors of one name apart as "index:name"
 
 
@@ -78,7 +79,7 @@ def find_points(
     by_name = names_of_keys(tensors)
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
-            tensor, op = node.output[0], _operators(node, producers)
+            tensor, op = node.output[0], operators_before(node, producers)
         elif node.op_type == "DequantizeLinear" and node.input[0] in entrances:
             tensor, op = node.input[0], ""
         else:
@@ -178,7 +179,7 @@ def _same(one: Encoding, other: Encoding) -> bool:
 
 
 def _offset(dtype: str) -> int:
-    return _UNSIGNED_OFFSET if dtype == "uint8" else 0
+    return _OFFSETS.get(dtype, 0)
 
 
 def names_of_keys(tensors: Mapping[str, Array]) -> dict[str, list[str]]:
@@ -208,7 +209,7 @@ def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _operators(quantize: Any, producers: Mapping[str, Any]) -> str:
+def operators_before(quantize: Any, producers: Mapping[str, Any]) -> str:
     """Operators between the dequantized inputs of a layer and its QuantizeLinear, in execution order."""
     found: list[str] = []
     pending, seen = [quantize.input[0]], set()

@@ -13,7 +13,7 @@ their names: what an integer node computes for output ``v`` before rounding is `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -29,26 +29,43 @@ _TYPES = {
     "int8": ir.DataType.INT8,
     "uint8": ir.DataType.UINT8,
     "int16": ir.DataType.INT16,
+    "uint16": ir.DataType.UINT16,
     "int32": ir.DataType.INT32,
 }
 
 
+# Signed -> unsigned dtype of the same width, and how much greater its integers of the same numbers are.
+_UNSIGNED: Final = {"int8": ("uint8", 128), "int16": ("uint16", 32768)}
+
+
 def shifted(encoding: Encoding, dtype: str) -> Encoding:
-    """An int8 activation encoding in `dtype`: for "uint8", integers and zero points are 128 greater and mean the same numbers."""
-    if encoding.dtype == dtype or {encoding.dtype, dtype} != {"int8", "uint8"}:
+    """An activation encoding in `dtype` where that is as wide: integers and zero points of "uint8" are 128 greater than those of "int8"
+    and mean the same numbers, those of "uint16" 32768.
+    """
+    if encoding.dtype == dtype:
         return encoding
-    offset = 128 if dtype == "uint8" else -128
+    offset = next(
+        (
+            offset if dtype == name else -offset
+            for plain, (name, offset) in _UNSIGNED.items()
+            if {encoding.dtype, dtype} == {plain, name}
+        ),
+        0,
+    )
+    if not offset:
+        return encoding
     return Encoding(dtype, encoding.scale, tuple(zero + offset for zero in encoding.zero_point), encoding.axis)
 
 
-def insert_qdq(model: ir.Model, plan: Plan, activations: str, biases: str = "int32") -> None:
+def insert_qdq(model: ir.Model, plan: Plan, activations: str, biases: str = "int32", wide: str = "int16") -> None:
     """Rewrite `model` in place to the QDQ form of `plan`.
 
     Args:
         activations: "int8" or "uint8", the dtype in which activations are stored.
+        wide: "int16" or "uint16", the same of activations of 16 bits.
         biases: "int32", or "float32" for readers that have no DequantizeLinear of int32: the same rounded numbers, held as floats.
     """
-    writer = _Inserter(model.graph, plan, activations, biases)
+    writer = _Inserter(model.graph, plan, (activations, wide), biases)
     nodes = list(model.graph)
     for value in list(model.graph.inputs):
         writer.value(value, None)
@@ -81,9 +98,14 @@ def _held_as_floats(encoding: Encoding, biases: str) -> bool:
 
 
 class _Inserter:
-    def __init__(self, graph: ir.Graph, plan: Plan, activations: str, biases: str) -> None:
+    def __init__(self, graph: ir.Graph, plan: Plan, activations: tuple[str, str], biases: str) -> None:
         self._graph, self._plan, self._activations, self._biases = graph, plan, activations, biases
         self._first = graph[0] if len(graph) else None
+
+    def _outside(self, encoding: Encoding) -> Encoding:
+        """An activation encoding of the plan as the artifact has it."""
+        narrow, wide = self._activations
+        return shifted(shifted(encoding, narrow), wide)
 
     def value(self, value: ir.Value, owner: ir.Node | None) -> None:
         """Round the value to its encoding and hand the rounded form to its readers (float readers of a float value keep it as it is)."""
@@ -91,7 +113,7 @@ class _Inserter:
         if encoding is None:
             return
         name = name_of(value)
-        encoding = shifted(encoding, self._activations)
+        encoding = self._outside(encoding)
         readers = list(value.uses())
         integer_owner = owner is not None and runs_in_integers(owner, self._plan)
         io_dtype = self._plan.io_dtype_of(name)
@@ -117,9 +139,7 @@ class _Inserter:
             if runs_in_integers(node, self._plan):
                 wanted = read_encoding(node, index, self._plan)
                 if wanted is not None:
-                    node.replace_input_with(
-                        index, self._read(rounded, encoding, shifted(wanted, self._activations), node, index, name)
-                    )
+                    node.replace_input_with(index, self._read(rounded, encoding, self._outside(wanted), node, index, name))
             elif integer_owner:
                 node.replace_input_with(index, rounded)
 
@@ -138,6 +158,10 @@ class _Inserter:
                 node.replace_input_with(index, stored or self._initializer(title, array))
                 continue
             if stored is None:
+                if encoding.dtype == "int16":  # kernels of 16 bits take all of their activations in one dtype
+                    array = (array.astype(np.int32) - encoding.zero_point[0]).astype(np.int32)
+                    encoding = self._outside(encoding)
+                    array = (array + encoding.zero_point[0]).astype(encoding.dtype)
                 stored = self._initializer(title, array, _TYPES[encoding.dtype])
                 name = title.removesuffix("_quantized")
                 self._dequantize(stored, encoding, name, f"{name}_dequantized", before=node)

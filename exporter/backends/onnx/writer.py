@@ -54,7 +54,8 @@ def onnx_artifact(model: ir.Model, plan: Plan, target: Target, limit: int = PROT
     if "float16" in precisions:
         to_float16(copy)
     elif precisions - {"float32"}:
-        insert_qdq(copy, plan, target.quantization.activations, target.quantization.biases)
+        scheme = target.quantization
+        insert_qdq(copy, plan, scheme.activations, scheme.biases, scheme.activations_wide)
     _strip(copy)
     beside = take_out(copy.graph, limit)
     proto = ir.serde.serialize_model(copy)
