@@ -103,6 +103,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         ),
         compiled=compiled_rows(built.compiled),
         parity=_parity(evidence.parity),
+        parity_between=evidence.parity.between if evidence.parity is not None else "",
         warnings=tuple(warnings),
         host={"processor": _processor(), "system": f"{platform.system()} {platform.machine()}"},
     )

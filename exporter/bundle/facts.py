@@ -154,6 +154,7 @@ class ReportData:
     arena: tuple[ArenaRow, ...] = ()
     compiled: tuple[CompiledRow, ...] = ()
     parity: tuple[ParityRow, ...] = ()
+    parity_between: str = ""
     approximations: tuple[ApproximationRow, ...] = ()
     warnings: tuple[str, ...] = ()
     host: Mapping[str, str] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from exporter.runtimes.session import Session, open_session
 from exporter.verification.cut import Point, cut_layers, encoding_of, operators_before
 from exporter.verification.parity import LayerParity, Parity, Tally
 
-__all__ = ["runtime_parity"]
+__all__ = ["emulated_parity", "runtime_parity"]
 
 Array = np.ndarray[Any, Any]
 
@@ -67,7 +67,12 @@ def runtime_parity(
                     count += _compare(other, points, cpu.run(sample), sample, tallies)
     layers = (LayerParity.of(point.value, point.op, tallies[point.tensor]) for point in points if point.op)
     own = (f"{node.name} ({node.op_type})" for node in model.graph.node)
-    return Parity(count, tuple(layers), tuple(node for node in own if node in left))
+    return Parity(count, tuple(layers), tuple(node for node in own if node in left), f"{runtime} and {_CPU}")
+
+
+def emulated_parity(qdq: Path, samples: Iterable[Mapping[str, Array]], runtime: str, options: Mapping[str, Any]) -> Parity:
+    """`runtime_parity` of an emulator that `options` keep from the CPU, but for what the cut adds. Raises as that."""
+    return runtime_parity(qdq, samples, runtime, options={**options, "cpu_fallback": True})
 
 
 def _quantized(model: Any) -> dict[str, str]:

@@ -62,11 +62,15 @@ class LayerParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """All compared layers in execution order, and the quantized values that have no tensor of the same encoding in the TFLite artifact."""
+    """All compared layers in execution order, and the quantized values that have no tensor of the same encoding in the TFLite artifact.
+
+    `between` names what is compared, for reports.
+    """
 
     samples: int
     layers: tuple[LayerParity, ...]
     uncompared: tuple[str, ...]
+    between: str = "the TFLite and ONNX artifacts"
 
     def __iter__(self) -> Iterator[LayerParity]:
         return iter(self.layers)

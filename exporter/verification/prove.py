@@ -28,6 +28,7 @@ from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
 from exporter.verification.layers import LayerQuality, watch_layers
 from exporter.verification.metric import evaluate
+from exporter.verification.onnx_parity import emulated_parity
 from exporter.verification.parity import Parity, layer_parity
 from exporter.verification.runner import Agreement, ArtifactRunner, equal_outputs
 from exporter.verification.trusted import trusted
@@ -91,7 +92,8 @@ class Evidence:
         gates: every gate with its value.
         agreement: raw outputs of the first two runtimes against each other, where there are two.
         layers: every quantized value against the float original's.
-        parity: the TFLite artifact's layers against those of the ONNX artifact of the same plan.
+        parity: the TFLite artifact's layers against those of the ONNX artifact of the same plan; an ONNX artifact's in an emulator against
+            those on the CPU.
         memory: what tflite-micro's recording allocator reports, in bytes.
         golden: raw inputs and outputs of a few samples on the deciding runtime, by tensor name.
         warnings: what could not be measured, and why.
@@ -140,6 +142,7 @@ def prove(
             layouts=built.artifact.layouts,
             encodings=built.artifact.encodings,
             integers=built.plan.io_dtypes,
+            steps={name: encoding.scale[0] for name, encoding in built.plan.encodings.items() if encoding.axis is None},
             columns=column_groups(built.graph),
             gates=gates,
             metric=metric,
@@ -158,6 +161,8 @@ def prove(
                 runs_in_integers(node, built.plan) for node in built.graph.graph
             )
             parity = layer_parity(built.graph, built.plan, artifact, few) if comparable else None
+            if target.artifact.format == "onnx" and runtime_of(runtimes[0]).emulates:
+                parity = emulated_parity(artifact, few[:1], runtimes[0], target.verification.options.get(runtimes[0], {}))
         return replace(evidence, layers=layers, parity=parity)
 
 
@@ -178,6 +183,7 @@ def measure(
     layouts: Mapping[str, str],
     encodings: Mapping[str, Encoding] | None = None,
     integers: Collection[str] = (),
+    steps: Mapping[str, float] = MappingProxyType({}),
     columns: Sequence[Columns] = (),
     gates: Sequence[Gate] = (),
     metric: str | None = None,
@@ -190,6 +196,7 @@ def measure(
         layouts: "channels_last" for every input or output that the artifact holds so.
         encodings: of integer inputs and outputs that the file itself does not describe (ONNX).
         integers: names of outputs that the original gives as integers too.
+        steps: of float outputs whose values have an encoding inside of the artifact, its scale: runtimes are compared in these.
         columns: parts of outputs that are judged by themselves as well.
     """
     comparisons: dict[str, Comparison] = {}
@@ -220,7 +227,7 @@ def measure(
             warnings.append(f"{runtime}: {error.what}")
     latency.insert(0, Latency("original", tuple(_time(reference, first))))
     compared = [name for name in runtimes if name in comparisons]
-    agreement = _agreement(artifact, compared, options, samples.take(_FEW), layouts)
+    agreement = _agreement(artifact, compared, options, samples.take(_FEW), layouts, steps)
     return Evidence(
         comparisons,
         tuple(check(gates, next(iter(comparisons.values())))),
@@ -238,6 +245,7 @@ def _agreement(
     options: Mapping[str, Mapping[str, Any]],
     samples: Samples,
     layouts: Mapping[str, str],
+    steps: Mapping[str, float],
 ) -> Agreement | None:
     if len(runtimes) < 2 or not all(available(runtime).present for runtime in runtimes):
         return None
@@ -245,7 +253,7 @@ def _agreement(
         open_session(runtimes[0], artifact, options=options.get(runtimes[0])) as one,
         open_session(runtimes[1], artifact, options=options.get(runtimes[1])) as other,
     ):
-        return equal_outputs(one, other, samples, layouts)
+        return equal_outputs(one, other, samples, layouts, steps)
 
 
 def _repeats(seconds: float) -> int:

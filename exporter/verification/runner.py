@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,7 +99,7 @@ class ArtifactRunner:
 class Agreement:
     """Two runtimes on one artifact: `mismatches` of `elements` outputs differ, by at most `max_lsb`.
 
-    `max_lsb` counts integer steps; of a float output it is the absolute difference.
+    `max_lsb` counts integer steps; of a float output without a known step it is the absolute difference.
     """
 
     max_lsb: float
@@ -107,11 +108,17 @@ class Agreement:
 
 
 def equal_outputs(
-    first: RunsArtifact, second: RunsArtifact, samples: Iterable[Mapping[str, Array]], layouts: Mapping[str, str] | None = None
+    first: RunsArtifact,
+    second: RunsArtifact,
+    samples: Iterable[Mapping[str, Array]],
+    layouts: Mapping[str, str] | None = None,
+    steps: Mapping[str, float] = MappingProxyType({}),
 ) -> Agreement:
     """Compare the raw outputs of two sessions on the same artifact, bit for bit.
 
-    Outputs are paired by name. Raises DataError EW-D001 where there is no sample, EW-D003 where a sample does not fit.
+    Outputs are paired by name; `steps` are those of float outputs whose values have an encoding inside of the artifact.
+
+    Raises DataError EW-D001 where there is no sample, EW-D003 where a sample does not fit.
     """
     encode = ArtifactRunner(first, layouts).encode
     largest, mismatches, elements = 0.0, 0, 0
@@ -119,7 +126,8 @@ def equal_outputs(
         raw = encode(sample)
         one, other = first.run(raw), second.run(raw)
         for name, array in one.items():
-            difference = np.abs(array.astype(np.float64) - other[name].astype(np.float64))
+            step = steps.get(name, 1.0) if array.dtype.kind == "f" else 1.0
+            difference = np.abs(array.astype(np.float64) - other[name].astype(np.float64)) / step
             largest = float(np.maximum(largest, difference.max(initial=0.0)))
             mismatches += int(np.count_nonzero(difference))
             elements += difference.size

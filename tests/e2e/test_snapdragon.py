@@ -54,7 +54,12 @@ def test_a_bundle_is_verified_in_the_emulator_and_no_time_of_it_is_reported(tmp_
     )
     assert outcome.bundle is not None
     assert outcome.evidence is not None
-    assert list(outcome.evidence.comparisons) == ["qnn-htp"]
-    assert [entry.runtime for entry in outcome.evidence.latency] == ["original"]
+    assert list(outcome.evidence.comparisons) == ["qnn-htp", "onnxruntime"]
+    assert [entry.runtime for entry in outcome.evidence.latency] == ["original", "onnxruntime"]
+    assert outcome.evidence.agreement is not None
+    assert outcome.evidence.agreement.max_lsb < 1.01
+    assert outcome.evidence.parity is not None
+    assert outcome.evidence.parity.max_lsb <= 1
+    assert "Parity of qnn-htp and onnxruntime" in (outcome.bundle.path / "report.html").read_text()
     again = verify(outcome.bundle.path, "tools.zoo:digit_cnn", "tools.zoo:held_out_digits", samples=8)
     assert again.evidence.deciding.to_dict()["outputs"] == outcome.evidence.deciding.to_dict()["outputs"]
