@@ -28,12 +28,12 @@ from targets.floor import lower_floors
 from targets.precision import choose_io, choose_precision
 from targets.schema import PRECISIONS, Artifact, Target, Unit, Verification
 
-__all__ = ["Converted", "agreement", "any_device", "convert", "random_sample"]
+__all__ = ["LEAST_DB", "Converted", "agreement", "any_device", "convert", "random_sample"]
 
 # An artifact whose outputs are further from the original than this is not the same model; errors below the absolute tolerance of the
 # ONNX project's own node tests do not count (a saturated sigmoid has outputs of 1e-7 and a runtime's own error of 1e-10).
 # Of quantized artifacts the figures are no quality goal: below them something is broken.
-_FLOOR_DB: Final[Mapping[str, float]] = {
+LEAST_DB: Final[Mapping[str, float]] = {
     "float32": 60.0,
     "float16": 30.0,
     "int16x8": 20.0,
@@ -131,7 +131,7 @@ def convert(
     """
     path = Path(out)
     suffix = path.suffix.lstrip(".")
-    if suffix not in _RUNTIME or precision not in _FLOOR_DB:
+    if suffix not in _RUNTIME or precision not in LEAST_DB:
         raise UsageError(
             "EW-U001",
             f"cannot convert to {path.name} in {precision}",
@@ -225,7 +225,7 @@ def _check_once(
             found = ArtifactRunner(session, written.layouts, written.encodings, own)(sample)
     steps = require_steps(built, sample, wanted, found) if kept else None
     encoded = built.plan.encodings if kept else {}
-    floor_db, exact = _BEHIND_STEPS_DB if kept else _FLOOR_DB[precision], precision in _EXACT
+    floor_db, exact = _BEHIND_STEPS_DB if kept else LEAST_DB[precision], precision in _EXACT
     found_db = [
         agreement(entry, wanted[entry.name], found, -math.inf if entry.name in encoded else floor_db, exact=exact)
         for entry in source.outputs

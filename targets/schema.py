@@ -16,6 +16,7 @@ __all__ = [
     "FLOORS",
     "FORMATS",
     "IO_DTYPES",
+    "NAME",
     "PRECISIONS",
     "Artifact",
     "Compile",
@@ -32,7 +33,8 @@ __all__ = [
     "Verification",
 ]
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+NAME: Final = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
 Release = Annotated[

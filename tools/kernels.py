@@ -28,6 +28,7 @@ from diagnostics import EdgewrightError
 from exporter.built import Built
 from exporter.frontends import load
 from exporter.graph.values import activation_nodes
+from exporter.host import processor
 from exporter.pipeline import Options, build
 from exporter.quantization.apply import precision_of
 from exporter.quantization.costs import bytes_moved, kernel_of, macs_of
@@ -84,7 +85,7 @@ def measured(runtime: str) -> str:
     head = [
         f"# Written by `python -m tools.kernels {runtime}`; what the figures mean stands in `targets/cost.py`.",
         f"# The machine's rates: {floats / 1e9:.0f} and {integers / 1e9:.0f} GMAC/s in float32 and int8, {bandwidth / 1e9:.0f} GB/s.",
-        f'measured_on = "{package} {version(package)}, {platform.system()} {platform.machine()}, {_processor()}"',
+        f'measured_on = "{package} {version(package)}, {platform.system()} {platform.machine()}, {processor()}"',
         f"dispatch_us = {dispatch * 1e6:.2f}",
         f"dequantizes_for_each = {str(runtime in _DEQUANTIZE_FOR_EACH).lower()}",
     ]
@@ -207,15 +208,6 @@ def alone(base: Target, form: Form) -> Target:
     quantization = {**data["quantization"], "float_fallback": form not in ("int8", "int16x8")}
     cost = {**data["cost"], "kernels": {case.kernel: dict.fromkeys(_FORMS, 1.0) for case in CASES}}
     return Target.model_validate({**data, "artifact": artifact, "quantization": quantization, "cost": cost})
-
-
-def _processor() -> str:
-    """The processor's name, as Linux tells it; elsewhere what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main(arguments: list[str]) -> int:

@@ -24,6 +24,7 @@ from exporter.content import Content
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, live_bytes, place, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
+from exporter.host import processor
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, stores_integers
 from exporter.quantization.plan import integer_range
 from exporter.quantization.planner import refusals
@@ -105,7 +106,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         parity=_parity(evidence.parity),
         parity_between=evidence.parity.between if evidence.parity is not None else "",
         warnings=tuple(warnings),
-        host={"processor": _processor(), "system": f"{platform.system()} {platform.machine()}"},
+        host={"processor": processor(), "system": f"{platform.system()} {platform.machine()}"},
     )
 
 
@@ -240,12 +241,3 @@ def _kit(built: Built, evidence: Evidence, manifest: Manifest) -> dict[str, byte
 
         return mobile_kit(built.source.name, *tensors, golden=golden, preprocess=manifest.preprocess)
     return {}
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

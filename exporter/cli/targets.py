@@ -1,4 +1,4 @@
-"""`edgewright targets`: list the device profiles, show one, check one of the user's own."""
+"""`edgewright targets`: list the device profiles, show one, check one of the user's own, start a new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def command() -> None:
-    """List, show and check target profiles."""
+    """List, show, check and start target profiles."""
 
 
 @command.command("list")
@@ -66,6 +66,39 @@ def check(context: click.Context, file: str, as_json: bool) -> None:
             click.echo(line)
     if problems:
         context.exit(TargetError.exit_status)
+
+
+@command.command()
+@click.argument("name", metavar="NAME")
+@click.option("--runtime", required=True, metavar="RUNTIME", help="The runtime to ask, as edgewright doctor names it.")
+@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE", help="Write the profile here instead of printing it.")
+@click.option("--force", is_flag=True, help="Replace FILE where it exists.")
+def new(name: str, runtime: str, out: str | None, force: bool) -> None:
+    """Start the profile NAME of a device that none describes, from what RUNTIME does on this machine.
+
+    A small network is exported in each precision and run: what comes out right is what the profile takes, how long it takes says the rates.
+    """
+    from pathlib import Path
+
+    from diagnostics import UsageError
+    from exporter.new_target import new_target
+    from exporter.progress import RichProgress
+    from targets import to_toml
+
+    if out is not None and Path(out).exists() and not force:
+        raise UsageError("EW-U004", f"{out} exists", fix="give --force to replace it, or another destination")
+    started = new_target(name, runtime, RichProgress())
+    lines = [
+        "# Started by edgewright targets new. What it cannot know: the device itself. If this machine is not it, replace [cost] by figures of",
+        "# its datasheet; limit [memory] (flash, sram in bytes); name sources. Check: edgewright targets check FILE",
+        *(f"# {precision} is not taken: {' '.join(why.split())}" for precision, why in started.refused.items()),
+    ]
+    text = "\n".join(lines) + "\n" + to_toml(started.target)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        Path(out).write_text(text, encoding="utf-8")
+        click.echo(out)
 
 
 def _row(target: Target) -> tuple[str, str, str, str, str]:
