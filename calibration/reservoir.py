@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-__all__ = ["MOST_BYTES", "MOST_SAMPLES", "Reservoir", "sample_digest"]
+__all__ = ["MOST_BYTES", "MOST_SAMPLES", "Reservoir", "sample_digest", "spread"]
 
 Sample = Mapping[str, np.ndarray[Any, Any]]
 
 MOST_SAMPLES: Final = 64
 MOST_BYTES: Final = 256 * 2**20
 _MODULUS: Final = 1 << 256
+
+_Item = TypeVar("_Item")
 
 
 def sample_digest(sample: Sample) -> bytes:
@@ -25,6 +27,13 @@ def sample_digest(sample: Sample) -> bytes:
         digest.update(f"{name}\0{array.dtype.str}\0{sample[name].shape}\0".encode())
         digest.update(array.data if array.size else b"")
     return digest.digest()
+
+
+def spread(items: Iterable[_Item], count: int) -> list[_Item]:
+    """At most `count` of them, evenly spaced: data is often sorted by kind, and what lies side by side in time is alike."""
+    found = list(items)
+    count = min(count, len(found))
+    return [found[index * len(found) // count] for index in range(count)]
 
 
 class Reservoir:

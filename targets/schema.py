@@ -166,6 +166,9 @@ class Quantization(_Table):
     weights_range: Literal["full", "reduced"] = "full"  # reduced: 7 bits, where 8-bit products saturate in pairs
     scales: Literal["any", "power_of_two"] = "any"  # power_of_two: requantizing is a shift (activations, weights, and so biases)
     float_fallback: bool = True  # nodes without an integer kernel may run in float
+    float_sums: tuple[
+        str, ...
+    ] = ()  # ONNX types whose integer kernels write floats as well, unrounded, where no integer node reads them
 
     def stored(self, dtype: str) -> str:
         """The dtype in which the artifact holds activations that the plan has in `dtype` (a value of `ACTIVATIONS`)."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
+from calibration.reservoir import spread
 from exporter.quantization.clipping import Histogram, Method, choose_range, expected_error
 from exporter.quantization.correction import planned_sqnr
 from exporter.quantization.encoder import ValueStatistics
@@ -65,7 +65,7 @@ def best_methods(
             if all(plan.encodings != other.encodings for other in plans):
                 candidates.append(chosen)
                 plans.append(plan)
-    held = list(islice(samples, most))
+    held = spread(samples, most)
     if len(plans) == 1 or not held:
         return {}
     first, *others = planned_sqnr(model, plans, target, held)

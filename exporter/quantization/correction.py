@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
+from calibration.reservoir import spread
 from exporter.backends.onnx.qdq import insert_qdq, stored_constant
 from exporter.graph.columns import by_columns, column_groups
 from exporter.graph.values import constant, consumers, name_of, static_shape
@@ -81,7 +81,7 @@ def correct_biases(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Correction:
-    """Fill the plan's `corrections` from the first `SAMPLES` samples. Takes about three runs of the float model a sample.
+    """Fill the plan's `corrections` from `SAMPLES` of the samples. Takes about three runs of the float model a sample.
 
     The corrected plan is kept only where its outputs on these samples have a higher SQNR than those of the plan as it came.
 
@@ -90,7 +90,7 @@ def correct_biases(
         samples: inputs by name, one sample each, as calibration saw them.
         progress: called with (layers done, layers) after each layer.
     """
-    held = [dict(sample) for sample in islice(samples, SAMPLES)]
+    held = [dict(sample) for sample in spread(samples, SAMPLES)]
     layers = [(node, index) for node in model.graph if (index := bias_index(node, plan)) is not None]
     if not held or not layers:
         return Correction(plan, float("nan"), float("nan"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from math import inf
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration import Statistics
+from calibration.reservoir import spread
 from exporter.graph.run import FloatRunner
 from exporter.quantization.migrations import migrate
 from exporter.quantization.plan import Effort, Plan
@@ -63,7 +63,7 @@ def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Ef
     nothing = Equalized(model, statistics)
     if target.artifact.activations != "int8":
         return nothing
-    held = list(islice(statistics.reservoir, _FEW if effort == "fast" else _SAMPLES))
+    held = spread(statistics.reservoir, _FEW if effort == "fast" else _SAMPLES)
     best, reached = nothing, -inf
     for proposals in (_branched, _migrated):
         candidates = proposals(best, held, _GAINS_DB[-1:] if effort == "fast" else _GAINS_DB)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError, TargetError
-from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, fused_activation, fused_into
+from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, fused_activation, fused_into, name_of
 from exporter.ops.base import QuantRule, Refused, Role, operator_of
 from exporter.ops.forms import lacking
 from exporter.quantization.apply import node_name
@@ -70,17 +70,31 @@ def make_plan(
     encoder.activations()
     for node in rules:
         encoder.constants(node)
+    unrounded = _unrounded(graph, rules, target)
     integers = "int16x8" if target.artifact.activations == "int16" else "int8"
     return Plan(
         target=target.name,
         artifact_precision=target.artifact.precision,
         precision={node_name(node): integers if node in rules else "float32" for node, _ in activation_nodes(graph)},
         reasons=dict(floats),
-        encodings=encoder.encodings,
+        encodings={name: found for name, found in encoder.encodings.items() if name not in unrounded},
         requantize=encoder.requantize,
         io_layout=target.artifact.io_layout,
         io_dtype=target.artifact.io_dtype,
     )
+
+
+def _unrounded(graph: ir.Graph, rules: Mapping[ir.Node, QuantRule], target: Target) -> set[str]:
+    """Values that integer kernels hand out as floats: sums that no integer node reads. They need no encoding, and lose nothing by one."""
+    if target.artifact.activations != "int8":
+        return set()
+    return {
+        name_of(value)
+        for node, value in activation_nodes(graph)
+        if node in rules and node.op_type in target.quantization.float_sums
+        if not (value.is_graph_output() and target.artifact.io_dtype != "float32")
+        if not any(user in rules for user in consumers(value))
+    }
 
 
 def require_integers(target: Target, integer: int, reasons: Mapping[str, str], fix: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
+from calibration.reservoir import spread
 from diagnostics import UsageError
 from exporter.graph.values import name_of
 from exporter.quantization.blocks import Block, blocks_of
@@ -71,7 +71,7 @@ def learn_roundings(
         UsageError: EW-U005, torch is not installed.
     """
     require_torch()
-    seen, back = split([dict(sample) for sample in islice(samples, _SAMPLES)])
+    seen, back = split([dict(sample) for sample in spread(samples, _SAMPLES)])
     layers = [node for node in model.graph if learnable_weight(node, plan) is not None]
     if not seen or not layers:
         return Correction(plan, float("nan"), float("nan"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from calibration.reservoir import spread
 from exporter.graph.values import name_of
 from exporter.quantization.correction import Correction, bias_index, correct_biases
 from exporter.quantization.plan import Effort, Plan
@@ -40,7 +40,7 @@ def refine(
     Raises UsageError EW-U005 where the effort is "best" and torch is not installed.
     """
     look = FAST if effort == "fast" else CLOSE
-    held = list(islice(samples, look.samples))
+    held = spread(samples, look.samples)
     # What judges the learned roundings must not have shaped those they are compared with.
     seen = held if effort != "best" else split(held)[0] or held
     rounded = round_weights(model, plan, target, seen, look=look, progress=progress)

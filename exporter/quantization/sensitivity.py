@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite, log10
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from calibration.reservoir import spread
 from exporter.graph.columns import by_columns, column_groups
 from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import operator_of
@@ -24,9 +25,6 @@ _PROBES: Final = 2  # samples on which each rounding is measured alone, at least
 _PROBED_MACS: Final = 2**35  # as many more as this many multiply-accumulates allow
 _SAMPLES: Final = 16  # samples on which a choice of nodes is judged
 _RUIN: Final = 1e2  # a ratio beyond which nothing is left to tell apart (a logarithm of what was rounded to 0 is infinite)
-
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Judge:
 
     def __init__(self, model: ir.Model, plan: Plan, samples: Iterable[Sample], dynamic: Collection[str] = ()) -> None:
         self.board = Switchboard(model, plan, dynamic)
-        self._samples = [dict(sample) for sample in _spread(list(samples), _SAMPLES)]
+        self._samples = [dict(sample) for sample in spread(samples, _SAMPLES)]
         self._columns = column_groups(model)
         self._wanted: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
 
@@ -79,7 +77,7 @@ class Judge:
         """With the switches for which `on` holds, on so many of the samples."""
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
-        for index in _spread(range(len(self._samples)), samples):
+        for index in spread(range(len(self._samples)), samples):
             wanted = self._reference(index)
             for name, array in by_columns(self.board(self._samples[index], on), self._columns).items():
                 if array.dtype.kind == "f":
@@ -149,12 +147,6 @@ def measure(model: ir.Model, plan: Plan, judge: Judge, pinned: Collection[str] =
 def _rounds(values: Collection[str], node: str = "") -> Callable[[Switch], bool]:
     """Whether a switch rounds one of the activations `values`, at the one `node` where that is given."""
     return lambda switch: switch.kind == "activation" and switch.value in values and node in ("", switch.node)
-
-
-def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
-    """At most `count` of them, evenly spaced: what lies side by side in time is alike."""
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _groups(model: ir.Model, plan: Plan) -> Mapping[str, str]:

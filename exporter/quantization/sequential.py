@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import inf
 from typing import Final
 
@@ -17,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
+from calibration.reservoir import spread
 from exporter.backends.onnx.qdq import insert_qdq, stored_constant
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant, consumers, name_of
@@ -88,7 +88,7 @@ def round_weights(
         samples: inputs by name, one sample each, as calibration saw them.
         progress: called with (layers done, layers) after each layer.
     """
-    held = [dict(sample) for sample in islice(samples, look.samples)]
+    held = [dict(sample) for sample in spread(samples, look.samples)]
     layers = [layer for node in model.graph if (layer := _roundable(node, plan)) is not None]
     if not held or not layers:
         return Correction(plan, float("nan"), float("nan"))

@@ -282,3 +282,18 @@ def test_what_cancels_out_keeps_a_range_that_kernels_can_reach():
     plan = make_plan(model, store, target())
     widest = max(plan.encodings[name].scale[0] for name in ("x", "d") if name in plan.encodings)
     assert plan.encodings["a"].scale[0] > 2 * widest / 2**20
+
+
+@pytest.mark.parametrize(
+    ("behind", "encoded"), [("", False), ("r = Relu (y)", False), ("r = Softmax (y)", True), ("r = Sin (y)", False)]
+)
+def test_sums_that_no_integer_node_reads_stay_as_kernels_add_them_up(behind, encoded):
+    outputs = "float[2,5] r" if behind else "float[2,5] y"
+    model = network(f"y = Gemm <transB = 1> (x, w, b) {behind}", inputs="float[2,3] x", outputs=outputs, w=(5, 3), b=(5,))
+    plan = planned(model, target(float_sums=("Gemm",)))
+    assert ("y" in plan.encodings) is encoded
+    assert plan.precision[node_name(node(model, "Gemm"))] == "int8"
+    assert "x" in plan.encodings
+    written = "r" if "Relu" in behind else "y"
+    assert planned(model, target()).encodings[written].dtype == "int8"
+    assert (written in plan.encodings) is encoded

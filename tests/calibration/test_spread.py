@@ -1,0 +1,21 @@
+"""A few of many, from the whole length of them."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration.reservoir import spread
+
+
+@given(st.integers(0, 50), st.integers(0, 60))
+def test_items_are_in_order_evenly_spaced_and_no_more_than_asked_for(length, count):
+    found = spread(iter(range(length)), count)
+    assert found == sorted(set(found))
+    assert len(found) == min(length, count)
+    gaps = {after - before for before, after in pairwise(found)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_a_half_sees_both_kinds_of_sorted_data():
+    assert set(spread(["face"] * 6 + ["wall"] * 6, 4)) == {"face", "wall"}
