@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from exporter.converting import Converted, convert
     from exporter.exporting import Exported, export
     from exporter.frontends import Source, load
+    from exporter.inspecting import inspect
+    from exporter.placement.report import PlacementReport
     from exporter.quantization.plan import Encoding, Plan
     from exporter.verifying import Verified, verify
 
@@ -28,6 +30,7 @@ _HOMES = {
     "EdgewrightError": "diagnostics",
     "Encoding": "exporter.quantization.plan",
     "Exported": "exporter.exporting",
+    "PlacementReport": "exporter.placement.report",
     "Plan": "exporter.quantization.plan",
     "Source": "exporter.frontends",
     "Store": "calibration",
@@ -35,6 +38,7 @@ _HOMES = {
     "calibrate": "exporter.calibrating",
     "convert": "exporter.converting",
     "export": "exporter.exporting",
+    "inspect": "exporter.inspecting",
     "load": "exporter.frontends",
     "merge_stores": "exporter.calibrating",
     "read_bundle": "exporter.bundle.bundle",
@@ -47,6 +51,7 @@ __all__ = [
     "EdgewrightError",
     "Encoding",
     "Exported",
+    "PlacementReport",
     "Plan",
     "Source",
     "Store",
@@ -54,6 +59,7 @@ __all__ = [
     "calibrate",
     "convert",
     "export",
+    "inspect",
     "load",
     "merge_stores",
     "read_bundle",

@@ -28,7 +28,7 @@ from targets.schema import Target
 if TYPE_CHECKING:
     from exporter.quantization.equalizing import Equalized
 
-__all__ = ["Options", "build", "compile_artifact"]
+__all__ = ["Options", "build", "compile_artifact", "legalized"]
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,10 @@ def prune(model: ir.Model, target: Target, options: Options) -> tuple[ir.Model, 
     return pruned.model, dict(pruned.kept)
 
 
-def legal(model: ir.Model, target: Target) -> ir.Model:
-    """Rewrite what the target's runtime lacks, then refuse what is left of it, all at once. A source's own encodings are settled."""
+def legalized(model: ir.Model, target: Target) -> ir.Model:
+    """Rewrite what the target's runtime lacks; what it still lacks stays. A source's own encodings are settled."""
     from exporter.graph.float_sums import mark_float_sums
     from exporter.graph.qdq_form import is_quantized, qdq_form
-    from exporter.graph.summary import placements
     from exporter.quantization.correction import ensure_biases
     from exporter.quantization.costs import slow_builtins
     from exporter.quantization.given import settle
@@ -123,6 +122,14 @@ def legal(model: ir.Model, target: Target) -> ir.Model:
     if target.has_float and not quantized:
         mark_float_sums(graph)
     check(graph, "legalize")
+    return graph
+
+
+def legal(model: ir.Model, target: Target) -> ir.Model:
+    """The legalized graph. Raises TargetError EW-T004 with all nodes that the target cannot run, and why."""
+    from exporter.graph.summary import placements
+
+    graph = legalized(model, target)
     refused = [placement for placement in placements(graph, target) if not placement.unit]
     if refused:
         raise TargetError(

@@ -3,7 +3,7 @@
 A kernel of `macs` multiply-accumulates that moves `bytes` takes ``(macs / rate + bytes / bandwidth) * factor + dispatch``. Rates are the
 profile's. Factors are the runtime's: `kernels/RUNTIME.toml` holds them as `tools.kernels` measured them, relative to the rates of the machine
 that measured, so that a kernel which is a plain loop beside vector code of other kernels is told from them on any device. They are
-no clock: what they are for is to compare one form of a graph with another.
+no clock: what they are for is to compare one form of a graph with another, and an estimate made of them is called one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from targets.schema import Cost, Form, Target
+from targets.schema import Cost, Form, Target, Unit
 
-__all__ = ["CostModel", "KernelTable", "kernel_table"]
+__all__ = ["CostModel", "KernelTable", "kernel_table", "rates_of"]
 
 _HOME: Final = Path(__file__).parent / "kernels"
 # Rates of a device whose profile gives none: only their proportions matter.
@@ -50,17 +50,36 @@ def kernel_table(runtime: str) -> KernelTable:
     return KernelTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))) if path.is_file() else KernelTable()
 
 
-class CostModel:
-    """Estimated times on one target, in microseconds."""
+def rates_of(target: Target, unit: Unit) -> Cost:
+    """The rates of a unit: its own, else those of the target, which are about its first unit and others of that kind."""
+    if unit.cost is not None:
+        return unit.cost
+    return target.cost if unit.kind == target.units[0].kind else Cost()
 
-    def __init__(self, target: Target) -> None:
-        self._table = kernel_table(target.artifact.runtime)
-        self._own = target.cost.kernels
+
+class CostModel:
+    """Estimated times on one target, in microseconds, at the rates of its first unit or of the one that is given.
+
+    What a runtime's kernels take was measured on CPUs: other units have the profile's own factors alone.
+    """
+
+    def __init__(self, target: Target, unit: Unit | None = None) -> None:
+        unit = unit or target.units[0]
+        rates = rates_of(target, unit)
+        self._table = kernel_table(target.artifact.runtime if unit.kind == "cpu" else "")
+        self._own = rates.kernels
+        self._rates = rates
         self.dequantizes_for_each = self._table.dequantizes_for_each
-        rates = target.cost
         self._float = rates.gmacs_float or _RATES.gmacs_float or 1.0
         self._integer = rates.gmacs_int8 or _RATES.gmacs_int8 or 1.0
         self._bandwidth = rates.bandwidth or _RATES.bandwidth or 1.0
+
+    def lacks(self, macs: int, form: Form) -> str:
+        """The rate without which nothing can be said of a node's time in seconds, as a key of ``[cost]``; "" where all are known."""
+        rate = "gmacs_float" if form == "float32" else "gmacs_int8"
+        if macs and getattr(self._rates, rate) is None:
+            return rate
+        return "bandwidth" if self._rates.bandwidth is None else ""
 
     def node_us(self, kernel: str, macs: int, bytes_moved: int, form: Form) -> float:
         """Of a node: its kernel's name, multiply-accumulates, and the bytes of all that it reads and writes in that form."""

@@ -203,6 +203,17 @@ class Limit(_Table):
         return self
 
 
+class Cost(_Table):
+    """Rates for the latency estimate, and how far kernels fall behind them (`targets.cost`)."""
+
+    gmacs_int8: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
+    gmacs_float: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
+    bandwidth: Annotated[Rate | None, Field(description="10^9 bytes a second")] = None
+    measured: str = ""  # where the rates were measured, and how; empty: they are the peaks of the sources
+    # Kernel -> form -> how many times longer it takes than the rates say, instead of the runtime's own figures (`targets/kernels`).
+    kernels: Mapping[str, Mapping[Form, Rate]] = Field(default_factory=dict, description="{ KERNEL = { FORM = factor } }")
+
+
 class Unit(_Table):
     """One compute unit. `operators` are ONNX types it runs ("*": all that the runtime has).
 
@@ -217,6 +228,7 @@ class Unit(_Table):
     alignment: Annotated[Positive, Field(description="channels are padded to a multiple of this")] = 1
     computes: Literal["float16", "float32"] = "float32"  # in what it computes the nodes that are float32 in the artifact
     memory: Annotated[Positive | None, Field(description="bytes of its own, on the chip")] = None
+    cost: Cost | None = None  # its own rates; absent: those of the target, where it is of the kind of the first unit
 
 
 class Memory(_Table):
@@ -224,16 +236,6 @@ class Memory(_Table):
 
     flash: Annotated[Positive | None, Field(description="bytes")] = None  # model file
     sram: Annotated[Positive | None, Field(description="bytes")] = None  # activations: the arena
-
-
-class Cost(_Table):
-    """Peak rates for the latency estimate, and how far kernels fall behind them (`targets.cost`)."""
-
-    gmacs_int8: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
-    gmacs_float: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
-    bandwidth: Annotated[Rate | None, Field(description="10^9 bytes a second")] = None
-    # Kernel -> form -> how many times longer it takes than the rates say, instead of the runtime's own figures (`targets/kernels`).
-    kernels: Mapping[str, Mapping[Form, Rate]] = Field(default_factory=dict, description="{ KERNEL = { FORM = factor } }")
 
 
 class Pruning(_Table):
@@ -273,7 +275,7 @@ class Target(_Table):
     quantization: Quantization = Quantization()
     units: tuple[Unit, ...]  # at least one
     memory: Memory = Memory()
-    cost: Cost = Cost()
+    cost: Cost = Cost()  # of the first unit, and of others of its kind that have none of their own
     pruning: Pruning = Pruning()
     compile: Compile | None = None
     verification: Verification

@@ -10,7 +10,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("exporter", "calibration", "targets")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LATE = {"torch", "onnxruntime", "tensorflow", "matplotlib"}
-ROOMS = ("frontends", "graph", "pruning", "quantization", "backends", "compilers", "runtimes", "verification", "bundle")
+ROOMS = (
+    "frontends",
+    "graph",
+    "pruning",
+    "quantization",
+    "backends",
+    "compilers",
+    "placement",
+    "runtimes",
+    "verification",
+    "bundle",
+)
 LONGEST = 600
 
 # Modules of the graph room that know no operator, so that operators may use them.

@@ -35,11 +35,11 @@ from exporter.quantization.costs import bytes_moved, kernel_of, macs_of
 from exporter.runtimes.worker import ADAPTERS, Adapter
 from targets.loader import load_target
 from targets.precision import choose_io, choose_precision, precisions_of
-from targets.schema import Form, Target
+from targets.schema import Cost, Form, Target
 from tools.bench.latency_worker import paired_rounds
 from tools.kernel_cases import CASES, Case
 
-__all__ = ["alone", "main", "measured"]
+__all__ = ["alone", "main", "measured", "measured_rates"]
 
 _FORMS: Final[tuple[Form, ...]] = ("float32", "int8", "int16x8", "dynamic_int8")
 # Runtime -> the profile whose artifacts it runs, its package, and how it is opened.
@@ -74,9 +74,7 @@ def measured(runtime: str) -> str:
                 found.setdefault(case.kernel, {}).setdefault(form, []).append(time)
         alone = {form: times[0].seconds for form, times in found["Sigmoid"].items()}
         found["Conversion"] = {"int8": [bench.conversion(alone["float32"], alone["int8"])]}
-    rates = {form: times[0].macs / times[0].seconds for form, times in found["Conv"].items()}
-    floats, integers = rates["float32"], rates["int8"]
-    bandwidth = found["Add"]["float32"][0].bytes_moved / found["Add"]["float32"][0].seconds
+    floats, integers, bandwidth = _rates(found["Conv"], found["Add"])
     table = {
         kernel: {form: _factor(times, floats if form == "float32" else integers, bandwidth) for form, times in forms.items()}
         for kernel, forms in sorted(found.items())
@@ -90,6 +88,24 @@ def measured(runtime: str) -> str:
         f"dequantizes_for_each = {str(runtime in _DEQUANTIZE_FOR_EACH).lower()}",
     ]
     return "\n".join([*head, "", "[factors]", *lines, ""])
+
+
+def measured_rates(runtime: str) -> Cost:
+    """The rates of one thread of this machine with a runtime, as a profile's ``[cost]``: those that the factors of its table are relative to."""
+    profile, package, options = _RUNTIMES[runtime]
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        bench = _Bench(load_target(profile), Path(folder), options)
+        cases = [next(case for case in CASES if case.kernel == kernel) for kernel in ("Conv", "Add")]
+        conv, add = ({form: [time] for form, time in bench.times(case).items()} for case in cases)
+    floats, integers, bandwidth = (rate / 1e9 for rate in _rates(conv, add))
+    where = f"one thread of {_processor()}, {package} {version(package)}"
+    return Cost(gmacs_float=floats, gmacs_int8=integers, bandwidth=bandwidth, measured=where)
+
+
+def _rates(conv: Mapping[Form, list[_Time]], add: Mapping[Form, list[_Time]]) -> tuple[float, float, float]:
+    """Multiply-accumulates a second in float32 and in int8 of the first convolution, bytes a second of the first sum."""
+    floats, integers, total = conv["float32"][0], conv["int8"][0], add["float32"][0]
+    return floats.macs / floats.seconds, integers.macs / integers.seconds, total.bytes_moved / total.seconds
 
 
 def _factor(times: list[_Time], rate: float, bandwidth: float) -> float:

@@ -10,11 +10,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.bundle.facts import ReportData
 
-__all__ = ["report_html", "report_json"]
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["page_environment", "report_html", "report_json"]
 
 
 def report_json(data: ReportData) -> bytes:
@@ -25,9 +28,29 @@ def report_json(data: ReportData) -> bytes:
 
 def report_html(data: ReportData) -> bytes:
     """The report as one self-contained page."""
-    import jinja2
-
     from exporter.bundle import plots
+
+    names = tuple(dict.fromkeys(name for row in data.outputs for name in row.metrics))
+    page = (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            manifest=data.manifest,
+            metric_names=names,
+            lowest=sorted((row for row in data.layers if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)[:3],
+            sqnr_plot=plots.layer_sqnr(data.layers),
+            range_plot=plots.activation_ranges(data.layers),
+            size_plot=plots.layer_sizes(data.layers),
+            latency_scale=max((row.high_s for row in data.latency), default=0.0),
+        )
+    )
+    return page.encode()
+
+
+def page_environment() -> jinja2.Environment:
+    """The templates of all pages, with the filters that they share; whatever a page is given is escaped."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("exporter.bundle", "templates"),
@@ -37,18 +60,7 @@ def report_html(data: ReportData) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, bytes=_bytes, quantity=_quantity, seconds=_seconds, ratio=_ratio, shape=_shape)
-    names = tuple(dict.fromkeys(name for row in data.outputs for name in row.metrics))
-    page = environment.get_template("report.html.j2").render(
-        data=data,
-        manifest=data.manifest,
-        metric_names=names,
-        lowest=sorted((row for row in data.layers if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)[:3],
-        sqnr_plot=plots.layer_sqnr(data.layers),
-        range_plot=plots.activation_ranges(data.layers),
-        size_plot=plots.layer_sizes(data.layers),
-        latency_scale=max((row.high_s for row in data.latency), default=0.0),
-    )
-    return page.encode()
+    return environment
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,16 @@ from exporter.cli.options import (
     human_count,
     json_option,
     parse_shapes,
+    precision_option,
+    print_table,
     shape_option,
     target_option,
 )
+from exporter.cli.placement import print_placement
 
 if TYPE_CHECKING:
     from exporter.graph.artifacts import ArtifactFacts
-    from exporter.graph.summary import Placement, Summary
+    from exporter.graph.summary import Summary
 
 __all__ = ["command", "facts_of_artifact"]
 
@@ -31,15 +33,38 @@ __all__ = ["command", "facts_of_artifact"]
 @click.command(name="inspect")
 @click.argument("model", metavar="MODEL-OR-ARTIFACT")
 @target_option()
+@precision_option
 @shape_option
 @allow_pickle_option
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the placement on --target as one self-contained page."
+)
+@click.option(
+    "--compile",
+    "ask",
+    is_flag=True,
+    help="Ask the target's compiler as well, and list where it disagrees. Without calibration data the encodings come from random inputs: "
+    "where nodes run is asked, nothing is kept.",
+)
 @json_option
-def command(model: str, target: str | None, shapes: tuple[str, ...], allow_pickle: bool, as_json: bool) -> None:
+def command(
+    model: str,
+    target: str | None,
+    precision: str | None,
+    shapes: tuple[str, ...],
+    allow_pickle: bool,
+    html: Path | None,
+    ask: bool,
+    as_json: bool,
+) -> None:
     """Show operators, shapes, parameters, MACs and peak activation memory of a model, or the contents of an artifact.
 
     An artifact is a .tflite, an ONNX file with QuantizeLinear, or a bundle. With --target, every node of a model is placed on a
-    compute unit, or the reasons why it cannot run there are given.
+    compute unit, or all reasons why it cannot run there are given, with the partitions that this makes, an estimate of the time, and what
+    would mend it.
     """
+    if target is None and (html is not None or ask or precision is not None):
+        raise UsageError("EW-U002", "--html, --compile and --precision are about a target", fix="add --target TARGET")
     artifact = facts_of_artifact(Path(model))
     if artifact is not None:
         if target is not None:
@@ -49,26 +74,26 @@ def command(model: str, target: str | None, shapes: tuple[str, ...], allow_pickl
         return
     from exporter.frontends import load
     from exporter.graph.fuse_activations import fuse_activations
-    from exporter.graph.legalize import legalize
-    from exporter.graph.summary import placements, summarize
-    from targets.floor import floor_of
-    from targets.loader import load_target
+    from exporter.graph.summary import summarize
 
-    profile = load_target(target) if target else None
     source = load(model, shapes=parse_shapes(shapes) or None, allow_pickle=allow_pickle)
     summary = summarize(fuse_activations(source.model.clone()))
-    placed = (
-        placements(legalize(source.model, profile.artifact.format, floor_of(profile), profile.has_float), profile)
-        if profile
-        else None
-    )
+    report = None
+    if target is not None:
+        from exporter.inspecting import inspect
+
+        report = inspect(source, target, precision=precision, ask_compiler=ask)
+    if report is not None and html is not None:
+        from exporter.bundle.placement import placement_html
+
+        html.write_bytes(placement_html(source.name, report))
     if as_json:
         data = {"kind": "model", "name": source.name, "sha256": source.sha256, **_summary_data(summary)}
-        emit_json({**data, "placement": [asdict(entry) for entry in placed]} if placed is not None else data)
+        emit_json({**data, **report.to_dict()} if report is not None else data)
         return
     _print_summary(source.name, summary)
-    if placed is not None and profile is not None:
-        _print_placement(profile.name, placed)
+    if report is not None:
+        print_placement(report)
 
 
 def facts_of_artifact(path: Path) -> ArtifactFacts | None:
@@ -143,17 +168,7 @@ def _print_summary(name: str, summary: Summary) -> None:
         )
         for node in summary.nodes
     ]
-    _print_table(("node", "operator", "output", "parameters", "MACs", "live float32"), rows, right=(3, 4, 5))
-
-
-def _print_placement(target: str, placed: Sequence[Placement]) -> None:
-    refused = sum(1 for entry in placed if not entry.unit)
-    click.echo(f"\non {target}: {len(placed) - refused} of {len(placed)} nodes run")
-    rows = [
-        (entry.node, entry.op_type, f"{entry.unit} {entry.precision}" if entry.unit else "-", "; ".join(entry.reasons))
-        for entry in placed
-    ]
-    _print_table(("node", "operator", "runs on", "why not"), rows)
+    print_table(("node", "operator", "output", "parameters", "MACs", "live float32"), rows, right=(3, 4, 5))
 
 
 def _print_artifact(path: str, facts: ArtifactFacts) -> None:
@@ -168,16 +183,4 @@ def _print_artifact(path: str, facts: ArtifactFacts) -> None:
     for key, text in facts.metadata.items():
         click.echo(f"  metadata  {key}: {text if len(text) <= 100 else text[:97] + '...'}")
     rows = [(name, str(version), str(count)) for (name, version), count in facts.operators.items()]
-    _print_table(("operator", "version", "count"), rows, right=(1, 2))
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Aligned columns, never cut: the output may be searched or piped."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    click.echo()
-    for row in (header, *rows):
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
+    print_table(("operator", "version", "count"), rows, right=(1, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import click
@@ -21,6 +21,7 @@ __all__ = [
     "model_argument",
     "parse_shapes",
     "precision_option",
+    "print_table",
     "runtime_option",
     "shape_option",
     "target_option",
@@ -115,3 +116,15 @@ def _scaled(count: int, base: int, units: tuple[str, ...]) -> str:
         value, unit = value / base, unit + 1
     digits = 0 if unit == 0 else max(0, 2 - len(str(int(value))) + 1)
     return f"{value:.{digits}f} {units[unit]}".rstrip()
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Aligned columns, never cut: the output may be searched or piped."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    click.echo()
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())

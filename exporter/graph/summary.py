@@ -81,7 +81,8 @@ class Summary:
 class Placement:
     """Where one node of the legalized graph runs: a unit of the target and a precision, or (`unit` empty) why nowhere.
 
-    `reasons` also say why a node of an integer artifact stays in float, and why the units before `unit` do not take it.
+    `reasons` also say why a node of an integer artifact stays in float, and why the units before `unit` do not take it. `output` is the
+    name of the value that its kernel writes first.
     """
 
     node: str
@@ -89,6 +90,7 @@ class Placement:
     unit: str
     precision: str
     reasons: tuple[str, ...] = ()
+    output: str = ""
 
 
 def summarize(model: ir.Model) -> Summary:
@@ -162,7 +164,7 @@ def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
     lowering = _reasons(unsupported(legal, "lower", "tflite")) if target.artifact.format == "tflite" else {}
     integers = _reasons([*unsupported(legal, "quantize"), *_without_kernel(legal, target)]) if target.artifact.calibrated else {}
     found = []
-    for node, _ in activation_nodes(legal.graph):
+    for node, written in activation_nodes(legal.graph):
         reasons = [*lowering.get(node, ())]
         precision = target.artifact.precision
         if node in integers:
@@ -175,7 +177,8 @@ def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
         if not unit:
             reasons.append(f"no unit of {target.name} runs {node.op_type} in {precision}")
         runs = unit and node not in lowering and (node not in integers or target.quantization.float_fallback)
-        found.append(Placement(node.name or "", node.op_type, unit if runs else "", precision if runs else "", tuple(reasons)))
+        where = (unit, precision) if runs else ("", "")
+        found.append(Placement(node.name or "", node.op_type, *where, tuple(reasons), written.name or ""))
     return tuple(found)
 
 
@@ -194,20 +197,20 @@ def _without_kernel(legal: ir.Model, target: Target) -> Iterator[Refused]:
 def place(node: ir.Node, precision: str, target: Target) -> tuple[str, list[str]]:
     """The first unit that takes a node in a precision ("" where none does), and why those before it do not.
 
-    Of a node that none takes, only the limits are told: that no unit has the operator in this precision is one sentence for all.
+    Of a node that the only unit refuses, just the limits are told: that no unit has the operator in this precision is said once for all.
     """
     dtype = target.quantization.stored(ACTIVATIONS[precision])
-    plain, limited = [], []
+    plain: list[str] = []
+    limited: list[str] = []
     for unit in target.units:
-        if "*" not in unit.operators and node.op_type not in unit.operators:
-            plain.append(f"{unit.name} does not run {node.op_type}")
-        elif dtype not in unit.dtypes:
-            plain.append(f"{unit.name} has no {dtype}")
-        elif broken := [sentence for limit in unit.limits if (sentence := exceeded(limit, node))]:
-            limited += [f"{unit.name}: {sentence}" for sentence in broken]
-        else:
+        without = [f"{unit.name} does not run {node.op_type}"] if not {"*", node.op_type} & {*unit.operators} else []
+        without += [f"{unit.name} has no {dtype}"] if dtype not in unit.dtypes else []
+        broken = [f"{unit.name}: {sentence}" for limit in unit.limits if (sentence := exceeded(limit, node))]
+        if not without and not broken:
             return unit.name, [*limited, *plain]
-    return "", limited
+        plain += without
+        limited += broken
+    return "", [*limited, *(plain if len(target.units) > 1 else [])]
 
 
 def _reasons(refusals: list[Refused]) -> dict[ir.Node, list[str]]:

@@ -24,6 +24,7 @@ _WRITTEN_OUT: Final = {
     "tflite": {"HARD_SWISH": ("HardSwish", (("Add", 2), ("Mul", 3)))},
     "onnx": {"PRelu": ("PRelu", (("Mul", 2), ("Max", 3)))},
 }
+_LOOKUPS: Final = frozenset({"Gather", "GatherElements", "GatherND"})
 _MANY: Final = 1 << 16  # numbers: kernels are compared at their work, not at what it costs to call them
 
 
@@ -65,12 +66,17 @@ def macs_of(node: ir.Node) -> int:
 
 
 def bytes_moved(node: ir.Node, form: Form) -> int:
-    """Bytes of the floating-point numbers that a node reads and writes, held as `form` holds them."""
+    """Bytes of the floating-point numbers that a node reads and writes, held as `form` holds them.
+
+    Of a table that is looked up, what is read are the rows that are written.
+    """
     activations, constants = _WIDTHS[form]
+    most = sum(_elements(value) for value in node.outputs) if node.op_type in _LOOKUPS else None
     found = 0
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype is not None and value.dtype.is_floating_point():
-            found += _elements(value) * (constants if is_constant(value) else activations)
+            elements = _elements(value) if most is None else min(_elements(value), most)
+            found += elements * (constants if is_constant(value) else activations)
     return found
 
 

@@ -117,3 +117,29 @@ def test_an_artifact_has_no_placement(tmp_path, capsys):
     status, captured = inspect(capsys, tmp_path / "m.tflite", "--target", "cortex-m7")
     assert status == 2
     assert captured.err.startswith("EW-U002")
+
+
+def test_a_placement_as_text_as_json_and_as_a_page(model, tmp_path, capsys):
+    page = tmp_path / "placement.html"
+    status, captured = inspect(capsys, model, "--target", "android-arm64-cpu", "--precision", "float32", "--html", page)
+    assert status == 0
+    assert "on android-arm64-cpu, float32: 1 of 1 nodes run (cpu 1)" in captured.out
+    assert "estimated, not measured" in captured.out
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    _, captured = inspect(capsys, model, "--target", "android-arm64-cpu", "--json")
+    data = json.loads(captured.out)
+    assert [part["unit"] for part in data["partitions"]] == ["cpu"]
+    assert (data["crossing_bytes"], data["remedies"], data["compilers"]) == (0, [], [])
+
+
+@pytest.mark.parametrize("option", [("--html", "x.html"), ("--compile",), ("--precision", "int8")])
+def test_what_is_about_a_target_needs_one(model, capsys, option):
+    status, captured = inspect(capsys, model, *option)
+    assert status == 2
+    assert "add --target TARGET" in captured.err
+
+
+def test_a_target_without_a_compiler_cannot_be_asked_for_its_answer(model, capsys):
+    status, captured = inspect(capsys, model, "--target", "android-arm64-cpu", "--compile")
+    assert status == 2
+    assert "names no compiler" in captured.err

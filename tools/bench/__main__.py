@@ -1,14 +1,14 @@
-"""``python -m tools.bench [ratios|convert|quantization] ...``: which benchmark; without a name it is `ratios`."""
+"""``python -m tools.bench [ratios|convert|quantization|estimate] ...``: which benchmark; without a name it is `ratios`."""
 
 from __future__ import annotations
 
 import sys
 
-from tools.bench import convert, quantization, ratios
+from tools.bench import convert, estimate, quantization, ratios
 
 __all__ = ["main"]
 
-_BENCHMARKS = {"ratios": ratios.main, "convert": convert.main, "quantization": quantization.main}
+_BENCHMARKS = {"ratios": ratios.main, "convert": convert.main, "quantization": quantization.main, "estimate": estimate.main}
 
 
 def main(arguments: list[str]) -> int:

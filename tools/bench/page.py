@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tools.bench.estimate_page import estimate_section
 from tools.bench.quantization_page import quantization_section
 
 __all__ = ["PAGE", "RESULTS", "SECTIONS", "benchmarks_page", "conversion_section", "ratios_section", "write_page"]
@@ -194,5 +195,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 SECTIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
     "convert.json": conversion_section,
     "quantization.json": quantization_section,
+    "estimate.json": estimate_section,
     "ratios.json": ratios_section,
 }

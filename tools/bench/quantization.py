@@ -44,7 +44,7 @@ from tools.bench.samples import read_samples, write_samples
 from tools.bench.watched import run_watched
 from tools.bench.workloads import WORKLOADS, Workload, prepared
 
-__all__ = ["FILE", "FORMS", "main", "merged"]
+__all__ = ["FILE", "FORMS", "artifact_of", "feed_of", "main", "merged", "rounds_of"]
 
 FILE: Final = RESULTS / "quantization.json"
 _WORKER: Final = Path(__file__).with_name("quantize_worker.py")
@@ -128,7 +128,7 @@ def _judgeable(workload: Workload) -> dict[str, Any]:
     """The rows whose artifact is still there."""
     models = json.loads(FILE.read_text(encoding="utf-8"))["models"] if FILE.is_file() else {}
     rows = models.get(workload.case.model, {}).get("rows", {})
-    return {form: row for form, row in rows.items() if "error" not in row and _artifact(form, workload).is_file()}
+    return {form: row for form, row in rows.items() if "error" not in row and artifact_of(form, workload).is_file()}
 
 
 def _keep(model: str, rows: Mapping[str, Any] | None = None, latency: Mapping[str, Any] | None = None) -> None:
@@ -164,9 +164,9 @@ def _row(form: str, workload: Workload, made: Mapping[str, Any] | None = None) -
     `made`: an earlier row of it, whose artifact is to be judged anew.
     """
     runtime = _runtime(form)
-    path = _artifact(form, workload)
+    path = artifact_of(form, workload)
     by = {"by": _maker(form), "runtime": runtime}
-    shutil.rmtree(_feed(path), ignore_errors=True)
+    shutil.rmtree(feed_of(path), ignore_errors=True)
     if made is None:
         path.unlink(missing_ok=True)
         made = _made(form, workload, path)
@@ -181,7 +181,7 @@ def _row(form: str, workload: Workload, made: Mapping[str, Any] | None = None) -
             found = _judged(path, "litert-builtin", workload)
         except EdgewrightError:
             return {**by, "error": problem}
-        shutil.rmtree(_feed(path))  # its latency would be that of other kernels
+        shutil.rmtree(feed_of(path))  # its latency would be that of other kernels
         return {**made, **by, "bytes": path.stat().st_size, **found, "note": f"without XNNPACK: {problem}"}
     return {**by, "error": problem}
 
@@ -197,7 +197,8 @@ def _runtime(form: str) -> str:
     return _TARGETS[form.split(":")[2]] if form.startswith("ours:") else _PEERS[form][1]
 
 
-def _artifact(form: str, workload: Workload) -> Path:
+def artifact_of(form: str, workload: Workload) -> Path:
+    """Where the artifact of a form lies, or would lie."""
     return workload.artifacts / (form.replace(":", "_") + (".onnx" if _runtime(form) == "onnxruntime" else ".tflite"))
 
 
@@ -238,7 +239,7 @@ def _judged(path: Path, runtime: str, workload: Workload) -> dict[str, Any]:
         metric = workload.case.metric
         task = evaluate(metric, source.reference, run, held_out) if metric is not None else {}
         feed = run.encode(next(iter(held_out)))
-        write_samples(_feed(path), list(feed), [feed])
+        write_samples(feed_of(path), list(feed), [feed])
     agreement = found.worst("top1_agreement")
     return {
         "samples": found.samples,
@@ -249,7 +250,8 @@ def _judged(path: Path, runtime: str, workload: Workload) -> dict[str, Any]:
     }
 
 
-def _feed(path: Path) -> Path:
+def feed_of(path: Path) -> Path:
+    """The folder of one raw input of an artifact that was judged."""
     return path.with_name(path.name + ".feed")
 
 
@@ -258,19 +260,20 @@ def _feed(path: Path) -> Path:
 
 def _latencies(workload: Workload, runtime: str, sessions: int, budget_s: float) -> dict[str, list[float]]:
     """Milliseconds of CPU of every artifact that runs, one thread: the median of paired rounds, one figure a process."""
-    paths = {form: _artifact(form, workload) for form in FORMS if _runtime(form) == runtime and _applies(form, workload)}
-    paths = {form: path for form, path in paths.items() if path.is_file() and _feed(path).is_dir()}
+    paths = {form: artifact_of(form, workload) for form in FORMS if _runtime(form) == runtime and _applies(form, workload)}
+    paths = {form: path for form, path in paths.items() if path.is_file() and feed_of(path).is_dir()}
     found: dict[str, list[float]] = {form: [] for form in paths}
     for number in range(sessions if paths else 0):
         # Where an artifact's memory comes to lie decides up to a third of its time: the order must not decide which one is lucky.
         order = [list(paths)[(place + number) % len(paths)] for place in range(len(paths))]
-        for form, seconds in zip(order, _rounds([paths[form] for form in order], runtime, budget_s), strict=True):
+        for form, seconds in zip(order, rounds_of([paths[form] for form in order], runtime, budget_s), strict=True):
             found[form].append(float(np.median(seconds)) * 1e3)
     return found
 
 
-def _rounds(paths: Iterable[Path], runtime: str, budget_s: float) -> list[list[float]]:
-    feeds = {path: next(read_samples(_feed(path))) for path in paths}
+def rounds_of(paths: Iterable[Path], runtime: str, budget_s: float) -> list[list[float]]:
+    """CPU seconds of every round of some judged artifacts in one new process, one row an artifact."""
+    feeds = {path: next(read_samples(feed_of(path))) for path in paths}
     arrays = {f"{place}:{name}": array for place, feed in enumerate(feeds.values()) for name, array in feed.items()}
     request = {"paths": [str(path) for path in feeds], "budget_s": budget_s, "runtime": runtime}
     worker = Worker([sys.executable, "-m", "tools.bench.latency_worker"], label=runtime, threads=1)

@@ -1,0 +1,142 @@
+"""The placement report of a model on a target: where each node runs or why not, partitions, an estimate of the time, what would mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from exporter.compilers.base import Compiled
+from exporter.graph.summary import Placement, placements
+from exporter.placement.compared import Disagreement, disagreements
+from exporter.placement.estimate import Estimate, compiler_estimate, estimate
+from exporter.placement.partitions import Partition, partitions
+from exporter.placement.remedies import Remedy, remedies
+from targets.schema import Target
+
+__all__ = ["CompilerAnswer", "PlacementReport", "compiler_answers", "placement_report", "report_of"]
+
+
+@dataclass(frozen=True)
+class CompilerAnswer:
+    """What a compiler said for one architecture, beside the rules; `estimate`: by the cycles that it counted, where it counts."""
+
+    compiler: str
+    architecture: str
+    operators: int
+    left_out: int
+    disagreements: tuple[Disagreement, ...]
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
+class PlacementReport:
+    """All that is known of where a model runs on a target.
+
+    Attributes:
+        units: name -> kind, in the order in which they are offered a node.
+        nodes: one for each node of the legalized graph that runs by itself, in graph order.
+        estimate: by the rules; see `answers` for what a compiler counted.
+    """
+
+    target: str
+    title: str
+    precision: str
+    units: Mapping[str, str]
+    nodes: tuple[Placement, ...]
+    partitions: tuple[Partition, ...]
+    estimate: Estimate
+    remedies: tuple[Remedy, ...] = ()
+    answers: tuple[CompilerAnswer, ...] = ()
+
+    @property
+    def placed(self) -> int:
+        """How many nodes any unit runs."""
+        return sum(bool(node.unit) for node in self.nodes)
+
+    @property
+    def crossing_bytes(self) -> int:
+        """Bytes that go from one partition to another in one inference, once for each that reads them."""
+        return sum(part.bytes_in for part in self.partitions)
+
+    def on(self, unit: str) -> int:
+        """How many nodes a unit runs."""
+        return sum(node.unit == unit for node in self.nodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``--json``: what stands under "estimate" is estimated, never measured."""
+        times = self.estimate.nodes
+        return {
+            "target": self.target,
+            "precision": self.precision,
+            "units": dict(self.units),
+            "placement": [{**asdict(node), "estimate": asdict(times[node.node])} for node in self.nodes],
+            "partitions": [asdict(part) for part in self.partitions],
+            "crossing_bytes": self.crossing_bytes,
+            "estimate": self.estimate.to_dict(),
+            "remedies": [asdict(remedy) for remedy in self.remedies],
+            "compilers": [
+                {
+                    "compiler": answer.compiler,
+                    "architecture": answer.architecture,
+                    "operators": answer.operators,
+                    "left_out": answer.left_out,
+                    "disagreements": [asdict(entry) for entry in answer.disagreements],
+                    "estimate": answer.estimate.to_dict() if answer.estimate is not None else None,
+                }
+                for answer in self.answers
+            ],
+        }
+
+
+def placement_report(model: ir.Model, target: Target, legalize: Callable[[ir.Model, Target], ir.Model]) -> PlacementReport:
+    """The report of a canonical model, each node in the target's precision where it can be.
+
+    Args:
+        legalize: `pipeline.legalized`. Raises what it raises.
+    """
+    legal = legalize(model, target)
+    placed = placements(legal, target)
+    return report_of(legal.graph, placed, target, remedies(model, legal, placed, target, legalize))
+
+
+def report_of(
+    graph: ir.Graph,
+    placed: Sequence[Placement],
+    target: Target,
+    mends: tuple[Remedy, ...] = (),
+    compiled: Sequence[Compiled] = (),
+) -> PlacementReport:
+    """The report of a legalized graph whose nodes are placed (`summary.placements`, `planned.planned_placements`)."""
+    by_rules = estimate(graph, placed, target)
+    return PlacementReport(
+        target.name,
+        target.title,
+        target.artifact.precision,
+        {unit.name: unit.kind for unit in target.units},
+        tuple(placed),
+        partitions(graph, placed),
+        by_rules,
+        mends,
+        compiler_answers(graph, placed, target, compiled),
+    )
+
+
+def compiler_answers(
+    graph: ir.Graph, placed: Sequence[Placement], target: Target, compiled: Sequence[Compiled]
+) -> tuple[CompilerAnswer, ...]:
+    """What each compilation of an artifact said, beside the rules; `placed`: of the graph that the artifact was written from."""
+    by_rules = estimate(graph, placed, target)
+    return tuple(
+        CompilerAnswer(
+            f"{entry.compiler} {entry.version}",
+            entry.architecture,
+            len(entry.placements),
+            len(entry.left_out),
+            disagreements(placed, target, entry),
+            compiler_estimate(by_rules, placed, entry),
+        )
+        for entry in compiled
+    )

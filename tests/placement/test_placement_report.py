@@ -1,0 +1,69 @@
+"""The report as plain data, text and page: all reasons, partitions, remedies; and an estimate that is nowhere called a latency of the device."""
+
+import json
+import re
+
+import pytest
+
+from exporter import inspect, load
+from exporter.bundle.placement import placement_html
+from exporter.cli.placement import human_us, print_placement
+from targets.loader import load_target
+from targets.schema import Unit
+
+CHIP = load_target("cortex-m7")
+
+
+@pytest.fixture(scope="module")
+def report():
+    npu = Unit(name="array", kind="npu", operators=("Conv", "Relu", "Reshape", "MatMul", "Gemm"), dtypes=("int8",))
+    return inspect("tools.zoo:digit_cnn", CHIP.model_copy(update={"units": (npu, *CHIP.units), "title": "a <b>chip</b>"}))
+
+
+def test_every_node_has_a_unit_or_reasons_and_a_time(report):
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert len(data["placement"]) == len(report.nodes) == sum(len(part["nodes"]) for part in data["partitions"])
+    for entry in data["placement"]:
+        assert entry["unit"] == "array" or entry["reasons"]
+        assert "us" in entry["estimate"]
+    assert data["estimate"]["kind"] == "estimate"
+    assert data["crossing_bytes"] == sum(part["bytes_in"] for part in data["partitions"]) > 0
+
+
+def test_the_text_and_the_page_say_the_same(report, capsys):
+    print_placement(report)
+    text = capsys.readouterr().out
+    page = placement_html("net", report).decode()
+    for entry in report.nodes:
+        assert entry.node in text
+        assert entry.node in page
+    for part in (text, page):
+        assert "array does not run MaxPool" in part
+
+
+def test_no_estimate_is_called_a_latency_of_the_device(report, capsys):
+    """Wherever the word latency stands, that it is estimated and not measured stands beside it."""
+    print_placement(report)
+    text = capsys.readouterr().out
+    page = re.sub(r"<style>.*?</style>|<[^>]+>", " ", placement_html("net", report).decode(), flags=re.DOTALL)
+    for part in (text, page):
+        said = [part[match.start() - 40 : match.end() + 60].lower() for match in re.finditer("latency", part, re.IGNORECASE)]
+        assert said
+        assert all("estimated" in around and ("not a measurement" in around or "not measured" in around) for around in said)
+
+
+def test_the_page_loads_nothing_and_escapes_what_it_is_given(report):
+    page = placement_html("<script>x</script>", report).decode()
+    assert "<script" not in page
+    assert "a &lt;b&gt;chip" in page
+    assert not re.search(r"(src|href)\s*=|url\(|@import", page)
+
+
+def test_a_loaded_source_is_placed_as_its_file_is(report):
+    source = load("tools.zoo:digit_cnn")
+    assert [node.op_type for node in inspect(source, CHIP).nodes] == [node.op_type for node in report.nodes]
+
+
+@pytest.mark.parametrize(("us", "text"), [(None, "-"), (1.234, "1.23 us"), (1234.5, "1.23 ms"), (2.5e6, "2.5 s")])
+def test_times_have_the_unit_that_fits(us, text):
+    assert human_us(us) == text

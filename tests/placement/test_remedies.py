@@ -1,0 +1,91 @@
+"""Remedies: what is proposed holds when the rules are asked again, and nothing is proposed where nothing is to be mended."""
+
+import numpy as np
+import pytest
+
+from exporter.graph.summary import placements
+from exporter.ops.base import all_operators
+from exporter.pipeline import legalized
+from exporter.placement.remedies import remedies
+from exporter.placement.substitutes import SUBSTITUTES
+from targets.loader import load_target
+from targets.schema import Limit, Unit
+
+CHIP = load_target("cortex-m7")
+
+
+def with_units(*units, **changed):
+    return CHIP.model_copy(update={"units": units, **changed})
+
+
+def npu(*operators, limits=()):
+    return Unit(name="npu", kind="npu", operators=operators, dtypes=("int8",), limits=limits)
+
+
+def mended(model, target):
+    legal = legalized(model, target)
+    placed = placements(legal, target)
+    return remedies(model, legal, placed, target, legalized)
+
+
+def conv(graph_of, outputs=30):
+    weight = np.random.default_rng(0).standard_normal((outputs, 4, 3, 3)).astype(np.float32)
+    return graph_of(f"g (float[1,4,8,8] x) => (float[1,{outputs},8,8] y) {{ y = Conv<pads = [1,1,1,1]>(x, w) }}", w=weight)
+
+
+def test_nothing_to_mend(graph_of):
+    assert mended(conv(graph_of), CHIP) == ()
+
+
+def test_channels_are_padded_to_the_multiple_that_a_limit_asks_for(graph_of):
+    limit = Limit(measure="output_channels", multiple_of=16, why="tiles of 16")
+    found = mended(conv(graph_of), with_units(npu("Conv", limits=(limit,)), *CHIP.units))
+    assert [(remedy.change, remedy.exact) for remedy in found] == [("pad Conv's output channels from 30 to 32", True)]
+    assert mended(conv(graph_of, 32), with_units(npu("Conv", limits=(limit,)), *CHIP.units)) == ()
+
+
+@pytest.mark.parametrize(
+    ("limit", "change"),
+    [
+        (Limit(measure="kernel", most=2, why="small"), "Conv: bring the window from 3 to 2"),
+        (Limit(measure="kernel", least=5, why="large"), "Conv: bring the window from 3 to 5"),
+        (Limit(measure="output_channels", most=24, multiple_of=16, why="tiles"), "Conv: bring the output channels from 30 to 16"),
+    ],
+)
+def test_a_limit_names_the_number_that_is_within(graph_of, limit, change):
+    found = mended(conv(graph_of), with_units(npu("Conv", limits=(limit,)), *CHIP.units))
+    assert [remedy.change for remedy in found] == [change]
+    assert limit.why in found[0].gain
+
+
+def test_an_operator_is_replaced_by_the_nearest_that_the_unit_runs(graph_of):
+    model = graph_of("g (float[1,4,8,8] x) => (float[1,4,8,8] y) { y = HardSwish(x) }")
+    relu6 = mended(model, with_units(npu("Conv", "Clip", "Relu"), *CHIP.units))
+    relu = mended(model, with_units(npu("Conv", "Relu"), *CHIP.units))
+    assert [(remedy.change, remedy.gain, remedy.exact) for remedy in relu6] == [
+        ("replace HardSwish by Relu6", "runs on npu", False)
+    ]
+    assert [remedy.change for remedy in relu] == ["replace HardSwish by Relu"]
+    assert mended(model, with_units(npu("Conv"), *CHIP.units)) == ()
+
+
+def test_a_setting_comes_before_another_operator(graph_of):
+    """Cubic becomes products with matrices on TFLite, linear stays a Resize."""
+    model = graph_of(
+        'g (float[1,4,8,8] x) => (float[1,4,16,16] y) { y = Resize<mode = "cubic">(x, , s) }', s=np.float32([1, 1, 2, 2])
+    )
+    found = mended(model, with_units(npu("Resize"), *CHIP.units))
+    assert [remedy.change for remedy in found] == ["replace Resize by Resize with mode linear"]
+
+
+def test_another_precision_is_proposed_where_more_runs_on_the_first_unit(graph_of):
+    wide = Unit(name="npu", kind="npu", operators=("Conv",), dtypes=("int16",))
+    narrow = Unit(name="cpu", kind="cpu", dtypes=("int8", "int16"))
+    target = with_units(wide, narrow, artifact=CHIP.artifact.model_copy(update={"precisions": ("int8", "int16x8")}))
+    (found,) = mended(conv(graph_of), target)
+    assert (found.change, found.gain) == ("choose precision int16x8", "1 of 1 nodes run on npu")
+
+
+def test_substitutes_are_operators_that_are_known():
+    known = {op_type for domain, op_type in all_operators() if not domain}
+    assert {substitute.op_type for entries in SUBSTITUTES.values() for substitute in entries} <= known
