@@ -64,7 +64,7 @@ def _with_answers(report: PlacementReport, source: Source, target: Target) -> Pl
     samples = open_samples(lambda: _random(source), source.inputs, None) if target.artifact.calibrated else None
     built = compile_artifact(build(source, target, samples, options), options)
     placed = planned_placements(built.graph.graph, built.plan, target)
-    return replace(report, answers=compiler_answers(built.graph.graph, placed, target, built.compiled))
+    return replace(report, answers=compiler_answers(built, placed))
 
 
 def _random(source: Source) -> Iterator[dict[str, np.ndarray[Any, Any]]]:

@@ -98,7 +98,7 @@ def measured_rates(runtime: str) -> Cost:
         cases = [next(case for case in CASES if case.kernel == kernel) for kernel in ("Conv", "Add")]
         conv, add = ({form: [time] for form, time in bench.times(case).items()} for case in cases)
     floats, integers, bandwidth = (rate / 1e9 for rate in _rates(conv, add))
-    where = f"one thread of {_processor()}, {package} {version(package)}"
+    where = f"one thread of {processor()}, {package} {version(package)}"
     return Cost(gmacs_float=floats, gmacs_int8=integers, bandwidth=bandwidth, measured=where)
 
 

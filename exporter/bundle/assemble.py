@@ -79,7 +79,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         if moved
     ]
     warnings += [built.not_compiled] if built.not_compiled else []
-    warnings += disagreements(built)
+    warnings += map(str, disagreements(built))
     warnings += evidence.warnings
     warnings += advice(built.target.artifact.precision, evidence.rivals)
     if evidence.agreement is not None and evidence.agreement.mismatches:

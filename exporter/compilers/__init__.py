@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.compilers.agreement import disagreements
+from exporter.compilers.agreement import Disagreement, disagreements
 from exporter.compilers.base import Compiled, Compiler, OperatorPlacement, Task
 from exporter.compilers.registry import COMPILERS, all_compilers, compile_for, compiler_of, how_to_get
 
@@ -10,6 +10,7 @@ __all__ = [
     "COMPILERS",
     "Compiled",
     "Compiler",
+    "Disagreement",
     "OperatorPlacement",
     "Task",
     "all_compilers",

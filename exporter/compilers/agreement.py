@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from exporter.compilers.base import Compiled, OperatorPlacement
+from exporter.compilers.base import Compiled, Kind, OperatorPlacement
 from exporter.graph.summary import placements
 
 if TYPE_CHECKING:
     from exporter.built import Built
 
-__all__ = ["disagreements"]
+__all__ = ["Disagreement", "disagreements", "owners"]
 
 
-def disagreements(built: Built) -> tuple[str, ...]:
-    """A sentence for each node that runs on another kind of unit than the profile's rules say; the nodes in their order.
+@dataclass(frozen=True)
+class Disagreement:
+    """A node that a compiler put on another kind of unit than the profile's rules say; as text, a sentence.
+
+    Attributes:
+        node: of the legalized graph; op_type: the operator of the artifact that decided.
+        ours, theirs: kinds of units; reasons: the compiler's, where it refused the accelerator.
+        compiler, architecture: who says so.
+    """
+
+    node: str
+    op_type: str
+    ours: Kind
+    theirs: Kind
+    reasons: tuple[str, ...]
+    compiler: str
+    architecture: str
+
+    def __str__(self) -> str:
+        theirs = " because ".join([self.theirs, *filter(None, ["; ".join(self.reasons)])])
+        return f"{self.node} ({self.op_type}): our rules say {self.ours}, {self.compiler} for {self.architecture} says {theirs}"
+
+
+def disagreements(built: Built) -> tuple[Disagreement, ...]:
+    """One for each node that runs on another kind of unit than the profile's rules say; the nodes in their order, architecture by architecture.
 
     A node is on the accelerator where all operators that were written for it are.
     """
@@ -25,19 +49,26 @@ def disagreements(built: Built) -> tuple[str, ...]:
     found = []
     for compiled in built.compiled:
         theirs: dict[str, OperatorPlacement] = {}
-        for node, placement in _owners(built, compiled):
+        for node, placement in owners(built, compiled):
             if node not in theirs or placement.unit == "cpu":
                 theirs[node] = placement
         found += [
-            f"{node} ({theirs[node].op_type}): our rules say {kind}, {compiled.compiler} for {compiled.architecture} says "
-            + " because ".join([theirs[node].unit, *filter(None, ["; ".join(theirs[node].reasons)])])
+            Disagreement(
+                node,
+                theirs[node].op_type,
+                kind,
+                theirs[node].unit,
+                theirs[node].reasons,
+                compiled.compiler,
+                compiled.architecture,
+            )
             for node, kind in ours.items()
             if node in theirs and theirs[node].unit != kind
         ]
     return tuple(found)
 
 
-def _owners(built: Built, compiled: Compiled) -> Iterator[tuple[str, OperatorPlacement]]:
+def owners(built: Built, compiled: Compiled) -> Iterator[tuple[str, OperatorPlacement]]:
     """The node that each operator was written for. A TFLite artifact tells it by position, an ONNX one by the name of the output."""
     if built.artifact.emitted:
         emitted = built.artifact.emitted

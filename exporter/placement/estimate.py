@@ -90,26 +90,29 @@ def estimate(graph: ir.Graph, placed: Sequence[Placement], target: Target) -> Es
     return Estimate(_source(target, placed), nodes, _by_unit(placed, nodes), _borders(graph, placed, target, models), lacking)
 
 
-def compiler_estimate(rules: Estimate, placed: Sequence[Placement], compiled: Compiled) -> Estimate | None:
-    """The estimate by the cycles that a compiler counted instead; None where it counted none.
+def compiler_estimate(
+    rules: Estimate, placed: Sequence[Placement], compiled: Compiled, cycles: Mapping[str, float]
+) -> Estimate | None:
+    """The estimate by the cycles that a compiler counted instead; None where it counted none, or tells no clock.
 
-    Nodes that it joined with others, or renamed, have none of their own: their cycles are in the sum alone, which goes to the borders.
+    Args:
+        cycles: of each node by name. What a compiler adds, or joins with others and renames, is in its sum alone: that goes to the borders.
     """
-    clock, cycles = compiled.figures.get("clock_hz"), compiled.figures.get("cycles")
-    if not clock or cycles is None:
+    clock, total = compiled.figures.get("clock_hz"), compiled.figures.get("cycles")
+    if not clock or total is None:
         return None
-    told = {entry.output: entry.figures.get("cycles") for entry in compiled.placements}
-    nodes: dict[str, NodeEstimate] = {}
-    for place in placed:
-        found = told.get(place.output)
-        before = rules.nodes[place.node]
-        nodes[place.node] = NodeEstimate(before.macs, before.bytes_moved, (found or 0.0) / clock * 1e6)
+    nodes = {
+        place.node: NodeEstimate(
+            rules.nodes[place.node].macs, rules.nodes[place.node].bytes_moved, cycles.get(place.node, 0.0) / clock * 1e6
+        )
+        for place in placed
+    }
     known = sum(entry.us or 0.0 for entry in nodes.values())
     source = (
         f"cycles that {compiled.compiler} {compiled.version} counted for {compiled.architecture} at {clock / 1e6:.4g} MHz: its own model of the "
         "device, not a measurement"
     )
-    return Estimate(source, nodes, _by_unit(placed, nodes), max(cycles / clock * 1e6 - known, 0.0))
+    return Estimate(source, nodes, _by_unit(placed, nodes), max(total / clock * 1e6 - known, 0.0))
 
 
 def form_of(precision: str) -> Form:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,20 +15,23 @@ from exporter.graph.summary import Placement, placements
 from exporter.graph.values import activation_nodes, constant, static_shape
 from exporter.placement.substitutes import Substitute, substitutes_of
 from targets.precision import choose_precision, precisions_of
-from targets.schema import Limit, Target
+from targets.schema import Limit, Measure, Target
 
-__all__ = ["Remedy", "remedies"]
+__all__ = ["ADVICE", "Remedy", "remedies"]
 
 Legalize = Callable[[ir.Model, Target], ir.Model]
 
 # Measure -> what a user does about a number that is beyond a limit; {found} and {wanted} are filled in.
-_ADVICE: Final = {
+ADVICE: Final[Mapping[Measure, str]] = {
     "batch": "give the model a batch of {wanted} (--shape), not {found}",
     "dilation": "use a dilation of {wanted}, not {found}",
     "elements": "cut the {found} elements of a tensor to {wanted}",
     "input_channels": "bring the input channels from {found} to {wanted}",
     "kernel": "bring the window from {found} to {wanted}",
     "kernel_axes": "use windows of {wanted} axes, not {found}",
+    "padded_kernel": "bring the window that pads from {found} to {wanted}, or pad before it",
+    "padded_stride": "use a stride of {wanted}, not {found}, or pad before it",
+    "scale": "resize by {wanted} along each axis",
     "operands": "make {wanted} of the {found} computed operands constant",
     "output_channels": "bring the output channels from {found} to {wanted}",
     "rank": "work on tensors of {wanted} axes, not {found}",
@@ -80,8 +83,8 @@ def _precisions(model: ir.Model, placed: Sequence[Placement], target: Target, le
     for precision in precisions_of(target)[1:]:
         other = choose_precision(target, precision)
         then = _standing(placements(legalize(model, other), other), other)
-        if then < now:
-            nowhere, elsewhere, count = then[0], then[1], then[2]
+        if then[:2] < now[:2]:
+            nowhere, elsewhere, count = then
             left = f"{count - nowhere - elsewhere} of {count} nodes run on {target.units[0].name}"
             gain = left + (f", {elsewhere} on another unit" if elsewhere else "") + (f", {nowhere} nowhere" if nowhere else "")
             yield Remedy(f"choose precision {precision}", (), gain, exact=False)
@@ -176,13 +179,15 @@ def _limited(legal: ir.Model, placed: Sequence[Placement], target: Target) -> It
                 change = (
                     f"pad {node.op_type}'s {limit.measure.replace('_', ' ')} from {found} to {wanted}"
                     if padded
-                    else (f"{node.op_type}: {_ADVICE[limit.measure].format(found=found, wanted=wanted)}")
+                    else (f"{node.op_type}: {ADVICE[limit.measure].format(found=found, wanted=wanted)}")
                 )
                 yield Remedy(change, (place.node,), f"within what {unit.name} takes: {limit.why}", exact=padded)
 
 
 def _within(limit: Limit, number: int) -> int:
     """The nearest number that a limit allows; up, where a multiple is asked for."""
+    if limit.among:
+        return min(limit.among, key=lambda allowed: abs(allowed - number))
     step = limit.multiple_of or 1
     wanted = -(-max(number, limit.least if limit.least is not None else number) // step) * step
     return wanted if limit.most is None or wanted <= limit.most else limit.most // step * step

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from exporter.compilers.base import Compiled
+from exporter.compilers.agreement import Disagreement, disagreements, owners
 from exporter.graph.summary import Placement, placements
-from exporter.placement.compared import Disagreement, disagreements
 from exporter.placement.estimate import Estimate, compiler_estimate, estimate
 from exporter.placement.partitions import Partition, partitions
 from exporter.placement.remedies import Remedy, remedies
 from targets.schema import Target
+
+if TYPE_CHECKING:
+    from exporter.built import Built
 
 __all__ = ["CompilerAnswer", "PlacementReport", "compiler_answers", "placement_report", "report_of"]
 
@@ -107,10 +109,9 @@ def report_of(
     placed: Sequence[Placement],
     target: Target,
     mends: tuple[Remedy, ...] = (),
-    compiled: Sequence[Compiled] = (),
+    answers: tuple[CompilerAnswer, ...] = (),
 ) -> PlacementReport:
     """The report of a legalized graph whose nodes are placed (`summary.placements`, `planned.planned_placements`)."""
-    by_rules = estimate(graph, placed, target)
     return PlacementReport(
         target.name,
         target.title,
@@ -118,25 +119,31 @@ def report_of(
         {unit.name: unit.kind for unit in target.units},
         tuple(placed),
         partitions(graph, placed),
-        by_rules,
+        estimate(graph, placed, target),
         mends,
-        compiler_answers(graph, placed, target, compiled),
+        answers,
     )
 
 
-def compiler_answers(
-    graph: ir.Graph, placed: Sequence[Placement], target: Target, compiled: Sequence[Compiled]
-) -> tuple[CompilerAnswer, ...]:
+def compiler_answers(built: Built, placed: Sequence[Placement]) -> tuple[CompilerAnswer, ...]:
     """What each compilation of an artifact said, beside the rules; `placed`: of the graph that the artifact was written from."""
-    by_rules = estimate(graph, placed, target)
-    return tuple(
-        CompilerAnswer(
-            f"{entry.compiler} {entry.version}",
-            entry.architecture,
-            len(entry.placements),
-            len(entry.left_out),
-            disagreements(placed, target, entry),
-            compiler_estimate(by_rules, placed, entry),
+    by_rules = estimate(built.graph.graph, placed, built.target)
+    differing = disagreements(built)
+    found = []
+    for entry in built.compiled:
+        cycles: dict[str, float] = {}
+        for node, operator in owners(built, entry):
+            cycles[node] = cycles.get(node, 0.0) + operator.figures.get("cycles", 0.0)
+        found.append(
+            CompilerAnswer(
+                f"{entry.compiler} {entry.version}",
+                entry.architecture,
+                len(entry.placements),
+                len(entry.left_out),
+                tuple(
+                    other for other in differing if (other.compiler, other.architecture) == (entry.compiler, entry.architecture)
+                ),
+                compiler_estimate(by_rules, placed, entry, cycles),
+            )
         )
-        for entry in compiled
-    )
+    return tuple(found)

@@ -115,7 +115,9 @@ def test_a_rule_that_vela_does_not_share_is_told() -> None:
     built = compiled(BEYOND["three times"][0], (1, 8, 24, 24), "ethos-u55-128")
     npu, cpu = built.target.units
     lax = built.target.model_copy(update={"units": (npu.model_copy(update={"limits": ()}), cpu)})
-    (sentence,) = disagreements(replace(built, target=lax))
+    (found,) = disagreements(replace(built, target=lax))
+    assert (found.ours, found.theirs) == ("npu", "cpu")
+    sentence = str(found)
     assert "RESIZE_NEAREST_NEIGHBOR" in sentence
     assert "our rules say npu, vela for ethos-u55-128 says cpu because" in sentence
 

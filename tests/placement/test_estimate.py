@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exporter.compilers.base import Compiled, OperatorPlacement
+from exporter.compilers.base import Compiled
 from exporter.graph.summary import placements
 from exporter.pipeline import legalized
 from exporter.placement.estimate import compiler_estimate, estimate, form_of
@@ -87,14 +87,13 @@ def test_the_source_says_peaks_or_where_it_was_measured(net):
 
 def test_a_compilers_cycles_take_the_place_of_the_rules(net):
     _, placed, rules = estimated(net, CHIP)
-    told = tuple(OperatorPlacement(place.output, place.op_type, "npu", (), {"cycles": 500.0}) for place in placed)
-    figures = {"cycles": 1500.0, "clock_hz": 5e8}
-    compiled = Compiled("vela", "5", "some-npu", {}, {}, "", told, figures)
-    found = compiler_estimate(rules, placed, compiled)
+    cycles = {place.node: 500.0 for place in placed}
+    compiled = Compiled("vela", "5", "some-npu", {}, {}, "", (), {"cycles": 1500.0, "clock_hz": 5e8})
+    found = compiler_estimate(rules, placed, compiled, cycles)
     assert found.total_us == pytest.approx(3.0)
     assert found.units == {"cpu": pytest.approx(2.0)}
     assert "its own model of the device, not a measurement" in found.source
-    assert compiler_estimate(rules, placed, Compiled("vela", "5", "some-npu", {}, {}, "", told)) is None
+    assert compiler_estimate(rules, placed, Compiled("vela", "5", "some-npu", {}, {}, ""), cycles) is None
 
 
 def test_every_precision_has_a_form_of_the_same_activations():

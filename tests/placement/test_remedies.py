@@ -1,15 +1,17 @@
 """Remedies: what is proposed holds when the rules are asked again, and nothing is proposed where nothing is to be mended."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from exporter.graph.summary import placements
 from exporter.ops.base import all_operators
 from exporter.pipeline import legalized
-from exporter.placement.remedies import remedies
+from exporter.placement.remedies import ADVICE, remedies
 from exporter.placement.substitutes import SUBSTITUTES
 from targets.loader import load_target
-from targets.schema import Limit, Unit
+from targets.schema import Limit, Measure, Unit
 
 CHIP = load_target("cortex-m7")
 
@@ -49,6 +51,7 @@ def test_channels_are_padded_to_the_multiple_that_a_limit_asks_for(graph_of):
     [
         (Limit(measure="kernel", most=2, why="small"), "Conv: bring the window from 3 to 2"),
         (Limit(measure="kernel", least=5, why="large"), "Conv: bring the window from 3 to 5"),
+        (Limit(measure="kernel", among=(2, 4, 8), why="powers of two"), "Conv: bring the window from 3 to 2"),
         (Limit(measure="output_channels", most=24, multiple_of=16, why="tiles"), "Conv: bring the output channels from 30 to 16"),
     ],
 )
@@ -89,3 +92,7 @@ def test_another_precision_is_proposed_where_more_runs_on_the_first_unit(graph_o
 def test_substitutes_are_operators_that_are_known():
     known = {op_type for domain, op_type in all_operators() if not domain}
     assert {substitute.op_type for entries in SUBSTITUTES.values() for substitute in entries} <= known
+
+
+def test_there_is_advice_for_every_measure():
+    assert set(ADVICE) == set(get_args(Measure))
