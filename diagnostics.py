@@ -153,6 +153,7 @@ CODES: Final[dict[str, str]] = {
     "EW-R007": "a compiler refused the artifact, or what it wrote cannot be read",
     "EW-R008": "a compiler crashed",
     "EW-R009": "a compiler exceeded its time limit",
+    "EW-R010": "a machine cannot be reached over ssh",
     # gates and verification
     "EW-G001": "a gate did not hold",
     "EW-G002": "a gate's expression is invalid or names an unknown metric",

@@ -20,6 +20,7 @@ from exporter.progress import SILENT, Progress
 from exporter.pruning import parse_goal
 from exporter.quantization.plan import Effort, Plan
 from exporter.rivals import rivals_of
+from exporter.runtimes.places import parse_remote
 from exporter.verification.gates import Gate, GateResult
 from exporter.verification.prove import Evidence, advice, prove
 from targets.floor import lower_floors
@@ -75,6 +76,7 @@ class Exported:
             "compiled": list(self.bundle.manifest.compiled),
             "gates": [result.to_dict() for result in self.gates],
             "runtimes": {name: comparison.to_dict() for name, comparison in self.evidence.comparisons.items()},
+            "machines": {name: machine.to_dict() for name, machine in self.evidence.machines.items()},
         }
 
 
@@ -105,6 +107,7 @@ def export(
     allow_pickle: bool = False,
     force: bool = False,
     require_compiler: bool = False,
+    on: str | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Exported, ...]:
     """Export a model for one or more targets; each gets the bundle ``out/TARGET``.
@@ -126,6 +129,8 @@ def export(
         runtime: the oldest release that must run the artifact, instead of the floor of each target that has this runtime:
             ``"tflite>=2.11"`` or ``"onnxruntime>=1.17"``.
         force: replace bundles that exist.
+        on: a machine, ``"ssh://[user@]host[:port][?python=PATH]"``, where the target's first runtime runs as well and decides the gates;
+            latencies measured there are that machine's.
         require_compiler: an absent compiler of a target is an error; else its artifact is written, and the report says how to compile it.
     Returns:
         One outcome a target. A target that refuses the model, or whose compiler fails, does not stop the others: its outcome carries
@@ -141,6 +146,8 @@ def export(
         profiles = lower_floors(profiles, runtime)
     for profile in profiles:
         require_free(Path(out) / profile.name, overwrite=force)
+    if on is not None:
+        parse_remote(on)
     goal = parse_goal(prune).macs if isinstance(prune, str) else prune
     if store is not None and calibration is not None:
         raise UsageError("EW-U002", "both calibration data and a store are given", fix="give one of --calib and --store")
@@ -156,8 +163,8 @@ def export(
     for profile in profiles:
         try:
             built = compile_artifact(build(source, profile, to_calibrate, options, progress), options, progress)
-            evidence = prove(built, to_test, gates=parsed_gates, metric=metric, progress=progress)
-            evidence = replace(evidence, rivals=rivals_of(built, options, to_test, progress))
+            evidence = prove(built, to_test, gates=parsed_gates, metric=metric, on=on, progress=progress)
+            evidence = replace(evidence, rivals=rivals_of(built, options, to_test, on, progress))
             require_fit(profile, None, evidence.memory.get("arena_total"), source.name)
             bundle = assemble(
                 built,

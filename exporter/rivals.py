@@ -1,4 +1,4 @@
-"""Does a precision pay? The artifact timed beside the same model in other precisions of its target, on the same runtime and this host."""
+"""Does a precision pay? The artifact timed beside the same model in other precisions of its target, on the same runtime and machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from exporter.built import Built
 from exporter.pipeline import Options, build
 from exporter.progress import SILENT, Progress
 from exporter.runtimes import Session, open_session
+from exporter.runtimes.places import placed
 from exporter.runtimes.registry import runtime_of
 from exporter.verification.prove import Rival
 from exporter.verification.runner import ArtifactRunner
@@ -30,8 +31,10 @@ _ROUNDS: Final = 5
 _ROUND_S: Final = 0.05
 
 
-def rivals_of(built: Built, options: Options, samples: Samples, progress: Progress = SILENT) -> tuple[Rival, ...]:
-    """The float form of an integer artifact, timed beside it; and what else the target takes, where that form is faster.
+def rivals_of(
+    built: Built, options: Options, samples: Samples, on: str | None = None, progress: Progress = SILENT
+) -> tuple[Rival, ...]:
+    """The float form of an integer artifact, timed beside it (at the place `on`); and what else the target takes, where that is faster.
 
     Empty where the artifact is not of integers, the target takes no float, the model comes with encodings of its own, or the runtime's
     speed is no device's (tflite-micro's portable kernels, an emulator).
@@ -51,7 +54,7 @@ def rivals_of(built: Built, options: Options, samples: Samples, progress: Progre
                 break
             try:
                 other = build(built.source, choose_precision(target, precision), None, replace(options, plan=None, store=None))
-                found.append(race(built, other, runtime[0], next(iter(samples.take(1)))))
+                found.append(race(built, other, placed(runtime[0], on), next(iter(samples.take(1)))))
             except EdgewrightError:  # a model that comes quantized, or an operator that has no such form: nothing to compare with
                 continue
     return tuple(found)

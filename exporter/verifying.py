@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +14,9 @@ from exporter.frontends import load
 from exporter.graph.columns import column_groups
 from exporter.progress import SILENT, Progress
 from exporter.quantization.plan import Encoding
+from exporter.runtimes.places import parse_remote
 from exporter.verification.gates import Gate
-from exporter.verification.prove import Evidence, measure
+from exporter.verification.prove import Evidence, asked, measure
 from exporter.verification.trusted import trusted
 
 __all__ = ["Verified", "verify"]
@@ -42,11 +43,16 @@ class Verified:
             "passed": self.passed,
             "gates": [result.to_dict() for result in self.evidence.gates],
             "runtimes": {name: comparison.to_dict() for name, comparison in self.evidence.comparisons.items()},
+            "machines": {name: machine.to_dict() for name, machine in self.evidence.machines.items()},
+            "latency": {
+                entry.runtime: {"median_s": entry.median_s, "repeats": len(entry.seconds)} for entry in self.evidence.latency
+            },
+            "agreement": asdict(self.evidence.agreement) if self.evidence.agreement is not None else None,
             "warnings": list(self.evidence.warnings),
         }
 
     def to_text(self) -> str:
-        """One line an output and runtime, then the gates."""
+        """One line an output and runtime, what the first two differ by, where each ran and how long an inference took there; then the gates."""
         lines = []
         for runtime, comparison in self.evidence.comparisons.items():
             for name, metrics in comparison.outputs.items():
@@ -55,9 +61,25 @@ class Verified:
             lines += [
                 f"{runtime}  {name}  {score.original:.6g} -> {score.artifact:.6g}" for name, score in comparison.task.items()
             ]
+        lines += self._places()
         lines += [f"gate {result}" for result in self.evidence.gates]
         lines += [f"warning: {warning}" for warning in self.evidence.warnings]
         return "\n".join(lines)
+
+    def _places(self) -> list[str]:
+        lines = []
+        times = {entry.runtime: entry for entry in self.evidence.latency}
+        for runtime, machine in self.evidence.machines.items():
+            time = times.get(runtime)
+            took = (
+                f"{1e3 * time.median_s:.3g} ms (median of {len(time.seconds)})" if time is not None else "no latency: it emulates"
+            )
+            lines.append(f"{runtime}  {took}  on {machine}")
+        if self.evidence.agreement is not None:
+            found, (first, second) = self.evidence.agreement, list(self.evidence.comparisons)[:2]
+            differ = f"differ in {found.mismatches} of {found.elements} output elements, by at most {found.max_lsb:.4g}"
+            lines.append(f"{first} and {second} {differ if found.mismatches else 'give the same outputs, bit for bit'}")
+        return lines
 
 
 def verify(
@@ -66,6 +88,7 @@ def verify(
     data: Any,
     *,
     runtimes: Sequence[str] = (),
+    on: str | None = None,
     preprocess: Preprocess | str | Path | None = None,
     samples: int = 32,
     gates: Sequence[str] = (),
@@ -83,10 +106,13 @@ def verify(
         against: the original, see `load`.
         data: samples, see `open_samples`; preprocessed as `preprocess`, the bundle or the source says, in this order.
         runtimes: where to run; the first decides the gates. Default: those of the bundle's target.
+        on: a machine, ``"ssh://[user@]host[:port][?python=PATH]"``, where the first of them runs as well and decides the gates.
     Raises:
         DataError: EW-G003, the bundle is damaged. ModelError: EW-M001, there is no such artifact. And what `measure` raises.
     """
     parsed = [Gate.parse(text, task=metric is not None) for text in gates]
+    if on is not None:
+        parse_remote(on)
     path, layouts, encodings, named, options, recipe = _open(Path(artifact))
     with progress.stage("load"):
         source = load(against, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
@@ -95,7 +121,7 @@ def verify(
         path,
         source.reference,
         open_samples(data, source.inputs, chosen or recipe or source.preprocess).take(samples),
-        runtimes=tuple(runtimes) or named,
+        runtimes=asked(tuple(runtimes) or named, on),
         options=options,
         outputs=[signature.name for signature in source.outputs],
         layouts=layouts,

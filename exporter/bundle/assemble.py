@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +23,11 @@ from exporter.content import Content
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, live_bytes, place, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
-from exporter.host import processor
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, stores_integers
 from exporter.quantization.plan import integer_range
 from exporter.quantization.planner import refusals
+from exporter.runtimes.machine import this_machine
+from exporter.runtimes.registry import runtime_of
 from exporter.verification.metrics import json_number
 from exporter.verification.parity import Parity
 from exporter.verification.prove import Evidence, advice
@@ -73,6 +73,7 @@ def assemble(
 def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportData:
     """The facts of the report, gathered from what was built and measured."""
     original, final = summarize(built.source.model), summarize(built.graph)
+    here = this_machine()
     warnings = [
         f"the layout makes {len(built.artifact.transposed)} TRANSPOSE operators necessary, which move {moved:,} bytes"
         for moved in [sum(built.artifact.transposed.values())]
@@ -106,7 +107,8 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         parity=_parity(evidence.parity),
         parity_between=evidence.parity.between if evidence.parity is not None else "",
         warnings=tuple(warnings),
-        host={"processor": processor(), "system": f"{platform.system()} {platform.machine()}"},
+        host={"processor": here.processor, "system": here.system},
+        machines={runtime: str(machine) for runtime, machine in evidence.machines.items()},
     )
 
 
@@ -185,16 +187,18 @@ def _weight_bytes(built: Built, node: ir.Node) -> int:
 
 
 def _latency(evidence: Evidence) -> tuple[LatencyRow, ...]:
+    elsewhere = {name: str(found) for name, found in evidence.machines.items() if runtime_of(name).remote is not None}
     rows = []
     for measured in evidence.latency:
         low, median, high = np.percentile(measured.seconds, (25, 50, 75))
         label = "original" if measured.runtime == "original" else "artifact"
-        rows.append(LatencyRow(label, measured.runtime, float(median), float(low), float(high), len(measured.seconds)))
+        where = elsewhere.get(measured.runtime, "")
+        repeats = len(measured.seconds)
+        rows.append(LatencyRow(label, measured.runtime, float(median), float(low), float(high), repeats, machine=where))
     for rival in evidence.rivals:
-        rows += [
-            LatencyRow("artifact, least", rival.runtime, rival.artifact_s, rival.artifact_s, rival.artifact_s, 1),
-            LatencyRow(f"{rival.precision}, least", rival.runtime, rival.seconds, rival.seconds, rival.seconds, 1),
-        ]
+        where = elsewhere.get(rival.runtime, "")
+        for label, least in (("artifact", rival.artifact_s), (rival.precision, rival.seconds)):
+            rows.append(LatencyRow(f"{label}, least", rival.runtime, least, least, least, 1, machine=where))
     return tuple(rows)
 
 

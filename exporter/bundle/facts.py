@@ -73,7 +73,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """Seconds of single inferences on this host: median and the quartiles around it."""
+    """Seconds of single inferences: median and the quartiles around it. `machine`: where, "" for this host."""
 
     label: str
     runtime: str
@@ -82,6 +82,7 @@ class LatencyRow:
     high_s: float
     repeats: int
     threads: int = 1
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,10 @@ class CompiledRow:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All facts of a report. `created` is an ISO 8601 time; `samples` the number of samples that verification used."""
+    """All facts of a report.
+
+    `created` is an ISO 8601 time; `samples` the number of samples that verification used; `machines` where each runtime ran, with versions.
+    """
 
     manifest: Manifest
     created: str = ""
@@ -158,6 +162,7 @@ class ReportData:
     approximations: tuple[ApproximationRow, ...] = ()
     warnings: tuple[str, ...] = ()
     host: Mapping[str, str] = field(default_factory=dict)
+    machines: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> bool | None:

@@ -42,7 +42,6 @@ def report_html(data: ReportData) -> bytes:
             sqnr_plot=plots.layer_sqnr(data.layers),
             range_plot=plots.activation_ranges(data.layers),
             size_plot=plots.layer_sizes(data.layers),
-            latency_scale=max((row.high_s for row in data.latency), default=0.0),
         )
     )
     return page.encode()

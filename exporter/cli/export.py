@@ -14,6 +14,7 @@ from exporter.cli.options import (
     io_dtype_option,
     json_option,
     model_argument,
+    on_option,
     parse_shapes,
     precision_option,
     runtime_option,
@@ -61,6 +62,7 @@ __all__ = ["command"]
     "--io-layout", type=click.Choice(["keep", "channels_last"]), help="Axis order of the artifact's inputs and outputs."
 )
 @runtime_option
+@on_option
 @click.option(
     "--require-compiler",
     is_flag=True,

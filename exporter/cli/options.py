@@ -19,6 +19,7 @@ __all__ = [
     "io_dtype_option",
     "json_option",
     "model_argument",
+    "on_option",
     "parse_shapes",
     "precision_option",
     "print_table",
@@ -64,6 +65,12 @@ runtime_option: Final = click.option(
     "--runtime",
     metavar="NAME>=RELEASE",
     help='Oldest runtime that must run it, e.g. "tflite>=2.11" or "onnxruntime>=1.17"; default: what the target says.',
+)
+
+on_option: Final = click.option(
+    "--on",
+    metavar="ssh://[USER@]HOST[:PORT][?python=PATH]",
+    help="Run on this machine too, which needs Python, numpy and the runtime: it decides the gates, and its latency is measured.",
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from exporter.cli.options import allow_pickle_option, emit_json, json_option, parse_shapes, shape_option
+from exporter.cli.options import allow_pickle_option, emit_json, json_option, on_option, parse_shapes, shape_option
 
 __all__ = ["command"]
 
@@ -14,6 +14,7 @@ __all__ = ["command"]
 @click.option("--against", required=True, metavar="MODEL", help="The original: .onnx, .pt2 or module:callable.")
 @click.option("--data", required=True, metavar="DATA", help="Samples: folder, .npy, .npz, .wav or module:callable.")
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Where to run; default: those of the bundle's target.")
+@on_option
 @click.option("--preprocess", metavar="FILE", help="How a raw sample becomes an input; default: as the bundle says.")
 @click.option(
     "--samples", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Compare the first N samples."
@@ -28,6 +29,7 @@ def command(
     against: str,
     data: str,
     runtimes: tuple[str, ...],
+    on: str | None,
     preprocess: str | None,
     samples: int,
     gates: tuple[str, ...],
@@ -45,6 +47,7 @@ def command(
         against,
         data,
         runtimes=runtimes,
+        on=on,
         preprocess=preprocess,
         samples=samples,
         gates=gates,

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,8 @@ __all__ = ["Worker", "worker_command"]
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TAIL_LINES: Final = 12
+_LONGEST: Final = 1 << 40  # bytes of a message: a longer one is no message, eight characters of text look like that
+_NOISE: Final = 1 << 16  # bytes that a login shell may print before the worker speaks
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -36,12 +39,20 @@ class Worker:
         command: what to run.
         label: the runtime's name, for messages.
         threads: value of the thread variables (OMP_NUM_THREADS, ...) of the child.
+        explain: the error behind an exit status and the last lines printed; None, or where it gives None: it crashed.
 
     The standard error of the child goes to an unnamed file, so that it can neither block the child nor reach the terminal.
     """
 
-    def __init__(self, command: Sequence[str | Path], *, label: str, threads: int) -> None:
-        self._label = label
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        label: str,
+        threads: int,
+        explain: Callable[[int, str], RuntimeFailure | None] | None = None,
+    ) -> None:
+        self._label, self._explain = label, explain
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
             self._process = subprocess.Popen(
@@ -78,6 +89,19 @@ class Worker:
         """The next message that the worker sends by itself. Raises as `ask`."""
         return self._read_message(time.monotonic() + timeout_s, timeout_s)
 
+    def upload(self, chunks: Iterable[bytes], timeout_s: float) -> None:
+        """Write raw bytes ahead of all messages; each chunk may take `timeout_s`. Raises as `ask`."""
+        for chunk in chunks:
+            self._write(chunk, time.monotonic() + timeout_s, timeout_s)
+
+    def skip_to(self, marker: bytes, timeout_s: float) -> None:
+        """Read up to and with `marker`, leaving what follows. Raises as `ask`, EW-R003 also where it does not come."""
+        deadline, seen = time.monotonic() + timeout_s, b""
+        while not seen.endswith(marker):
+            if len(seen) > _NOISE:
+                raise self._garbage(seen)
+            seen += self._read(1, deadline, timeout_s)
+
     def stderr_tail(self) -> str:
         """The last lines that the worker and its runtime printed."""
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 8192))
@@ -101,8 +125,14 @@ class Worker:
 
     def _read_message(self, deadline: float, limit: float) -> tuple[dict[str, Any], dict[str, Any]]:
         header = self._read(8, deadline, limit)
-        payload = self._read(struct.unpack("<Q", header)[0], deadline, limit)
-        message = worker.receive(BytesIO(header + payload))
+        length = struct.unpack("<Q", header)[0]
+        if length > _LONGEST:
+            raise self._garbage(header)
+        payload = self._read(length, deadline, limit)
+        try:
+            message = worker.receive(BytesIO(header + payload))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            raise self._garbage(payload) from None
         assert message is not None
         return message
 
@@ -137,12 +167,20 @@ class Worker:
                     fix="allow more time, or look at what the artifact makes the runtime do",
                 )
 
+    def _garbage(self, received: bytes) -> RuntimeFailure:
+        self._kill()
+        said = "\n".join(part for part in (f"it sent {received[:64]!r}", self.stderr_tail()) if part)
+        return RuntimeFailure("EW-R003", f"{self._label} sent what is no message of a worker, and was ended", why=said)
+
     def _crashed(self) -> RuntimeFailure:
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self._kill()
             status = self._process.returncode
+        explained = self._explain(status, self.stderr_tail()) if self._explain is not None else None
+        if explained is not None:
+            return explained
         ended = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
         return RuntimeFailure("EW-R003", f"{self._label} crashed: its process ended {ended}", why=self.stderr_tail())
 

@@ -1,6 +1,7 @@
 """The runtimes by name: which worker adapter runs them, with which options, from which package. Adding one is adding an entry.
 
-A name may carry a version, ``"onnxruntime==1.17.3"``: then that release runs, in an environment of its own (see `environments`).
+A name may carry a version, ``"onnxruntime==1.17.3"``: then that release runs, in an environment of its own (see `environments`); and a
+place, ``"onnxruntime@ssh://pi@pi5.local"``: then it runs on that machine (see `places`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from diagnostics import UsageError
 from exporter.runtimes.environments import Environment, find_environment, list_environments, parse_pin
+from exporter.runtimes.places import Remote, parse_remote
 
 __all__ = ["RUNTIMES", "Availability", "Runtime", "all_runtimes", "available", "environment_of", "runtime_of"]
 
@@ -31,6 +33,7 @@ class Runtime:
         emulates: whether its times say nothing of any device, because it imitates one on another machine.
         patience_s: wall seconds that loading, and then every call, may take where the caller does not say.
         version: the one release that is meant; None: the one installed here, else the newest that has an environment of its own.
+        remote: the machine that it runs on; None: this one.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Runtime:
     emulates: bool = False
     patience_s: float = 120.0
     version: str | None = None
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True)
@@ -114,15 +118,16 @@ _BY_NAME: Final[Mapping[str, Runtime]] = {runtime.name: runtime for runtime in R
 
 
 def runtime_of(name: str) -> Runtime:
-    """The runtime of that name, with or without ``==VERSION``. Raises UsageError EW-U001 where there is none."""
-    base, _, version = name.partition("==")
+    """The runtime of that name, with or without ``==VERSION`` and ``@PLACE``. Raises UsageError EW-U001 where there is none."""
+    release, _, place = name.partition("@")
+    base, _, version = release.partition("==")
     found = _BY_NAME.get(base)
     if found is None:
         raise UsageError("EW-U001", f"there is no runtime {base!r}", fix=f"name one of {', '.join(_BY_NAME)}")
-    if base == name:
-        return found
-    pin = parse_pin(f"{found.package}=={version}")
-    return replace(found, name=name, version=pin.version, how_to_get=f"edgewright runtimes add {pin}")
+    if base != release:
+        pin = parse_pin(f"{found.package}=={version}")
+        found = replace(found, name=name, version=pin.version, how_to_get=f"edgewright runtimes add {pin}")
+    return replace(found, name=name, remote=parse_remote(place)) if release != name else found
 
 
 def environment_of(runtime: Runtime) -> Environment | None:
@@ -134,7 +139,7 @@ def environment_of(runtime: Runtime) -> Environment | None:
 
 
 def available(name: str) -> Availability:
-    """Whether a runtime is installed, here or in an environment of its own; nothing of it is imported.
+    """Whether a runtime is installed, here or in an environment of its own; nothing of it is imported, and no other machine is asked.
 
     Raises UsageError EW-U001 where there is no runtime of that name.
     """

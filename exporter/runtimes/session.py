@@ -14,8 +14,10 @@ import numpy as np
 from diagnostics import DataError, ModelError, RuntimeFailure
 from exporter.quantization.plan import Encoding
 from exporter.runtimes.inprocess import InProcess
+from exporter.runtimes.machine import Machine
 from exporter.runtimes.process import Worker, worker_command
 from exporter.runtimes.registry import Runtime, available, environment_of, runtime_of
+from exporter.runtimes.remote import remote_worker, what_to_install
 
 __all__ = ["Session", "TensorInfo", "open_session"]
 
@@ -45,7 +47,7 @@ class Session:
     """
 
     def __init__(self, runtime: Runtime, worker: Worker | InProcess, hello: Mapping[str, Any], timeout_s: float) -> None:
-        self.runtime = runtime.name
+        self.runtime, self._package = runtime.name, runtime.package
         self.inputs = tuple(_tensor_info(entry) for entry in hello["inputs"])
         self.outputs = tuple(_tensor_info(entry) for entry in hello["outputs"])
         self._worker, self._timeout_s = worker, timeout_s
@@ -77,6 +79,10 @@ class Session:
         """What the runtime says of itself: arena bytes (tflite-micro), operators and delegated partitions (LiteRT)."""
         report: dict[str, Any] = self._ask({"request": "report"})[0]["report"]
         return report
+
+    def machine(self) -> Machine:
+        """Where this runs."""
+        return Machine.from_facts(self._ask({"request": "machine", "package": self._package})[0]["machine"])
 
     def close(self) -> None:
         """End the worker; closing twice does nothing."""
@@ -129,7 +135,8 @@ def open_session(
     """Load an artifact on a runtime in a worker process.
 
     Args:
-        runtime: a name of `all_runtimes()`, or one with a version such as ``"onnxruntime==1.17.3"``.
+        runtime: a name of `all_runtimes()`, or one with a version or a place such as ``"onnxruntime==1.17.3"``,
+            ``"litert-xnnpack@ssh://pi@pi5.local"``.
         artifact: the model file.
         threads: number of threads the runtime may use.
         timeout_s: wall seconds that loading, and then every call, may take; None: as many as the runtime's entry says.
@@ -145,14 +152,15 @@ def open_session(
     Raises:
         UsageError: EW-U001, there is no such runtime.
         ModelError: EW-M001, the artifact does not exist.
-        RuntimeFailure: EW-R001 not installed, EW-R002 refused the artifact, EW-R003 crashed, EW-R004 time limit.
+        RuntimeFailure: EW-R001 not installed, EW-R002 refused the artifact, EW-R003 crashed, EW-R004 time limit, EW-R010 the other
+            machine cannot be reached.
     """
     entry = runtime_of(runtime)
     timeout_s = entry.patience_s if timeout_s is None else timeout_s
     path = Path(artifact).resolve()
     if not path.is_file():
         raise ModelError("EW-M001", f"the artifact {artifact} does not exist")
-    if python is None and worker_script == WORKER:
+    if python is None and worker_script == WORKER and entry.remote is None:
         if not available(runtime).present:
             wanted = f" {entry.version}" if entry.version is not None else ""
             raise _missing(entry, f"the package {entry.package}{wanted} is not installed here")
@@ -165,11 +173,14 @@ def open_session(
         **entry.options,
         **(options or {}),
     }
-    if not isolate and python is None:
+    if not isolate and python is None and entry.remote is None:
         here = InProcess(entry.adapter, path, settings)
         return Session(entry, here, here.hello, timeout_s)
-    text = json.dumps(settings)
-    worker = Worker(worker_command(python, worker_script, entry.adapter, path, text), label=entry.name, threads=threads)
+    if entry.remote is not None:
+        worker = remote_worker(entry.remote, entry, worker_script, path, settings, timeout_s=timeout_s)
+    else:
+        command = worker_command(python, worker_script, entry.adapter, path, json.dumps(settings))
+        worker = Worker(command, label=entry.name, threads=threads)
     try:
         hello, _ = worker.wait(timeout_s)
         if "error" in hello:
@@ -177,14 +188,18 @@ def open_session(
                 raise _missing(entry, hello["error"])
             said = "\n".join(part for part in (hello["error"], worker.stderr_tail()) if part)
             raise RuntimeFailure("EW-R002", f"{entry.name} could not load {path.name}", where=str(artifact), why=said)
+        session = Session(entry, worker, hello, timeout_s)
+        if entry.remote is not None and entry.version not in (None, there := session.machine().version):
+            raise _missing(entry, f"{entry.package} {there} is installed there")
     except BaseException:
         worker.close()
         raise
-    return Session(entry, worker, hello, timeout_s)
+    return session
 
 
 def _missing(runtime: Runtime, why: str) -> RuntimeFailure:
-    return RuntimeFailure("EW-R001", f"the runtime {runtime.name} is not installed", why=why, fix=runtime.how_to_get)
+    fix = what_to_install(runtime.remote, runtime) if runtime.remote is not None else runtime.how_to_get
+    return RuntimeFailure("EW-R001", f"the runtime {runtime.name} is not installed", why=why, fix=fix)
 
 
 def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:

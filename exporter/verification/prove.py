@@ -22,7 +22,9 @@ from exporter.progress import SILENT, Progress
 from exporter.quantization.apply import runs_in_integers
 from exporter.quantization.joins import shared_scales
 from exporter.quantization.plan import Encoding, Plan
-from exporter.runtimes import available, open_session
+from exporter.runtimes import open_session
+from exporter.runtimes.machine import Machine
+from exporter.runtimes.places import base_name, placed
 from exporter.runtimes.registry import runtime_of
 from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
@@ -30,10 +32,10 @@ from exporter.verification.layers import LayerQuality, watch_layers
 from exporter.verification.metric import evaluate
 from exporter.verification.onnx_parity import emulated_parity
 from exporter.verification.parity import Parity, layer_parity
-from exporter.verification.runner import Agreement, ArtifactRunner, equal_outputs
+from exporter.verification.runner import Agreement, ArtifactRunner, agreement
 from exporter.verification.trusted import trusted
 
-__all__ = ["Evidence", "Latency", "Rival", "advice", "measure", "prove"]
+__all__ = ["Evidence", "Latency", "Rival", "advice", "asked", "measure", "prove"]
 
 Array = np.ndarray[Any, Any]
 
@@ -44,15 +46,19 @@ _ALIKE = 1.05  # ratio of times within which two artifacts take as long
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall seconds of single inferences on this host, one thread. `runtime` is "original" for the model as it came."""
+    """Wall seconds of single inferences where the runtime runs, one thread. `runtime` is "original" for the model as it came, here."""
 
     runtime: str
     seconds: tuple[float, ...]
 
+    @property
+    def median_s(self) -> float:
+        return float(np.median(self.seconds))
+
 
 @dataclass(frozen=True)
 class Rival:
-    """The same model in another precision of the target, timed in turns with the artifact on one runtime of this host.
+    """The same model in another precision of the target, timed in turns with the artifact on one runtime, where that runs.
 
     Attributes:
         seconds: least wall seconds of an inference, one thread; artifact_s: of the artifact, in the same turns.
@@ -76,7 +82,8 @@ def advice(precision: str, rivals: Sequence[Rival]) -> tuple[str, ...]:
         return ()
     best = better[0]
     offers = "; ".join(f"--precision {rival.precision} takes {_milliseconds(rival.seconds)}" for rival in better)
-    return (f"{precision} does not pay on {best.runtime} here, where it takes {_milliseconds(best.artifact_s)}: {offers}",)
+    here = "" if runtime_of(best.runtime).remote is not None else " here"
+    return (f"{precision} does not pay on {best.runtime}{here}, where it takes {_milliseconds(best.artifact_s)}: {offers}",)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -98,6 +105,7 @@ class Evidence:
         golden: raw inputs and outputs of a few samples on the deciding runtime, by tensor name.
         warnings: what could not be measured, and why.
         rivals: the artifact beside other precisions of its target.
+        machines: where each runtime ran, and with which versions.
     """
 
     comparisons: Mapping[str, Comparison]
@@ -110,6 +118,7 @@ class Evidence:
     golden: tuple[tuple[Mapping[str, Array], Mapping[str, Array]], ...] = ()
     warnings: tuple[str, ...] = ()
     rivals: tuple[Rival, ...] = ()
+    machines: Mapping[str, Machine] = field(default_factory=dict)
 
     @property
     def deciding(self) -> Comparison:
@@ -120,11 +129,23 @@ class Evidence:
         return all(result.passed for result in self.gates)
 
 
+def asked(runtimes: Sequence[str], on: str | None) -> tuple[str, ...]:
+    """What to run on: `runtimes`, and ahead of them the first of them at the place `on`, which then decides."""
+    return tuple(runtimes) if on is None else (placed(runtimes[0], on), *runtimes)
+
+
 def prove(
-    built: Built, samples: Samples, *, gates: Sequence[Gate] = (), metric: str | None = None, progress: Progress = SILENT
+    built: Built,
+    samples: Samples,
+    *,
+    gates: Sequence[Gate] = (),
+    metric: str | None = None,
+    on: str | None = None,
+    progress: Progress = SILENT,
 ) -> Evidence:
     """Measure a built artifact on the runtimes that its target names, with samples that calibration did not see.
 
+    `on` is another machine ("ssh://pi@pi5.local") on which the first of them runs as well, and decides.
     Raises RuntimeFailure where the deciding runtime is absent or fails; a further runtime that is absent is a warning.
     """
     target = built.target
@@ -136,7 +157,7 @@ def prove(
             artifact,
             built.source.reference,
             samples,
-            runtimes=runtimes,
+            runtimes=asked(runtimes, on),
             options=target.verification.options,
             outputs=[signature.name for signature in built.source.outputs],
             layouts=built.artifact.layouts,
@@ -192,7 +213,7 @@ def measure(
     """Run an artifact file beside the original on each of `runtimes`; the first takes all samples and decides the gates.
 
     Args:
-        options: of runtimes' adapters, by runtime.
+        options: of runtimes' adapters, by the runtime's name with or without version and place.
         layouts: "channels_last" for every input or output that the artifact holds so.
         encodings: of integer inputs and outputs that the file itself does not describe (ONNX).
         integers: names of outputs that the original gives as integers too.
@@ -202,20 +223,24 @@ def measure(
     comparisons: dict[str, Comparison] = {}
     latency: list[Latency] = []
     memory: Mapping[str, int] = {}
-    golden: list[tuple[Mapping[str, Array], Mapping[str, Array]]] = []
+    machines: dict[str, Machine] = {}
+    raw_inputs: list[Mapping[str, Array]] = []
+    raw_outputs: dict[str, list[Mapping[str, Array]]] = {}
     warnings: list[str] = []
     first = samples.take(1)
     for position, runtime in enumerate(runtimes):
         try:
-            with open_session(runtime, artifact, options=options.get(runtime)) as session:
+            with open_session(runtime, artifact, options=options.get(runtime, options.get(base_name(runtime)))) as session:
                 runner = ArtifactRunner(session, layouts, encodings, integers)
                 chosen = samples if position == 0 else samples.take(_FEW)
+                machines[runtime] = session.machine()
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:
                     found = compare(reference, runner, chosen, outputs, progress=advance, columns=columns)
                 if position == 0:
-                    golden = [(raw, session.run(raw)) for raw in map(runner.encode, samples.take(_FEW))]
+                    raw_inputs = [runner.encode(sample) for sample in samples.take(_FEW)]
                     if metric is not None:
                         found = replace(found, task=evaluate(metric, reference, runner, samples))
+                raw_outputs[runtime] = [session.run(raw) for raw in raw_inputs]
                 comparisons[runtime] = found
                 if not runtime_of(runtime).emulates:
                     inputs = runner.encode(next(iter(first)))
@@ -226,34 +251,17 @@ def measure(
                 raise
             warnings.append(f"{runtime}: {error.what}")
     latency.insert(0, Latency("original", tuple(_time(reference, first))))
-    compared = [name for name in runtimes if name in comparisons]
-    agreement = _agreement(artifact, compared, options, samples.take(_FEW), layouts, steps)
+    one, other = [*(raw_outputs[name] for name in comparisons), None, None][:2]
     return Evidence(
         comparisons,
         tuple(check(gates, next(iter(comparisons.values())))),
-        agreement,
+        agreement(zip(one, other, strict=True), steps) if one is not None and other is not None else None,
         latency=tuple(latency),
         memory=memory,
-        golden=tuple(golden),
+        golden=tuple(zip(raw_inputs, one or (), strict=True)),
         warnings=tuple(warnings),
+        machines={name: machine for name, machine in machines.items() if name in comparisons},
     )
-
-
-def _agreement(
-    artifact: Path,
-    runtimes: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]],
-    samples: Samples,
-    layouts: Mapping[str, str],
-    steps: Mapping[str, float],
-) -> Agreement | None:
-    if len(runtimes) < 2 or not all(available(runtime).present for runtime in runtimes):
-        return None
-    with (
-        open_session(runtimes[0], artifact, options=options.get(runtimes[0])) as one,
-        open_session(runtimes[1], artifact, options=options.get(runtimes[1])) as other,
-    ):
-        return equal_outputs(one, other, samples, layouts, steps)
 
 
 def _repeats(seconds: float) -> int:

@@ -13,7 +13,7 @@ from diagnostics import DataError
 from exporter.quantization.plan import Encoding
 from exporter.runtimes.session import TensorInfo
 
-__all__ = ["Agreement", "ArtifactRunner", "RunsArtifact", "equal_outputs", "to_channels_first", "to_channels_last"]
+__all__ = ["Agreement", "ArtifactRunner", "RunsArtifact", "agreement", "equal_outputs", "to_channels_first", "to_channels_last"]
 
 Array = np.ndarray[Any, Any]
 
@@ -121,10 +121,15 @@ def equal_outputs(
     Raises DataError EW-D001 where there is no sample, EW-D003 where a sample does not fit.
     """
     encode = ArtifactRunner(first, layouts).encode
+    return agreement(((first.run(raw), second.run(raw)) for raw in map(encode, samples)), steps)
+
+
+def agreement(
+    pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]], steps: Mapping[str, float] = MappingProxyType({})
+) -> Agreement:
+    """Compare raw outputs of two runtimes, a pair a sample, as `equal_outputs`. Raises DataError EW-D001 where there is none."""
     largest, mismatches, elements = 0.0, 0, 0
-    for sample in samples:
-        raw = encode(sample)
-        one, other = first.run(raw), second.run(raw)
+    for one, other in pairs:
         for name, array in one.items():
             step = steps.get(name, 1.0) if array.dtype.kind == "f" else 1.0
             difference = np.abs(array.astype(np.float64) - other[name].astype(np.float64)) / step

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from diagnostics import RuntimeFailure
+from exporter.runtimes.places import base_name
 
 __all__ = ["trusted"]
 
@@ -20,7 +21,7 @@ def trusted(runtimes: Sequence[str], precision: str) -> tuple[tuple[str, ...], t
 
     Raises RuntimeFailure EW-R002 where none is left.
     """
-    wrong = {name: _WRONG[name, precision] for name in runtimes if (name, precision) in _WRONG}
+    wrong = {name: _WRONG[key] for name in runtimes if (key := (base_name(name), precision)) in _WRONG}
     left = tuple(name for name in runtimes if name not in wrong)
     if runtimes and not left:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())

@@ -1,0 +1,115 @@
+"""Receive a worker and its artifact over stdin, run it, clean up after it: the other end of a connection, see `remote`.
+
+This text travels on a command line to machines that have nothing of edgewright, so it needs the standard library alone. Its argument is
+base64 of JSON: ``files`` (name and bytes of each, which follow on stdin in this order, the worker first), ``arguments`` of the worker, its
+number of ``threads``. On stdout comes `MARKER`, behind whatever a login shell printed, and then what the worker writes. Everything lies in
+one folder, the runtime's own temporary files too, which is gone when the worker has ended or the connection has: a worker that then goes on
+computing is ended.
+
+It parses under any Python 3, so that an old one is told apart by its number.
+"""
+
+import base64
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Any
+
+MARKER = b"\0edgewright\0"
+UNFIT = 97  # exit status: this machine cannot run a worker, and the last line on stderr says why
+GRACE_S = 2.0
+
+
+def main(job: str) -> int:
+    """The worker's exit status, 128 + N where signal N ended it, or `UNFIT`."""
+    if sys.version_info < (3, 9):  # noqa: UP036 - the interpreter there is not ours
+        return _unfit("Python {}.{} is there, and 3.9 or later is needed".format(*sys.version_info[:2]))
+    if importlib.util.find_spec("numpy") is None:
+        return _unfit("the package numpy is not installed there")
+    wanted = json.loads(base64.b64decode(job).decode())
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    folder = tempfile.mkdtemp(prefix="edgewright-")
+    try:
+        for name, size in wanted["files"]:
+            _receive(os.path.join(folder, name), size)
+        return _serve(folder, wanted)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unfit(why: str) -> int:
+    sys.stderr.write(why + "\n")
+    return UNFIT
+
+
+def _receive(path: str, size: int) -> None:
+    """Exactly `size` bytes of stdin into a file: what follows is not ours to read."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        while size:
+            chunk = os.read(0, min(size, 1 << 20))
+            if not chunk:
+                sys.exit("the connection ended early")
+            file.write(chunk)
+            size -= len(chunk)
+
+
+def _serve(folder: str, wanted: "dict[str, Any]") -> int:
+    """Run the worker to its end, handing stdin on to it."""
+    adapter, artifact, options = wanted["arguments"]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(wanted["threads"]))
+    command = [sys.executable, os.path.join(folder, wanted["files"][0][0]), adapter, os.path.join(folder, artifact), options]
+    os.write(1, MARKER)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        cwd=folder,
+        start_new_session=True,
+        env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1", TMPDIR=folder, **threads),
+    )
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)  # the worker alone holds stdout now
+    threading.Thread(target=_hand_on, args=(child,), daemon=True).start()
+    try:
+        status = child.wait()
+    finally:
+        _end(child)
+    # 255 is ssh's own status, of a connection that failed.
+    return 128 - status if status < 0 else min(status, 254)
+
+
+def _hand_on(child: "subprocess.Popen[bytes]") -> None:
+    """stdin to the worker until it ends; then the worker has `GRACE_S` seconds to end as well."""
+    stdin = child.stdin
+    assert stdin is not None
+    try:
+        while True:
+            chunk = os.read(0, 1 << 20)
+            if not chunk:
+                break
+            stdin.write(chunk)
+            stdin.flush()
+        stdin.close()
+        child.wait(timeout=GRACE_S)
+    except OSError:  # the worker has ended: its exit status tells more
+        return
+    except subprocess.TimeoutExpired:
+        _end(child)
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Kill what is left of the worker's group."""
+    with contextlib.suppress(OSError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
