@@ -90,6 +90,10 @@ class Environment:
         """Its interpreter. Scripts beside it hold the path of the folder they were made in: run modules with ``-m`` instead."""
         return python_in(self.pin.folder)
 
+    def installed(self, package: str) -> str:
+        """The version of a package in it, "" where it holds none: wheels are named PACKAGE-VERSION-..."""
+        return next((name.split("-")[1] for name in self.wheels if name.split("-")[0] == package), "")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``--json`` and the record; the place is not part of it."""
         return {

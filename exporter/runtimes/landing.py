@@ -2,7 +2,8 @@
 
 This text travels on a command line to machines that have nothing of edgewright, so it needs the standard library alone. Its argument is
 base64 of JSON: ``files`` (name and bytes of each, which follow on stdin in this order, the worker first), ``arguments`` of the worker, its
-number of ``threads``. On stdout comes `MARKER`, behind whatever a login shell printed, and then what the worker writes. Everything lies in
+number of ``threads``, the ``package`` of its runtime. On stdout come, behind whatever a login shell printed, `MARKER`, a line of JSON that
+describes the machine (`machine`), and then what the worker writes. Everything lies in
 one folder, the runtime's own temporary files too, which is gone when the worker has ended or the connection has: a worker that then goes on
 computing is ended.
 
@@ -11,9 +12,11 @@ It parses under any Python 3, so that an old one is told apart by its number.
 
 import base64
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -67,7 +70,7 @@ def _serve(folder: str, wanted: "dict[str, Any]") -> int:
     adapter, artifact, options = wanted["arguments"]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(wanted["threads"]))
     command = [sys.executable, os.path.join(folder, wanted["files"][0][0]), adapter, os.path.join(folder, artifact), options]
-    os.write(1, MARKER)
+    os.write(1, MARKER + json.dumps(machine(wanted["package"])).encode() + b"\n")
     child = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -109,6 +112,55 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     """Kill what is left of the worker's group."""
     with contextlib.suppress(OSError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def machine(package: str) -> "dict[str, Any]":
+    """Facts of this machine and of a package in this interpreter, without its name: see `exporter.runtimes.machine.Machine`."""
+    cpu = _text("/proc/cpuinfo")
+    fields = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in cpu.splitlines())]
+    implementers = [value for key, value in fields if key == "CPU implementer"]
+    numbers = [value for key, value in fields if key == "CPU part"]
+    return {
+        "board": _text("/proc/device-tree/model").strip("\0\n "),
+        "processor": next((value for key, value in fields if key == "model name"), "") or _processor(),
+        "parts": list(dict.fromkeys(maker + ":" + number for maker, number in zip(implementers, numbers))),  # noqa: B905 - from Python 3.10
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "system": " ".join((platform.system(), platform.release(), platform.machine())),
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "package": package,
+        "version": _version(package),
+    }
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    if sys.platform != "darwin":
+        return platform.processor()
+    asked = subprocess.run(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
+
+
+def _memory_bytes() -> Any:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _version(package: str) -> Any:
+    try:
+        return importlib.metadata.version(package)
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # the latter of an empty name
+        return None
 
 
 if __name__ == "__main__":

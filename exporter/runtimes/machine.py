@@ -1,12 +1,13 @@
-"""The machine on which a runtime ran, as its worker describes it: what a figure measured there is a figure of."""
+"""The machine on which a runtime ran, as it describes itself: what a figure measured there is a figure of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Final
 
-from exporter.runtimes import worker
+from exporter.runtimes import landing
 
 __all__ = ["Machine", "this_machine"]
 
@@ -64,7 +65,7 @@ class Machine:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Machine:
-        """From a worker's answer to the request "machine"."""
+        """From what `landing.machine` gives."""
         cores = [_ARM.get(part, part) for part in facts["parts"]]
         return cls(
             board=facts["board"],
@@ -89,6 +90,7 @@ class Machine:
         return ", ".join(part for part in (self.board, self.processor, cores, self.system, python, runtime) if part)
 
 
-def this_machine() -> Machine:
-    """The one that edgewright runs on."""
-    return Machine.from_facts(worker.machine(""))
+@cache
+def this_machine(package: str = "") -> Machine:
+    """The one that edgewright runs on, with the version of a package here."""
+    return Machine.from_facts(landing.machine(package))

@@ -94,13 +94,14 @@ class Worker:
         for chunk in chunks:
             self._write(chunk, time.monotonic() + timeout_s, timeout_s)
 
-    def skip_to(self, marker: bytes, timeout_s: float) -> None:
-        """Read up to and with `marker`, leaving what follows. Raises as `ask`, EW-R003 also where it does not come."""
+    def read_to(self, marker: bytes, timeout_s: float) -> bytes:
+        """What comes up to and with `marker`; what follows is left. Raises as `ask`, EW-R003 also where the marker does not come."""
         deadline, seen = time.monotonic() + timeout_s, b""
         while not seen.endswith(marker):
             if len(seen) > _NOISE:
                 raise self._garbage(seen)
             seen += self._read(1, deadline, timeout_s)
+        return seen
 
     def stderr_tail(self) -> str:
         """The last lines that the worker and its runtime printed."""

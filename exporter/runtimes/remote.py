@@ -19,6 +19,7 @@ from typing import Any, Final
 from diagnostics import DataError, RuntimeFailure
 from exporter.runtimes import landing
 from exporter.runtimes.environments import RECIPES
+from exporter.runtimes.machine import Machine
 from exporter.runtimes.places import Remote
 from exporter.runtimes.process import Worker
 from exporter.runtimes.registry import Runtime
@@ -56,8 +57,8 @@ _REMEDIES: Final = (
 
 def remote_worker(
     remote: Remote, runtime: Runtime, script: Path, artifact: Path, settings: Mapping[str, Any], *, timeout_s: float
-) -> Worker:
-    """A worker that is about to load the artifact there.
+) -> tuple[Worker, Machine]:
+    """A worker that is about to load the artifact there, and where that is.
 
     Args:
         timeout_s: wall seconds that the connection, and then every megabyte on its way, may take.
@@ -70,6 +71,7 @@ def remote_worker(
         "files": [(name, path.stat().st_size) for name, path in files.items()],
         "arguments": (runtime.adapter, artifact.name, json.dumps(settings)),
         "threads": settings["threads"],
+        "package": runtime.package,
     }
 
     def explain(status: int, said: str) -> RuntimeFailure | None:
@@ -78,11 +80,12 @@ def remote_worker(
     worker = Worker(_command(remote, job), label=f"{runtime.name}", threads=int(settings["threads"]), explain=explain)
     try:
         worker.upload((chunk for path in files.values() for chunk in _chunks(path)), timeout_s)
-        worker.skip_to(landing.MARKER, timeout_s)
+        worker.read_to(landing.MARKER, timeout_s)
+        machine = Machine.from_facts(json.loads(worker.read_to(b"\n", timeout_s)))
     except BaseException:
         worker.close()
         raise
-    return worker
+    return worker, machine
 
 
 def sent_files(artifact: Path) -> dict[str, Path]:

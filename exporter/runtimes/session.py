@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -13,8 +13,9 @@ import numpy as np
 
 from diagnostics import DataError, ModelError, RuntimeFailure
 from exporter.quantization.plan import Encoding
+from exporter.runtimes.environments import Environment
 from exporter.runtimes.inprocess import InProcess
-from exporter.runtimes.machine import Machine
+from exporter.runtimes.machine import Machine, this_machine
 from exporter.runtimes.process import Worker, worker_command
 from exporter.runtimes.registry import Runtime, available, environment_of, runtime_of
 from exporter.runtimes.remote import remote_worker, what_to_install
@@ -42,12 +43,19 @@ class TensorInfo:
 class Session:
     """An artifact loaded by a runtime in a worker process. Use it as a context manager: leaving it ends the process.
 
-    Every call raises RuntimeFailure: EW-R002 where the runtime refuses, EW-R003 where it crashes, EW-R004 where it exceeds the
-    time limit (the process is then gone).
+    `machine` is where it runs. Every call raises RuntimeFailure: EW-R002 where the runtime refuses, EW-R003 where it crashes, EW-R004
+    where it exceeds the time limit (the process is then gone).
     """
 
-    def __init__(self, runtime: Runtime, worker: Worker | InProcess, hello: Mapping[str, Any], timeout_s: float) -> None:
-        self.runtime, self._package = runtime.name, runtime.package
+    def __init__(
+        self,
+        runtime: Runtime,
+        worker: Worker | InProcess,
+        hello: Mapping[str, Any],
+        timeout_s: float,
+        machine: Machine = Machine(),
+    ) -> None:
+        self.runtime, self.machine = runtime.name, machine
         self.inputs = tuple(_tensor_info(entry) for entry in hello["inputs"])
         self.outputs = tuple(_tensor_info(entry) for entry in hello["outputs"])
         self._worker, self._timeout_s = worker, timeout_s
@@ -79,10 +87,6 @@ class Session:
         """What the runtime says of itself: arena bytes (tflite-micro), operators and delegated partitions (LiteRT)."""
         report: dict[str, Any] = self._ask({"request": "report"})[0]["report"]
         return report
-
-    def machine(self) -> Machine:
-        """Where this runs."""
-        return Machine.from_facts(self._ask({"request": "machine", "package": self._package})[0]["machine"])
 
     def close(self) -> None:
         """End the worker; closing twice does nothing."""
@@ -160,6 +164,7 @@ def open_session(
     path = Path(artifact).resolve()
     if not path.is_file():
         raise ModelError("EW-M001", f"the artifact {artifact} does not exist")
+    environment = None
     if python is None and worker_script == WORKER and entry.remote is None:
         if not available(runtime).present:
             wanted = f" {entry.version}" if entry.version is not None else ""
@@ -175,26 +180,34 @@ def open_session(
     }
     if not isolate and python is None and entry.remote is None:
         here = InProcess(entry.adapter, path, settings)
-        return Session(entry, here, here.hello, timeout_s)
+        return Session(entry, here, here.hello, timeout_s, this_machine(entry.package))
     if entry.remote is not None:
-        worker = remote_worker(entry.remote, entry, worker_script, path, settings, timeout_s=timeout_s)
+        worker, machine = remote_worker(entry.remote, entry, worker_script, path, settings, timeout_s=timeout_s)
     else:
         command = worker_command(python, worker_script, entry.adapter, path, json.dumps(settings))
-        worker = Worker(command, label=entry.name, threads=threads)
+        worker, machine = Worker(command, label=entry.name, threads=threads), _where(entry, environment, python)
     try:
+        if entry.remote is not None and entry.version not in (None, machine.version):
+            raise _missing(entry, f"{entry.package} is there in version {machine.version}")
         hello, _ = worker.wait(timeout_s)
         if "error" in hello:
             if hello["kind"] == "missing":
                 raise _missing(entry, hello["error"])
             said = "\n".join(part for part in (hello["error"], worker.stderr_tail()) if part)
             raise RuntimeFailure("EW-R002", f"{entry.name} could not load {path.name}", where=str(artifact), why=said)
-        session = Session(entry, worker, hello, timeout_s)
-        if entry.remote is not None and entry.version not in (None, there := session.machine().version):
-            raise _missing(entry, f"{entry.package} {there} is installed there")
     except BaseException:
         worker.close()
         raise
-    return session
+    return Session(entry, worker, hello, timeout_s, machine)
+
+
+def _where(runtime: Runtime, environment: Environment | None, python: str | Path | None) -> Machine:
+    """This machine, with the versions of the interpreter that runs the worker: unknown of one that the caller brought along."""
+    here = this_machine(runtime.package)
+    if environment is not None:
+        version, numpy = environment.pin.version, environment.installed("numpy")
+        return replace(here, python=environment.python_version, numpy=numpy, version=version)
+    return here if python is None else replace(here, python="", numpy="", version=None)
 
 
 def _missing(runtime: Runtime, why: str) -> RuntimeFailure:

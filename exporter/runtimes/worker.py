@@ -8,7 +8,7 @@ any interpreter, in an environment with an old runtime, under an emulator or on 
 A message is an 8-byte little-endian length and that many bytes of an npz archive. Its entry "meta" holds UTF-8 JSON as uint8;
 arrays are the entries "0", "1", ... whose names ``meta["arrays"]`` lists in that order. The worker speaks first: a message
 with ``{"inputs": [...], "outputs": [...]}`` once the artifact is loaded, or ``{"error": ..., "kind": "missing" | "refused"}``.
-Requests are ``{"request": "describe" | "run" | "tensors" | "latency" | "report" | "machine"}``; end of file on stdin ends the worker.
+Requests are ``{"request": "describe" | "run" | "tensors" | "latency" | "report"}``; end of file on stdin ends the worker.
 """
 
 # ruff: noqa: B905 - zip(strict=) needs Python 3.10, and this file runs from 3.9 on
@@ -17,10 +17,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import platform
 import re
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +30,7 @@ if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpat
 
 import numpy as np
 
-__all__ = ["ADAPTERS", "Adapter", "answer", "machine", "main", "receive", "send"]
+__all__ = ["ADAPTERS", "Adapter", "answer", "main", "receive", "send"]
 
 Arrays = dict[str, Any]
 Info = dict[str, Any]
@@ -503,60 +501,6 @@ ADAPTERS: dict[str, Callable[[str, Info], Adapter]] = {
 }
 
 
-# --- where this is ----------------------------------------------------------------------------------------------------
-
-
-def machine(package: str) -> Info:
-    """Facts of this machine and of a package on it, without its name: see `exporter.runtimes.machine.Machine`."""
-    cpu = _text("/proc/cpuinfo")
-    fields = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in cpu.splitlines())]
-    implementers = [value for key, value in fields if key == "CPU implementer"]
-    numbers = [value for key, value in fields if key == "CPU part"]
-    return {
-        "board": _text("/proc/device-tree/model").strip("\0\n "),
-        "processor": next((value for key, value in fields if key == "model name"), "") or _processor(),
-        "parts": list(dict.fromkeys(maker + ":" + number for maker, number in zip(implementers, numbers))),
-        "cores": os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
-        "system": " ".join((platform.system(), platform.release(), platform.machine())),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "package": package,
-        "version": _version(package),
-    }
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def _processor() -> str:
-    if sys.platform != "darwin":
-        return platform.processor()
-    asked = subprocess.run(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
-
-
-def _memory_bytes() -> Any:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _version(package: str) -> Any:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except (metadata.PackageNotFoundError, ValueError):  # the latter of an empty name
-        return None
-
-
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
@@ -574,8 +518,6 @@ def answer(adapter: Adapter, meta: Info, arrays: Arrays) -> tuple[Info, Arrays]:
         return {"seconds": adapter.latency(arrays, int(meta["repeats"]))}, {}
     if request == "report":
         return {"report": adapter.report()}, {}
-    if request == "machine":
-        return {"machine": machine(meta["package"])}, {}
     raise ValueError("unknown request " + repr(request))
 
 

@@ -233,7 +233,7 @@ def measure(
             with open_session(runtime, artifact, options=options.get(runtime, options.get(base_name(runtime)))) as session:
                 runner = ArtifactRunner(session, layouts, encodings, integers)
                 chosen = samples if position == 0 else samples.take(_FEW)
-                machines[runtime] = session.machine()
+                machines[runtime] = session.machine
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:
                     found = compare(reference, runner, chosen, outputs, progress=advance, columns=columns)
                 if position == 0:

@@ -58,8 +58,8 @@ def test_a_session_there_gives_what_one_here_gives(there: Loopback, tmp_path: Pa
         np.testing.assert_array_equal(session.run({"x": X})["y"], here.run({"x": X})["y"])
         assert "sum" in session.tensors()
         assert len(session.latency({"x": X}, 3)) == 3
-        assert session.machine() == here.machine()
-        assert session.machine().package == "ai-edge-litert"
+        assert session.machine == here.machine
+        assert session.machine.package == "ai-edge-litert"
 
 
 def test_weights_outside_of_the_file_go_along(there: Loopback, tmp_path: Path) -> None:
