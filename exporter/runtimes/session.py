@@ -23,6 +23,7 @@ from exporter.runtimes.remote import remote_worker, what_to_install
 __all__ = ["Session", "TensorInfo", "open_session"]
 
 WORKER: Final = Path(__file__).with_name("worker.py")
+_UNKNOWN: Final = Machine()
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Session:
         worker: Worker | InProcess,
         hello: Mapping[str, Any],
         timeout_s: float,
-        machine: Machine = Machine(),
+        machine: Machine = _UNKNOWN,
     ) -> None:
         self.runtime, self.machine = runtime.name, machine
         self.inputs = tuple(_tensor_info(entry) for entry in hello["inputs"])
