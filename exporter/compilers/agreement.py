@@ -8,7 +8,6 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from exporter.compilers.base import Compiled, Kind, OperatorPlacement
-from exporter.graph.summary import placements
 
 if TYPE_CHECKING:
     from exporter.built import Built
@@ -44,6 +43,8 @@ def disagreements(built: Built) -> tuple[Disagreement, ...]:
 
     A node is on the accelerator where all operators that were written for it are.
     """
+    from exporter.graph.summary import placements
+
     kinds = {unit.name: unit.kind for unit in built.target.units}
     ours = {entry.node: kinds[entry.unit] for entry in placements(built.graph, built.target) if entry.unit}
     found = []
