@@ -87,9 +87,13 @@ class CostModel:
         work = (macs / rate + bytes_moved / self._bandwidth) / 1e3
         return work * self.factor(kernel, form) + self._table.dispatch_us
 
-    def convert_us(self, elements: int) -> float:
-        """Of the conversion of so many floats to 8 bits, or back."""
-        return self.node_us("Conversion", 0, 5 * elements, "int8")
+    def convert_us(self, elements: int, *, wide: bool = False) -> float:
+        """Of the conversion of so many floats, or integers of 16 bits where `wide`, to 8 bits, or back."""
+        return self.node_us("Conversion", 0, (3 if wide else 5) * elements, "int8")
+
+    def measured(self, kernel: str, form: Form) -> bool:
+        """Whether it is known how long a kernel takes in a form, so that it can be compared with others."""
+        return any(form in factors.get(kernel, {}) for factors in (self._own, self._table.factors))
 
     def factor(self, kernel: str, form: Form) -> float:
         """How many times longer a kernel takes than the rates alone say: the profile's own figure, or its runtime's, or 1."""

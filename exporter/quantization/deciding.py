@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Final
@@ -17,9 +17,9 @@ from exporter.progress import Progress
 from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
-from exporter.quantization.mixed import Mixer, Mixture
+from exporter.quantization.mixed import Mixer, Mixture, Others
 from exporter.quantization.narrowing import narrowed
-from exporter.quantization.paying import faster_in_float
+from exporter.quantization.paying import faster_in_float, int16_candidates
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.refine import refine
@@ -28,7 +28,7 @@ from exporter.quantization.switches import Sample
 from exporter.quantization.weights import weight_plan
 from targets.cost import CostModel
 from targets.precision import choose_precision, precisions_of
-from targets.schema import Target
+from targets.schema import Form, Target
 
 __all__ = ["integer_plan"]
 
@@ -72,27 +72,35 @@ def integer_plan(
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
     if slow and planned_db(graph, nearest, samples) < planned_db(graph, whole, samples) - _SPEED_DB:
         slow, nearest = {}, whole
-    if target.artifact.activations != "int8" or not target.quantization.float_fallback:
+    auto = target.artifact.precision == "auto"
+    if target.artifact.activations != "int8" or not (auto or target.quantization.float_fallback):
         return refined(_narrowed(graph, nearest, target, samples, progress))
-    if effort == "fast" and target.artifact.precision != "auto":
+    if effort == "fast" and not auto:
         # Measuring what each rounding costs would take longer than all else.
         return refined(_narrowed(graph, nearest, target, samples, progress))
     hybrid = _hybrid(graph, target)
+    candidates = int16_candidates(graph, nearest, target) if auto else {}
+    finer = make_plan(graph, statistics, target, method=methods, floats=slow, wide=candidates) if candidates else None
+    forms: dict[str, Form] = {**dict.fromkeys(hybrid.precision, "dynamic_int8"), **dict.fromkeys(candidates, "int16x8")}
 
     def applied(mixture: Mixture) -> Plan:
         plan = nearest
-        if mixture.floats:
-            plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **mixture.floats})
-            plan = _with_dynamic(graph, plan, hybrid, mixture.dynamic)
+        if mixture.forms:
+            wide = {name: why for name, why in mixture.reasons.items() if mixture.forms[name] == "int16x8"}
+            floats = {name: why for name, why in mixture.reasons.items() if name not in wide}
+            plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **floats}, wide=wide)
+            dynamic = [name for name, form in mixture.forms.items() if form == "dynamic_int8"]
+            plan = _with_dynamic(graph, plan, hybrid, dynamic)
         return _narrowed(graph, plan, target, samples, progress)
 
     with progress.stage("measure what rounding costs"):
-        mixer = Mixer(graph, nearest, CostModel(target), samples, hybrid.precision)
-        bargain = mixer.bargain()
-    if target.artifact.precision != "auto":
-        return refined(applied(bargain))
+        others = Others(forms, target.quantization.float_fallback, finer)
+        mixer = Mixer(graph, nearest, CostModel(target), samples, others)
+        bargain = mixer.bargain() if target.quantization.float_fallback else None
+    if not auto:
+        return refined(applied(bargain) if bargain is not None else nearest)
     quick: Effort | None = "balanced" if effort == "best" else effort  # learning takes minutes: it waits for the choice of nodes
-    plan = refined(applied(bargain), quick)
+    plan = refined(applied(bargain) if bargain is not None else nearest, quick)
     wanted = goal_db + _MARGIN_DB
     if planned_db(graph, plan, samples) < wanted:
 
@@ -156,7 +164,7 @@ def _builtin(node: ir.Node) -> str:
         return ""
 
 
-def _with_dynamic(graph: ir.Model, plan: Plan, hybrid: Plan, names: frozenset[str]) -> Plan:
+def _with_dynamic(graph: ir.Model, plan: Plan, hybrid: Plan, names: Collection[str]) -> Plan:
     """`plan` with the nodes `names` as `hybrid` has them; a weight that other nodes hold otherwise is encoded for this node alone."""
     encodings, requantize = dict(plan.encodings), dict(plan.requantize)
     for node in graph.graph:
@@ -164,5 +172,5 @@ def _with_dynamic(graph: ir.Model, plan: Plan, hybrid: Plan, names: frozenset[st
             encoding = read_encoding(node, index, hybrid) if is_constant(value) else None
             if value is not None and encoding is not None and encodings.setdefault(name_of(value), encoding) != encoding:
                 requantize[f"{node_name(node)}:{index}"] = encoding
-    precision = {**plan.precision, **dict.fromkeys(sorted(names), "dynamic_int8")}
+    precision = {**plan.precision, **dict.fromkeys(names, "dynamic_int8")}
     return replace(plan, precision=precision, encodings=encodings, requantize=requantize)

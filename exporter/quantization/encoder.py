@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -29,6 +29,9 @@ __all__ = ["LEAST_RATIO", "Encoder", "ValueStatistics", "is_float"]
 # scale_in * scale_w / scale_out below this cannot change an output by one step in any accumulation that fits int32;
 # runtimes that hold the ratio as a 31-bit multiplier and a shift refuse much smaller ones (XNNPACK: 2^-32).
 LEAST_RATIO: Final = 2.0**-26
+# Of int16 ranges: what calibration did not see saturates first, and one bit of sixteen is less than that costs (digit_cnn: 23 dB).
+_HEADROOM: Final = 2.0
+_GREATEST: Final = float(np.finfo(np.float32).max)
 # Roles whose encodings' scales multiply in an accumulator.
 _FACTORS: Final = (Role.ACTIVATION, Role.WEIGHT)
 
@@ -45,8 +48,18 @@ def is_float(value: ir.Value | None) -> bool:
     return value is not None and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
+_Key = tuple[str, str]  # a value, as it is held in a dtype
+
+
 class Encoder:
-    """Collects the encodings of one graph. `activations` must have run before `constants`."""
+    """Collects the encodings of one graph. `activations` must have run before `constants`.
+
+    A value that nodes of 8 bits and nodes of 16 bits share has an encoding in each dtype: it is stored as its writer has it, and the others
+    read it requantized. What no integer node writes is stored in 16 bits where any node reads it so.
+
+    Args:
+        dtype: of the activations, but for those of the nodes `wide`, which are int16.
+    """
 
     def __init__(
         self,
@@ -56,38 +69,48 @@ class Encoder:
         rules: Mapping[ir.Node, QuantRule],
         dtype: str = "int8",
         floors: Mapping[str, float] = MappingProxyType({}),
+        wide: Collection[str] = (),
     ) -> None:
         self.encodings: dict[str, Encoding] = {}
         self.requantize: dict[str, Encoding] = {}
-        self._stats, self._scheme, self._method, self._rules = stats, scheme, method, rules
-        self._dtype, self._floors = dtype, floors
-        self._symmetric, self._shifts = scheme.symmetric(dtype), scheme.scales == "power_of_two"
-        self._parent: dict[str, str] = {}
-        self._fixed: dict[str, Encoding] = {}
-        self._shared: set[str] = set()
+        self._stats, self._scheme, self._rules = stats, scheme, rules
+        self._method: Method | None = method if isinstance(method, str) else None
+        self._methods: Mapping[str, Method] = {} if isinstance(method, str) else method
+        self._dtype, self._floors, self._wide = dtype, floors, frozenset(wide)
+        self._shifts = scheme.scales == "power_of_two"
+        self._parent: dict[_Key, _Key] = {}
+        self._fixed: dict[_Key, Encoding] = {}
+        self._shared: set[_Key] = set()
+        self._found: dict[_Key, Encoding] = {}
+        self._writers: dict[str, str] = {}  # name -> the dtype of the node that writes the value
+        self._read_wide: set[str] = set()
         for node, rule in rules.items():
             self._tie(node, rule)
-        self._limited = {self._written(node)[0][0]: node for node, rule in rules.items() if rule.least_range}
 
     def boundary(self, graph: ir.Graph) -> None:
         """Encode the graph's own inputs and outputs too: the artifact takes and gives integers."""
         for value in (*graph.inputs, *graph.outputs):
             if is_float(value):
-                self._find(name_of(value))
+                self._find((name_of(value), self._home(name_of(value))))
 
     def activations(self) -> None:
         """Encode every computed value that an integer node reads or writes, group by group of those that share an encoding."""
-        groups: dict[str, list[str]] = {}
-        for name in self._parent:
-            groups.setdefault(self._find(name), []).append(name)
-        readers: dict[str, list[tuple[ir.Node, int, ir.Value]]] = {}
+        groups: dict[_Key, list[_Key]] = {}
+        for key in self._parent:
+            groups.setdefault(self._find(key), []).append(key)
+        readers: dict[_Key, list[tuple[ir.Node, int, ir.Value]]] = {}
         for node, rule in self._rules.items():
             if rule.shared:
                 root = self._find(self._written(node)[0][0])
                 for index, value in _inputs(node, rule, Role.ACTIVATION):
                     readers.setdefault(root, []).append((node, index, value))
-        for root, names in groups.items():
-            self._group(names, readers.get(root, []))
+        for root, keys in groups.items():
+            self._group(keys, readers.get(root, []))
+        self.encodings.update({name: found for (name, dtype), found in self._found.items() if dtype == self._home(name)})
+        for node, rule in self._rules.items():
+            for index, value in _inputs(node, rule, Role.ACTIVATION):
+                if not is_constant(value) and self._home(name_of(value)) != (dtype := self._dtype_of(node)):
+                    self.requantize.setdefault(f"{node_name(node)}:{index}", self._found[name_of(value), dtype])
 
     def constants(self, node: ir.Node) -> None:
         """Encode the constant inputs of one node: activations by their own values, then weights, then biases."""
@@ -97,7 +120,7 @@ class Encoder:
                 array = constant(value)
                 if array is not None:
                     low, high = self._bounds(value)
-                    self._put(node, index, self._encode(min(low, 0.0), max(high, 0.0)))
+                    self._put(node, index, self._encode(min(low, 0.0), max(high, 0.0), self._dtype_of(node)))
         biases = [array for _, value in _inputs(node, rule, Role.BIAS) if (array := constant(value)) is not None]
         for index, value in _inputs(node, rule, Role.WEIGHT):
             axis = rule.inputs[index].axis if self._scheme.per_channel else None
@@ -113,73 +136,87 @@ class Encoder:
                 node, index, bias_encoding(first, second, len(value.shape or (0,)) - 1, self._scheme.biases_beside(first.dtype))
             )
 
-    # Union-find over value names: values of one tree share an encoding.
+    def _home(self, name: str) -> str:
+        """The dtype in which the value `name` is stored."""
+        return self._writers.get(name, "int16" if name in self._read_wide else self._dtype)
 
-    def _find(self, name: str) -> str:
-        self._parent.setdefault(name, name)
-        while self._parent[name] != name:
-            self._parent[name] = self._parent[self._parent[name]]
-            name = self._parent[name]
-        return name
+    def _dtype_of(self, node: ir.Node) -> str:
+        return "int16" if node_name(node) in self._wide else self._dtype
+
+    # Union-find over values as they are held: those of one tree share an encoding.
+
+    def _find(self, key: _Key) -> _Key:
+        self._parent.setdefault(key, key)
+        while self._parent[key] != key:
+            self._parent[key] = self._parent[self._parent[key]]
+            key = self._parent[key]
+        return key
 
     def _tie(self, node: ir.Node, rule: QuantRule) -> None:
-        read = [name_of(value) for _, value in _inputs(node, rule, Role.ACTIVATION) if not is_constant(value)]
+        dtype = self._dtype_of(node)
+        read = [(name_of(value), dtype) for _, value in _inputs(node, rule, Role.ACTIVATION) if not is_constant(value)]
         written = self._written(node)
-        for name in (*read, *(name for name, _ in written)):
-            self._find(name)
-        for name, given in written:
+        for key in (*read, *(key for key, _ in written)):
+            self._find(key)
+        self._read_wide |= {name for name, _ in read if dtype == "int16"}
+        for key, given in written:
+            self._writers[key[0]] = dtype
             if given.kind == "fixed":
-                self._fixed[name] = self._fixed_encoding(given)
+                self._fixed[key] = self._fixed_encoding(given, dtype)
             elif given.kind == "shared":
-                self._shared.add(name)
+                self._shared.add(key)
                 for other in read:
-                    self._parent[self._find(other)] = self._find(name)
+                    self._parent[self._find(other)] = self._find(key)
 
-    def _written(self, node: ir.Node) -> list[tuple[str, OutputRule]]:
-        outputs = list(node.outputs)
+    def _written(self, node: ir.Node) -> list[tuple[_Key, OutputRule]]:
+        outputs, dtype = list(node.outputs), self._dtype_of(node)
         behind = fused_activation(node)
         if behind is not None:
             outputs[0] = behind.outputs[0]
         return [
-            (name_of(value), given) for value, given in zip(outputs, self._rules[node].outputs, strict=False) if is_float(value)
+            ((name_of(value), dtype), given)
+            for value, given in zip(outputs, self._rules[node].outputs, strict=False)
+            if is_float(value)
         ]
 
     # One encoding from another.
 
-    def _group(self, names: list[str], readers: list[tuple[ir.Node, int, ir.Value]]) -> None:
+    def _group(self, keys: list[_Key], readers: list[tuple[ir.Node, int, ir.Value]]) -> None:
         constants = [value for _, _, value in readers if (array := constant(value)) is not None and array.size]
-        sources = [name for name in names if name not in self._shared]
-        fixed = {self._fixed[name] for name in sources if name in self._fixed}
-        if len(fixed) == 1 and not constants and all(name in self._fixed for name in sources):
+        sources = [key for key in keys if key not in self._shared]
+        fixed = {self._fixed[key] for key in sources if key in self._fixed}
+        dtype = keys[0][1]
+        if len(fixed) == 1 and not constants and all(key in self._fixed for key in sources):
             common = next(iter(fixed))
         else:
-            ranges = [self._range(name) for name in names] + [self._bounds(value) for value in constants]
+            ranges = [self._range(key) for key in keys] + [self._bounds(value) for value in constants]
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-            common = self._encode(low, max(high, low + max(map(self._least_range, sources), default=0.0)))
-        for name in names:
-            self.encodings[name] = self._fixed.get(name, common)
+            common = self._encode(low, max(high, low + max(map(self._least_range, sources), default=0.0)), dtype)
+        for key in keys:
+            self._found[key] = self._fixed.get(key, common)
         for node, index, value in readers:
-            if is_constant(value) or self.encodings[name_of(value)] != common:
+            if is_constant(value) or self._found[name_of(value), dtype] != common:
                 self.requantize[f"{node_name(node)}:{index}"] = common
 
-    def _least_range(self, name: str) -> float:
+    def _least_range(self, key: _Key) -> float:
         """How wide the encoding of a value has to be for the kernel that writes it: what cancels out is finer than kernels can tell."""
         found = [
-            (node, rule.least_range)
-            for node, rule in self._rules.items()
-            if rule.least_range and self._written(node)[0][0] == name
+            (node, rule.least_range) for node, rule in self._rules.items() if rule.least_range and self._written(node)[0][0] == key
         ]
         return max(
-            (share * self._width(value) for node, share in found for value in node.inputs if value is not None), default=0.0
+            (share * self._width(value, key[1]) for node, share in found for value in node.inputs if value is not None),
+            default=0.0,
         )
 
-    def _width(self, value: ir.Value) -> float:
+    def _width(self, value: ir.Value, dtype: str) -> float:
+        key = (name_of(value), dtype)
         if is_constant(value):
             low, high = self._bounds(value)
-        elif (fixed := self._fixed.get(name_of(value))) is not None:
-            return 256 * fixed.scale[0]
+        elif (fixed := self._fixed.get(key)) is not None:
+            least, greatest = integer_range(dtype)
+            return (greatest - least + 1) * fixed.scale[0]
         else:
-            low, high = self._range(name_of(value))
+            low, high = self._range(key)
         return max(high, 0.0) - min(low, 0.0)
 
     def _bounds(self, value: ir.Value) -> tuple[float, float]:
@@ -188,7 +225,8 @@ class Encoder:
         assert array is not None
         return max(float(array.min(initial=np.inf)), floor), max(float(array.max(initial=-np.inf)), floor)
 
-    def _range(self, name: str) -> tuple[float, float]:
+    def _range(self, key: _Key) -> tuple[float, float]:
+        name, dtype = key
         stats: Histogram | None = self._stats.values.get(name)
         if stats is None:
             raise ModelError("EW-Q002", f"value {name} has no statistics", where=name, fix="calibrate this very graph")
@@ -197,23 +235,27 @@ class Encoder:
             stats = Floored(stats, floor)
         if not (np.isfinite(stats.low) and np.isfinite(stats.high)):
             raise DataError("EW-D002", f"value {name} was not finite in calibration: [{stats.low}, {stats.high}]", where=name)
-        low, high = integer_range(self._dtype)
-        method = self._method if isinstance(self._method, str) else self._method.get(name, "minmax")
-        return choose_range(stats, method, symmetric=self._symmetric, steps=high - low)
+        least, greatest = integer_range(dtype)
+        # Methods were chosen for the steps of the artifact's own dtype; 16 bits have some to spare for what lies far out.
+        methods = self._methods if dtype == self._dtype else {}
+        method = self._method or methods.get(name, "minmax")
+        low, high = choose_range(stats, method, symmetric=self._scheme.symmetric(dtype), steps=greatest - least)
+        room = _HEADROOM if dtype == "int16" else 1.0
+        return max(room * low, -_GREATEST), min(room * high, _GREATEST)
 
-    def _encode(self, low: float, high: float) -> Encoding:
-        return activation_encoding(low, high, dtype=self._dtype, symmetric=self._symmetric, power_of_two=self._shifts)
+    def _encode(self, low: float, high: float, dtype: str) -> Encoding:
+        return activation_encoding(low, high, dtype=dtype, symmetric=self._scheme.symmetric(dtype), power_of_two=self._shifts)
 
-    def _fixed_encoding(self, given: OutputRule) -> Encoding:
-        if self._dtype == "int16" or not self._symmetric:
-            return fixed_encoding(given.scale, given.zero_point, self._dtype, symmetric=self._symmetric)
-        return self._encode((-128 - given.zero_point) * given.scale, (127 - given.zero_point) * given.scale)
+    def _fixed_encoding(self, given: OutputRule, dtype: str) -> Encoding:
+        if dtype == "int16" or not self._scheme.symmetric(dtype):
+            return fixed_encoding(given.scale, given.zero_point, dtype, symmetric=self._scheme.symmetric(dtype))
+        return self._encode((-128 - given.zero_point) * given.scale, (127 - given.zero_point) * given.scale, dtype)
 
     def _least_scale(self, node: ir.Node, axis: int | None, biases: list[np.ndarray[Any, Any]]) -> float | np.ndarray[Any, Any]:
         """The least scale of a node's weight: biases stay in int32, and the ratio to the output's scale within a runtime's multiplier."""
         scale_in = self._read(node, next(index for index, _ in _inputs(node, self._rules[node], Role.ACTIVATION))).scale[0]
-        least: Any = LEAST_RATIO * self.encodings[self._written(node)[0][0]].scale[0] / scale_in
-        greatest = MAX_BIAS[self._scheme.biases_beside(self._dtype)]
+        least: Any = LEAST_RATIO * self._found[self._written(node)[0][0]].scale[0] / scale_in
+        greatest = MAX_BIAS[self._scheme.biases_beside(self._dtype_of(node))]
         for bias in biases:
             needed = np.abs(bias.astype(np.float64)).ravel() / (scale_in * greatest)
             least = np.maximum(least, needed.max(initial=0.0) if axis is None else needed)

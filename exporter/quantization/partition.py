@@ -1,8 +1,8 @@
-"""Which nodes leave the integers, as a minimum cut: source side in integers, sink side in float. Costs are microseconds."""
+"""Which nodes leave the 8 bits, as a minimum cut: source side in int8, sink side in what each is otherwise. Costs are microseconds."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 import onnx_ir as ir
@@ -15,6 +15,7 @@ from exporter.quantization.plan import Plan
 from exporter.quantization.sensitivity import Rounding
 from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
+from targets.schema import Form
 
 __all__ = ["Partition", "with_idle"]
 
@@ -24,7 +25,8 @@ class Partition:
 
     Args:
         damage: what each rounding does to the outputs.
-        dynamic: nodes that have a kernel for float activations and integer weights, which they take where they leave the integers.
+        otherwise: the form of each node where it leaves the 8 bits, by name; float32 where none is given. In all others its constants
+            are what they were.
         pinned: nodes that do not leave them.
     """
 
@@ -34,32 +36,42 @@ class Partition:
         plan: Plan,
         cost: CostModel,
         damage: Sequence[Rounding],
-        dynamic: Collection[str] = (),
+        otherwise: Mapping[str, Form],
         pinned: Collection[str] = (),
     ) -> None:
-        self.dynamic = frozenset(dynamic)
+        self.otherwise = dict(otherwise)
+        self.pinned = frozenset(pinned)
         self.macs: dict[str, int] = {}
-        self._pinned = frozenset(pinned)
-        self._damage = [rounding for rounding in damage if not (rounding.kind == "constants" and rounding.nodes <= self.dynamic)]
+        whole = {name for name, form in otherwise.items() if form != "float32"}
+        self._damage = [rounding for rounding in damage if not (rounding.kind == "constants" and rounding.nodes <= whole)]
         self._integer: dict[str, float] = {}
-        self._float: dict[str, float] = {}
+        self._other: dict[str, float] = {}
         self._borders: dict[str, tuple[tuple[str, ...], float]] = {}
+        self._apart: set[str] = set()  # values whose ends do not agree where all of them leave the 8 bits
         for node, written in activation_nodes(model.graph):
             name = node_name(node)
             if runs_in_integers(node, plan):
                 self.macs[name] = macs_of(node)
                 self._integer[name] = node_us(cost, node, "int8")
-                self._float[name] = node_us(cost, node, "dynamic_int8" if name in self.dynamic else "float32")
+                self._other[name] = node_us(cost, node, self.form(name))
             readers = [node_name(user) for user, _ in written.uses() if fused_into(user) is None]
             if written.name in plan.encodings:
-                self._borders[name_of(written)] = (name, *readers), cost.convert_us(prod(static_shape(written)))
+                ends = (name, *readers)
+                wide = {self.form(end) == "int16x8" for end in ends if end not in self.pinned}
+                self._borders[name_of(written)] = ends, cost.convert_us(prod(static_shape(written)), wide=wide == {True})
+                if len(wide) > 1:
+                    self._apart.add(name_of(written))
 
-    def floats(self, price: float) -> set[str]:
-        """Names of the nodes that leave the integers where one unit of noise is worth `price` microseconds."""
+    def form(self, name: str) -> Form:
+        """What a node is where it leaves the 8 bits, or never had any."""
+        return self.otherwise.get(name, "float32")
+
+    def leaving(self, price: float) -> set[str]:
+        """Names of the nodes that leave the 8 bits where one unit of noise is worth `price` microseconds."""
         cut = MinimumCut()
         for name, integer in self._integer.items():
-            slower = self._float[name] - integer
-            cut.edge(SOURCE, name, None if name in self._pinned else max(slower, 0.0))
+            slower = self._other[name] - integer
+            cut.edge(SOURCE, name, None if name in self.pinned else max(slower, 0.0))
             cut.edge(name, SINK, max(-slower, 0.0))
         for rounding in self._damage:
             charged = rounding.noise * price
@@ -71,36 +83,45 @@ class Partition:
             if rounding.kind != "read":
                 cut.edge(rounding.name, SINK, charged)
         for value, (ends, cost) in self._borders.items():
+            if value in self._apart:  # converted as soon as any end leaves
+                cut.edge(SOURCE, f"{value} converted", cost)
             for end in ends:
                 side = end if end in self._integer else SINK
-                cut.edge(side, f"{value} integer")  # the value is at hand in integers where any end is an integer node
-                cut.edge(f"{value} float", side)
-            cut.edge(f"{value} integer", f"{value} float", cost)
+                if value in self._apart:
+                    cut.edge(f"{value} converted", side)
+                else:
+                    cut.edge(side, f"{value} integer")  # the value is at hand in 8 bits where any end is in them
+                    cut.edge(f"{value} other", side)
+            if value not in self._apart:
+                cut.edge(f"{value} integer", f"{value} other", cost)
         return set(cut.sink_side()) & set(self._integer)
 
-    def latency(self, floats: Collection[str]) -> float:
-        """Microseconds that the integer nodes of the plan take where those of `floats` have left the integers, conversions included."""
-        found = sum(self._float[name] if name in floats else integer for name, integer in self._integer.items())
+    def latency(self, left: Collection[str]) -> float:
+        """Microseconds that the integer nodes of the plan take where those of `left` have left the 8 bits, conversions included."""
+        found = sum(self._other[name] if name in left else integer for name, integer in self._integer.items())
         for ends, cost in self._borders.values():
-            inside = {end in self._integer and end not in floats for end in ends}
-            found += cost if len(inside) == 2 else 0.0
+            forms = {"int8" if end in self._integer and end not in left else self.form(end) == "int16x8" for end in ends}
+            found += cost if len(forms) > 1 else 0.0
         return found
 
 
-def with_idle(model: ir.Model, plan: Plan, floats: Collection[str]) -> set[str]:
-    """`floats` and every run of integer nodes without a multiply-accumulate or a table: converting to and fro costs more than it saves."""
-    integer = {node_name(node): node for node in model.graph if runs_in_integers(node, plan) and node_name(node) not in floats}
-    left, found = dict(integer), set(floats)
-    while left:
-        run, todo = {}, [next(iter(left))]
+def with_idle(model: ir.Model, plan: Plan, left: Collection[str], pinned: Collection[str] = ()) -> set[str]:
+    """`left` and every run of other nodes without a multiply-accumulate or a table: converting to and fro costs more than it saves.
+
+    A run with a `pinned` node stays.
+    """
+    integer = {node_name(node): node for node in model.graph if runs_in_integers(node, plan) and node_name(node) not in left}
+    rest, found = dict(integer), set(left)
+    while rest:
+        run, todo = {}, [next(iter(rest))]
         while todo:
             name = todo.pop()
-            if name in left:
-                run[name] = node = left.pop(name)
+            if name in rest:
+                run[name] = node = rest.pop(name)
                 written = (fused_activation(node) or node).outputs
                 todo += [node_name(user) for value in written for user, _ in value.uses()]
                 sources = [value.producer() for value in node.inputs if value is not None]
                 todo += [node_name(fused_into(source) or source) for source in sources if source is not None]
-        if not any(macs_of(node) or holds_much(node) for node in run.values()):
+        if not any(name in pinned or macs_of(node) or holds_much(node) for name, node in run.items()):
             found |= set(run)
     return found

@@ -13,8 +13,10 @@ from typing import Final
 import onnx_ir as ir
 
 from exporter.graph.minimum_cut import SINK, SOURCE, MinimumCut
+from exporter.graph.summary import place
 from exporter.graph.values import activation_nodes, fused_into, static_shape
 from exporter.ops.base import Role, operator_of
+from exporter.ops.forms import lacking
 from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.costs import kernel_of, node_us
 from exporter.quantization.plan import Plan
@@ -22,7 +24,7 @@ from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
 from targets.schema import Target
 
-__all__ = ["faster_in_float"]
+__all__ = ["faster_in_float", "int16_candidates"]
 
 _MARGIN: Final = 1.25  # by which float has to be faster, with its conversions: estimates are no clock
 
@@ -68,6 +70,27 @@ def faster_in_float(model: ir.Model, plan: Plan, target: Target) -> dict[str, st
         for name in nodes
         if name in slow
     }
+
+
+def int16_candidates(model: ir.Model, plan: Plan, target: Target) -> dict[str, str]:
+    """Why each node that `plan` runs in int8 may run in int16x8, by name: a unit of the target does, and no other runs it as fast in float.
+
+    Where there is float, what only moves numbers is none of them: it takes the form of its neighbours.
+    """
+    costs = CostModel(target)
+    found = {}
+    for node, _ in activation_nodes(model.graph):
+        if not (runs_in_integers(node, plan) and place(node, "int16x8", target)[0]):
+            continue
+        if lacking(operator_of(node), node, "int16", target.artifact.format):
+            continue
+        if not target.quantization.float_fallback:
+            found[node_name(node)] = f"{target.name} has no float"
+            continue
+        computes = not operator_of(node).quantize(node).shared and costs.measured(kernel_of(node), "int16x8")
+        if computes and node_us(costs, node, "int16x8") < node_us(costs, node, "float32"):
+            found[node_name(node)] = "its int16 kernel is faster than its float one"
+    return found
 
 
 def _has_weight(node: ir.Node) -> bool:

@@ -107,7 +107,8 @@ class Plan:
         layout: "channels_last" for every value that the TFLite artifact holds channels-last where it is produced.
         node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
         io_layout: "keep" (inputs and outputs as the original has them) or "channels_last" (as `layout` says).
-        io_dtype: dtype of encoded graph inputs and outputs: "float32", "int8", "uint8" or "int16".
+        io_dtype: dtype of encoded graph inputs and outputs: "float32", "int8", "uint8" or "int16". Of a plan of several widths, those that
+            are stored in int16 are int16 where this is one of 8 bits.
         io_dtypes: that of single ones which differ, by name: what a quantized source takes and gives as integers itself.
         schema: version of this structure.
     """
@@ -132,7 +133,9 @@ class Plan:
 
     def io_dtype_of(self, name: str) -> str:
         """The dtype of an encoded graph input or output by name."""
-        return self.io_dtypes.get(name, self.io_dtype)
+        encoding = self.encodings.get(name)
+        wide = encoding is not None and encoding.dtype == "int16" and self.io_dtype in ("int8", "uint8")
+        return self.io_dtypes.get(name, "int16" if wide else self.io_dtype)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, one entry a line, a newline at the end. Equal plans give equal text."""

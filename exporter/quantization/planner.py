@@ -6,7 +6,7 @@ target's `[quantization]` table. Plans of 8 bits are in int8 terms; a writer for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -39,6 +39,7 @@ def make_plan(
     *,
     method: Method | Mapping[str, Method] = DEFAULT_METHOD,
     floats: Mapping[str, str] = _NONE,
+    wide: Mapping[str, str] = _NONE,
 ) -> Plan:
     """The integer plan of a legalized graph: int8, or int16 activations where the target's precision is int16x8.
 
@@ -49,7 +50,8 @@ def make_plan(
         stats: statistics of every float value of the graph.
         method: how ranges of activations are chosen, see `clipping.choose_range`: one for all, or by value name
             (``minmax`` for those without one).
-        floats: why nodes that could run in integers shall not, by node name (`mixed.mix`).
+        floats: why nodes that could run in integers shall not, by node name (`mixed.Mixer`).
+        wide: why nodes of an 8-bit plan shall run in int16x8, by node name.
     Raises:
         TargetError: EW-Q003, nodes that cannot run in integers on a target without float; all of them, each with its reason.
         ModelError: EW-Q002, a value has no statistics, or two nodes have one name.
@@ -57,14 +59,14 @@ def make_plan(
     """
     graph = model.graph
     _check_names(graph)
-    floors = floors_of(model, stats.values, target.artifact.activations)
+    floors = floors_of(model, stats.values, target.artifact.activations, wide)
     if target.quantization.float_fallback and target.artifact.io_dtype == "float32":
         floats = {**float_joins(graph, stats.values), **floats}
     rules, reasons = _rules(
-        graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats, floors=floors
+        graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats, floors=floors, wide=wide
     )
     require_integers(target, len(rules), reasons, "replace these operators in the model")
-    encoder = Encoder(stats, target.quantization, method, rules, target.artifact.activations, floors)
+    encoder = Encoder(stats, target.quantization, method, rules, target.artifact.activations, floors, wide)
     if target.artifact.io_dtype != "float32":
         encoder.boundary(graph)
     encoder.activations()
@@ -72,11 +74,12 @@ def make_plan(
         encoder.constants(node)
     unrounded = _unrounded(graph, rules, target)
     integers = "int16x8" if target.artifact.activations == "int16" else "int8"
+    form = {name: "int16x8" if name in wide else integers for name in map(node_name, rules)}
     return Plan(
         target=target.name,
         artifact_precision=target.artifact.precision,
-        precision={node_name(node): integers if node in rules else "float32" for node, _ in activation_nodes(graph)},
-        reasons=dict(floats),
+        precision={(name := node_name(node)): form.get(name, "float32") for node, _ in activation_nodes(graph)},
+        reasons={**floats, **wide},
         encodings={name: found for name, found in encoder.encodings.items() if name not in unrounded},
         requantize=encoder.requantize,
         io_layout=target.artifact.io_layout,
@@ -149,6 +152,7 @@ def _rules(
     leave_idle: bool,
     floats: Mapping[str, str] = _NONE,
     floors: Mapping[str, float],
+    wide: Collection[str] = (),
 ) -> tuple[dict[ir.Node, QuantRule], dict[str, str]]:
     """The rule of each node that runs in integers, in graph order, and the reason of each float node that cannot.
 
@@ -167,7 +171,8 @@ def _rules(
             operator = operator_of(node)
             rule = operator.quantize(node)
             check_form(node, rule, floors)
-            if without := lacking(operator, node, artifact.activations, artifact.format):
+            dtype = "int16" if node_name(node) in wide else artifact.activations
+            if without := lacking(operator, node, dtype, artifact.format):
                 raise Refused(node, without)
             _check_values(node, stats, floors)
         except Refused as refused:

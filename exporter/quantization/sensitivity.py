@@ -1,9 +1,13 @@
-"""How much each rounding of a plan disturbs the outputs: measured one by one, with all others switched off."""
+"""How much each rounding of a plan disturbs the outputs, measured with all others switched off.
+
+Most roundings of a large graph do next to nothing. Neighbours are measured together, and one by one only where together they do something:
+noises of roundings that are nearly independent add up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite, log10
 from typing import Any, Final, Literal
 
@@ -12,18 +16,22 @@ import onnx_ir as ir
 
 from calibration.reservoir import spread
 from exporter.graph.columns import by_columns, column_groups
+from exporter.graph.run import FloatRunner
 from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import runs_in_integers
 from exporter.quantization.costs import macs_of
 from exporter.quantization.plan import Plan
-from exporter.quantization.switches import Sample, Switch, Switchboard
+from exporter.quantization.switches import IN_FORCE, Sample, Switch, Switchboard, rounded_runner
+from targets.schema import Form
 
 __all__ = ["Judge", "Rounding", "decibels_of", "measure", "planned_db"]
 
 _PROBES: Final = 2  # samples on which each rounding is measured alone, at least
 _PROBED_MACS: Final = 2**35  # as many more as this many multiply-accumulates allow
 _SAMPLES: Final = 16  # samples on which a choice of nodes is judged
+_BLOCK: Final = 16  # roundings measured together at first
+_PARTS: Final = 4  # of a block that does something, measured next
 _RUIN: Final = 1e2  # a ratio beyond which nothing is left to tell apart (a logarithm of what was rounded to 0 is infinite)
 
 
@@ -53,44 +61,55 @@ class Judge:
     Of an output that joins several things, boxes and scores, each counts by itself (`graph.columns`).
     """
 
-    def __init__(self, model: ir.Model, plan: Plan, samples: Iterable[Sample], dynamic: Collection[str] = ()) -> None:
-        self.board = Switchboard(model, plan, dynamic)
-        self._samples = [dict(sample) for sample in spread(samples, _SAMPLES)]
-        self._columns = column_groups(model)
-        self._wanted: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
+    def __init__(
+        self, model: ir.Model, plan: Plan, samples: Iterable[Sample], dynamic: Collection[str] = (), wide: Plan | None = None
+    ) -> None:
+        self.board = Switchboard(model, plan, dynamic, wide)
+        self._reference = _Reference(model, samples)
+        self._known: dict[tuple[frozenset[int], int], float] = {}
 
-    def noise_of(
-        self, nodes: Collection[str], dynamic: Collection[str] = (), *, constants: bool = True, samples: int = _SAMPLES
-    ) -> float:
-        """With `nodes` in integers, and `dynamic` quantizing their input as they run; without the rounding of `constants` if told so."""
+    def noise_of(self, forms: Mapping[str, Form], *, constants: bool = True, samples: int = _SAMPLES) -> float:
+        """With the nodes in these forms, and in float32 where none is given; without the rounding of `constants` if told so."""
 
         def on(switch: Switch) -> bool:
             if switch.kind == "constant" and not constants:
                 return False
-            if switch.node in dynamic:
-                return switch.kind != "activation"
-            return switch.kind != "rows" and switch.node in nodes
+            return switch.kind in IN_FORCE[forms.get(switch.node, "float32")]
 
         return self.noise(on, samples)
 
     def noise(self, on: Callable[[Switch], bool], samples: int = _SAMPLES) -> float:
         """With the switches for which `on` holds, on so many of the samples."""
+        closed = frozenset(place for place, switch in enumerate(self.board.switches) if on(switch))
+        if (closed, samples) not in self._known:
+            self._known[closed, samples] = self._reference.noise(lambda sample: self.board(sample, on), samples)
+        return self._known[closed, samples]
+
+
+class _Reference:
+    """The outputs of a graph in float, with which those of other forms of it are compared."""
+
+    def __init__(self, model: ir.Model, samples: Iterable[Sample]) -> None:
+        self._samples = [dict(sample) for sample in spread(samples, _SAMPLES)]
+        self._columns = column_groups(model)
+        self._run = FloatRunner(model)
+        self._wanted: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
+
+    def noise(self, run: Callable[[Sample], Mapping[str, np.ndarray[Any, Any]]], samples: int) -> float:
+        """Noise-to-signal ratio of the worst float output of `run` on so many of the samples."""
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
         for index in spread(range(len(self._samples)), samples):
-            wanted = self._reference(index)
-            for name, array in by_columns(self.board(self._samples[index], on), self._columns).items():
+            if index not in self._wanted:
+                self._wanted[index] = by_columns(self._run(self._samples[index]), self._columns)
+            wanted = self._wanted[index]
+            for name, array in by_columns(run(self._samples[index]), self._columns).items():
                 if array.dtype.kind == "f":
                     difference = np.subtract(array, wanted[name], dtype=np.float64)
                     noise[name] = noise.get(name, 0.0) + float(np.square(difference).sum())
                     signal[name] = signal.get(name, 0.0) + float(np.square(wanted[name], dtype=np.float64).sum())
         ratios = [noise[name] / max(signal[name], 1e-30) if isfinite(noise[name]) else _RUIN for name in noise]
         return min(max(ratios, default=0.0), _RUIN)
-
-    def _reference(self, index: int) -> Mapping[str, np.ndarray[Any, Any]]:
-        if index not in self._wanted:
-            self._wanted[index] = by_columns(self.board(self._samples[index], lambda switch: False), self._columns)
-        return self._wanted[index]
 
 
 def decibels_of(noise: float) -> float:
@@ -101,52 +120,75 @@ def decibels_of(noise: float) -> float:
 def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample]) -> float:
     """SQNR of the worst output on 16 of the samples, in decibels, with all of a plan's roundings in force."""
     dynamic = {name for name, precision in plan.precision.items() if precision == "dynamic_int8"}
-    return decibels_of(Judge(model, plan, samples, dynamic).noise(lambda switch: True))
+    return decibels_of(_Reference(model, samples).noise(rounded_runner(model, plan, dynamic), _SAMPLES))
 
 
-def measure(model: ir.Model, plan: Plan, judge: Judge, pinned: Collection[str] = ()) -> list[Rounding]:
-    """Every rounding of the plan, with its noise: values, then what single nodes read, then constants, each sorted by name.
+def measure(model: ir.Model, plan: Plan, judge: Judge, least: float, pinned: Collection[str] = ()) -> list[Rounding]:
+    """Every rounding of the plan, with its noise: values, then what single nodes read, then constants, each in graph order.
 
     Args:
+        least: the noise below which neighbours that were measured together are not told apart: each is charged an equal share.
         pinned: nodes that stay in integers whatever is found: what they write and their constants are not measured.
     """
-    macs = sum(macs_of(node) for node in model.graph)
-    probes = min(max(_PROBED_MACS // max(macs * len(judge.board.switches), 1), _PROBES), _SAMPLES)
+    switches = judge.board.switches
     groups = _groups(model, plan)
-    members: dict[str, set[str]] = {}
-    writers: dict[str, set[str]] = {}
-    readers: dict[str, set[str]] = {}
-    owners: set[str] = set()
-    for switch in judge.board.switches:
+    writes: dict[str, list[int]] = {}  # group -> places of its switches
+    reads: dict[str, list[int]] = {}
+    constants: dict[str, list[int]] = {}
+    for place, switch in enumerate(switches):
         if switch.kind == "constant":
-            owners.add(switch.node)
+            constants.setdefault(switch.node, []).append(place)
         elif switch.kind == "activation":
             root = groups.get(switch.value, switch.value)
-            members.setdefault(root, set()).add(switch.value)
-            (writers if switch.writes else readers).setdefault(root, set()).add(switch.node)
-    values, reads, constants = [], [], []
-    for root in sorted(members):
-        writing = writers.get(root, set())
+            (writes if switch.writes else reads).setdefault(root, []).append(place)
+    found: list[tuple[Rounding, frozenset[int]]] = []  # with the switches that put it in force alone
+    singles: list[tuple[Rounding, frozenset[int]]] = []
+    for root in dict.fromkeys([*writes, *reads]):
+        writing = frozenset(switches[place].node for place in writes.get(root, ()))
         if writing & set(pinned):
             continue
-        name = f"value {root}"
+        whole = frozenset((*writes.get(root, ()), *reads.get(root, ())))
         if writing:
-            noise = judge.noise(_rounds(members[root]), probes)
-            values.append(Rounding(name, frozenset(writing), noise))
-        reading = sorted(readers.get(root, set()) - writing)
+            found.append((Rounding(f"value {root}", writing, 0.0), whole))
+        members = {switches[place].value for place in whole}
+        reading = sorted({switches[place].node for place in reads.get(root, ())} - writing)
+        same = bool(writing) and len(reading) == len(members) == 1  # once or twice, a value is rounded to the same numbers
         for reader in reading:
-            if not (writing and len(reading) == len(members[root]) == 1):  # else it is the same rounding
-                noise = judge.noise(_rounds(members[root], reader), probes)
-            reads.append(Rounding(name, frozenset((reader,)), noise, "read", name if writing else ""))
-    for owner in sorted(owners - set(pinned)):
-        noise = judge.noise(lambda s, owner=owner: s.kind == "constant" and s.node == owner, probes)  # type: ignore[misc]
-        constants.append(Rounding(f"constants of {owner}", frozenset((owner,)), noise, "constants"))
-    return [*values, *reads, *constants]
+            places = frozenset(place for place in reads[root] if switches[place].node == reader)
+            entry = Rounding(f"value {root}", frozenset((reader,)), 0.0, "read", f"value {root}" if writing else "")
+            singles.append((entry, whole if same else places))
+    own = [
+        (Rounding(f"constants of {owner}", frozenset((owner,)), 0.0, "constants"), frozenset(places))
+        for owner, places in constants.items()
+        if owner not in pinned
+    ]
+    noises = _Noises(model, judge, least)
+    return [entry for kind in (found, singles, own) for entry in noises.of(kind)]
 
 
-def _rounds(values: Collection[str], node: str = "") -> Callable[[Switch], bool]:
-    """Whether a switch rounds one of the activations `values`, at the one `node` where that is given."""
-    return lambda switch: switch.kind == "activation" and switch.value in values and node in ("", switch.node)
+class _Noises:
+    """Fills in the noise of roundings."""
+
+    def __init__(self, model: ir.Model, judge: Judge, least: float) -> None:
+        self._judge, self._least = judge, least
+        macs = sum(macs_of(node) for node in model.graph)
+        runs = max(macs * len(judge.board.switches), 1)
+        self._probes = min(max(_PROBED_MACS // runs, _PROBES), _SAMPLES)
+
+    def of(self, roundings: Sequence[tuple[Rounding, frozenset[int]]]) -> list[Rounding]:
+        blocks = [roundings[start : start + _BLOCK] for start in range(0, len(roundings), _BLOCK)]
+        return [entry for block in blocks for entry in self._block(block)]
+
+    def _block(self, block: Sequence[tuple[Rounding, frozenset[int]]]) -> list[Rounding]:
+        noise = self._noise(frozenset().union(*(places for _, places in block)))
+        if len(block) == 1 or noise <= self._least:
+            return [replace(entry, noise=noise / len(block)) for entry, _ in block]
+        size = -(-len(block) // _PARTS)
+        return [entry for start in range(0, len(block), size) for entry in self._block(block[start : start + size])]
+
+    def _noise(self, places: frozenset[int]) -> float:
+        closed = {self._judge.board.switches[place] for place in places}
+        return self._judge.noise(lambda switch: switch in closed, self._probes)
 
 
 def _groups(model: ir.Model, plan: Plan) -> Mapping[str, str]:

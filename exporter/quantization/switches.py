@@ -2,33 +2,48 @@
 
 ::
 
-    x ---------------> Where(switch, rounded x, x) -> node -> y -> Where(switch, rounded y, y) -> ...
-      \\-> Q -> DQ --^
+    x -> If(switch) { Q -> DQ } else { x } -> node -> y -> If(switch) { Q -> DQ } else { y } -> ...
 
 All off is the float graph, all on the planned one (up to a runtime's own rounding of accumulators). With all switches of a node on and
-those of another off, the one runs in integers and the other in float on what its neighbours hand it.
+those of another off, the one runs in integers and the other in float on what its neighbours hand it. What is off costs a copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.run import FloatRunner
-from exporter.graph.values import constant, fused_into, is_constant, name_of, static_shape
-from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers, stores_integers
+from exporter.graph.values import fused_into, is_constant, name_of, static_shape
+from exporter.quantization.apply import (
+    encode_constant,
+    node_name,
+    precision_of,
+    read_encoding,
+    runs_in_integers,
+    stores_integers,
+)
 from exporter.quantization.plan import Encoding, Plan
+from targets.schema import Form
 
-__all__ = ["Switch", "Switchboard"]
+__all__ = ["IN_FORCE", "Kind", "Switch", "Switchboard", "rounded_runner"]
 
 _SWITCHES = "edgewright_switches"
 _ROW_CONSTANTS = (([-1], "int64"), (0.0, "float32"), (255.0, "float32"), (1e-30, "float32"))
 _TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8, "int16": ir.DataType.INT16, "uint16": ir.DataType.UINT16}
 Sample = Mapping[str, np.ndarray[Any, Any]]
+Kind = Literal["activation", "constant", "rows", "wide"]
+# What is rounded where a node runs in each form.
+IN_FORCE: Final[Mapping[Form, frozenset[Kind]]] = {
+    "float32": frozenset(),
+    "int8": frozenset(("activation", "constant")),
+    "int16x8": frozenset(("wide", "constant")),
+    "dynamic_int8": frozenset(("rows", "constant")),
+}
 
 
 @dataclass(frozen=True)
@@ -37,13 +52,14 @@ class Switch:
 
     Attributes:
         kind: "activation": an input as it reads it or an output as it stores it, in the plan's encoding; "constant": a constant of its
-            own; "rows": its first input, each row in an encoding of its own, as kernels do that quantize floats as they run.
+            own; "rows": its first input, each row in an encoding of its own, as kernels do that quantize floats as they run; "wide": as
+            "activation", in the encoding that the node has with int16 activations.
         writes: whether an activation is an output.
     """
 
     node: str
     value: str
-    kind: Literal["activation", "constant", "rows"] = "activation"
+    kind: Kind = "activation"
     writes: bool = False
 
 
@@ -56,12 +72,13 @@ class Switchboard:
 
     Args:
         dynamic: names of the nodes that have a switch of kind "rows".
+        wide: the plan with the nodes in int16x8 that have switches of kind "wide".
     """
 
-    def __init__(self, model: ir.Model, plan: Plan, dynamic: Collection[str] = ()) -> None:
+    def __init__(self, model: ir.Model, plan: Plan, dynamic: Collection[str] = (), wide: Plan | None = None) -> None:
         self.nodes = tuple(node_name(node) for node in model.graph if runs_in_integers(node, plan))
         clone = model.clone()
-        self.switches = tuple(_Wiring(clone.graph, plan, frozenset(dynamic)).switches)
+        self.switches = tuple(_Wiring(clone.graph, plan, frozenset(dynamic), wide).switches)
         self._runner = FloatRunner(clone)
 
     def __call__(self, sample: Sample, on: Callable[[Switch], bool]) -> dict[str, np.ndarray[Any, Any]]:
@@ -70,19 +87,29 @@ class Switchboard:
 
     def with_nodes(self, sample: Sample, nodes: Collection[str]) -> dict[str, np.ndarray[Any, Any]]:
         """The graph's outputs for one sample, with `nodes` in integers and all others in float."""
-        return self(sample, lambda switch: switch.node in nodes and switch.kind != "rows")
+        return self(sample, lambda switch: switch.node in nodes and switch.kind in IN_FORCE["int8"])
+
+
+def rounded_runner(model: ir.Model, plan: Plan, dynamic: Collection[str] = ()) -> FloatRunner:
+    """The graph with all of a plan's roundings in force, without switches; the nodes `dynamic` quantize their input as they run."""
+    clone = model.clone()
+    _Wiring(clone.graph, plan, frozenset(dynamic), None, switched=False)
+    return FloatRunner(clone)
 
 
 class _Wiring:
-    """Puts the switches into a graph."""
+    """Puts the switches into a graph; or, without `switched`, the roundings themselves."""
 
-    def __init__(self, graph: ir.Graph, plan: Plan, dynamic: frozenset[str]) -> None:
+    def __init__(
+        self, graph: ir.Graph, plan: Plan, dynamic: frozenset[str], wide: Plan | None, *, switched: bool = True
+    ) -> None:
         self.switches: list[Switch] = []
-        self._dynamic = dynamic
+        self._dynamic, self._wide, self._switched = dynamic, wide, switched
         self._graph, self._plan, self._made = graph, plan, 0
         self._flags = ir.Value(name=_SWITCHES, shape=ir.Shape(("switches",)), type=ir.TensorType(ir.DataType.BOOL))
         nodes, inputs = list(graph), list(graph.inputs)
-        graph.inputs.append(self._flags)
+        if switched:
+            graph.inputs.append(self._flags)
         for value in inputs:
             self._value(value, None)
         for node in nodes:
@@ -96,19 +123,24 @@ class _Wiring:
         encoding = self._plan.encodings.get(name_of(value)) if value.name else None
         if encoding is None:
             return
-        name, readers = name_of(value), list(value.uses())
-        stored = rounded = self._rounded(value, encoding)
-        if owner is None or not runs_in_integers(owner, self._plan):
-            stored = value
-        else:
-            stored = self._chosen(Switch(node_name(owner), name, writes=True), rounded, value)
+        name, readers, stored = name_of(value), list(value.uses()), value
+        written = owner is not None and runs_in_integers(owner, self._plan)
+        if owner is not None and written:
+            stored = self._chosen(Switch(node_name(owner), name, writes=True), stored, encoding)
+            finer = self._wide.encodings.get(name) if self._wide is not None and _is_wide(owner, self._wide) else None
+            if finer is not None:
+                stored = self._chosen(Switch(node_name(owner), name, "wide", writes=True), stored, finer)
             if value.is_graph_output():
                 self._replace_output(value, stored)
         for node, index in readers:
             given = stored
-            if runs_in_integers(node, self._plan) and (wanted := read_encoding(node, index, self._plan)) is not None:
-                read = rounded if wanted == encoding else self._rounded(stored, wanted)
-                given = self._chosen(Switch(node_name(node), name), read, stored)
+            wanted = read_encoding(node, index, self._plan) if runs_in_integers(node, self._plan) else None
+            if wanted is not None and (self._switched or not written or wanted != encoding):
+                given = self._chosen(Switch(node_name(node), name), given, wanted)
+            # The rounding of what was rounded before, to 8 bits or to 16, is too small to count.
+            if not written and self._wide is not None and _is_wide(node, self._wide):
+                finer = read_encoding(node, index, self._wide)
+                given = given if finer is None else self._chosen(Switch(node_name(node), name, "wide"), given, finer)
             node.replace_input_with(index, given)
 
     def _rows(self, node: ir.Node) -> None:
@@ -118,15 +150,17 @@ class _Wiring:
             return
         shape = static_shape(x)
         last, zero, steps, tiny = (self._constant(np.asarray(number, dtype)) for number, dtype in _ROW_CONSTANTS)
+        made: list[ir.Node] = []
 
         def add(op_type: str, *inputs: ir.Value, rows: bool = True) -> ir.Value:
-            return self._add(op_type, inputs, ir.DataType.FLOAT, (*shape[:-1], 1) if rows else shape)
+            made.append(self._node(op_type, inputs, ir.DataType.FLOAT, (*shape[:-1], 1) if rows else shape))
+            return made[-1].outputs[0]
 
         low = add("Min", add("ReduceMin", x, last), zero)
         scale = add("Max", add("Div", add("Sub", add("Max", add("ReduceMax", x, last), zero), low), steps), tiny)
         integers = add("Round", add("Div", add("Sub", x, low, rows=False), scale, rows=False), rows=False)
-        rounded = add("Add", add("Mul", integers, scale, rows=False), low, rows=False)
-        node.replace_input_with(0, self._chosen(Switch(node_name(node), name_of(x), "rows"), rounded, x))
+        add("Add", add("Mul", integers, scale, rows=False), low, rows=False)
+        node.replace_input_with(0, self._switch(Switch(node_name(node), name_of(x), "rows"), x, made))
 
     def _constants(self, node: ir.Node) -> None:
         if not stores_integers(node, self._plan):
@@ -134,22 +168,38 @@ class _Wiring:
         for index, value in enumerate(node.inputs):
             if value is not None and is_constant(value) and read_encoding(node, index, self._plan) is not None:
                 integers, encoding = encode_constant(node, index, self._plan)
-                switch = Switch(node_name(node), name_of(value), "constant")
-                node.replace_input_with(index, self._chosen(switch, self._constant(encoding.dequantize(integers)), value))
+                rounded = self._constant(encoding.dequantize(integers))
+                if self._switched:
+                    shape = np.shape(encoding.dequantize(integers))
+                    made = [self._node("Identity", [rounded], ir.DataType.FLOAT, shape)]
+                    rounded = self._switch(Switch(node_name(node), name_of(value), "constant"), value, made)
+                node.replace_input_with(index, rounded)
 
-    def _rounded(self, value: ir.Value, encoding: Encoding) -> ir.Value:
+    def _chosen(self, switch: Switch, value: ir.Value, encoding: Encoding) -> ir.Value:
+        """`value`, rounded to an encoding where the switch is on."""
         scale = self._constant(np.float32(encoding.scale[0]))
         zero_point = self._constant(np.asarray(encoding.zero_point[0], encoding.dtype))
         shape = static_shape(value)
-        quantized = self._add("QuantizeLinear", [value, scale, zero_point], _TYPES[encoding.dtype], shape)
-        return self._add("DequantizeLinear", [quantized, scale, zero_point], ir.DataType.FLOAT, shape)
+        quantize = self._node("QuantizeLinear", [value, scale, zero_point], _TYPES[encoding.dtype], shape)
+        back = self._node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], ir.DataType.FLOAT, shape)
+        return self._switch(switch, value, [quantize, back])
 
-    def _chosen(self, switch: Switch, on: ir.Value, off: ir.Value) -> ir.Value:
-        place = self._constant(np.int64(len(self.switches)))
+    def _switch(self, switch: Switch, off: ir.Value, on: list[ir.Node]) -> ir.Value:
+        """`off`, or what the last of the nodes `on` gives where the switch is on."""
+        if not self._switched:
+            self._graph.extend(on)
+            return on[-1].outputs[0]
+        shape = static_shape(on[-1].outputs[0])
+        flag = self._node("Gather", [self._flags, self._constant(np.int64(len(self.switches)))], ir.DataType.BOOL, ())
+        copy = self._node("Identity", [off], ir.DataType.FLOAT, shape)
+        branches = {"then_branch": self._branch(on), "else_branch": self._branch([copy])}
+        chosen = self._node("If", flag.outputs, ir.DataType.FLOAT, shape, branches)
         self.switches.append(switch)
-        flag = self._add("Gather", [self._flags, place], ir.DataType.BOOL, ())
-        shape = np.shape(array) if (array := constant(off)) is not None else static_shape(off)
-        return self._add("Where", [flag, on, off], ir.DataType.FLOAT, shape)
+        self._graph.extend([flag, chosen])
+        return chosen.outputs[0]
+
+    def _branch(self, nodes: list[ir.Node]) -> ir.Graph:
+        return ir.Graph([], nodes[-1].outputs, nodes=nodes, opset_imports=self._graph.opset_imports, name=self._name())
 
     def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
         old.name, new.name = f"{old.name}_before_switch", old.name
@@ -163,11 +213,21 @@ class _Wiring:
         self._graph.register_initializer(value)
         return value
 
-    def _add(self, op_type: str, inputs: Sequence[ir.Value], dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        dtype: ir.DataType,
+        shape: Sequence[int],
+        attributes: Mapping[str, ir.Graph] | None = None,
+    ) -> ir.Node:
         result = ir.Value(name=self._name(), shape=ir.Shape(shape), type=ir.TensorType(dtype))
-        self._graph.append(ir.node(op_type, list(inputs), outputs=[result], name=result.name))
-        return result
+        return ir.node(op_type, list(inputs), attributes, outputs=[result], name=result.name)
 
     def _name(self) -> str:
         self._made += 1
         return f"edgewright_switch_{self._made}"
+
+
+def _is_wide(node: ir.Node, plan: Plan) -> bool:
+    return precision_of(node, plan) == "int16x8"

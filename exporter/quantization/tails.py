@@ -10,7 +10,7 @@ the most that the other addend gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ import onnx_ir as ir
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, static_shape
 from exporter.ops.base import QuantRule, Refused, operator_of
 from exporter.ops.common import scalar_of
+from exporter.quantization.apply import node_name
 
 __all__ = ["floors_of", "with_row_peaks"]
 
@@ -42,26 +43,29 @@ def with_row_peaks(model: ir.Model) -> ir.Model:
     return clone
 
 
-def floors_of(model: ir.Model, values: Mapping[str, Any], activations: str = "int8") -> dict[str, float]:
+def floors_of(
+    model: ir.Model, values: Mapping[str, Any], activations: str = "int8", wide: Collection[str] = ()
+) -> dict[str, float]:
     """The least number that matters of each value (constants included) that has one, by name.
 
     Args:
         model: the legalized graph.
         values: statistics by value name, of a run of `with_row_peaks`.
         activations: dtype of the integers; those of 16 bits tell numbers apart that are one to 8 bits, and have steps to spare.
+        wide: names of the nodes that run in 16 bits whatever `activations` says.
     """
     outputs = {value.name for value in model.graph.outputs}
     wanted: dict[str, float] = {}  # the least floor over a value's readers so far; -inf: some reader needs it all
     for node, written in reversed(list(activation_nodes(model.graph))):
         made = [value.name for value in (written, *node.outputs[1:]) if value.name]
         below = min((-np.inf if name in outputs else wanted.get(name, -np.inf) for name in made), default=-np.inf)
-        behind = fused_activation(node)
-        if behind is not None and activations == "int8":
+        behind, coarse = fused_activation(node), activations == "int8" and node_name(node) not in wide
+        if behind is not None and coarse:
             below = max(below, _own(behind, 0))
         for index, value in enumerate(node.inputs):
             if value is not None and value.name:
                 floor = _floor(node, index, below, values)
-                own = _own(node, index) if activations == "int8" else -np.inf
+                own = _own(node, index) if coarse else -np.inf
                 wanted[value.name] = min(wanted.get(value.name, np.inf), max(floor, own))
     return {name: floor for name, floor in wanted.items() if np.isfinite(floor) and name not in outputs}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from exporter.quantization.mixed import Mixer
+from exporter.quantization.mixed import Mixer, Others
 from exporter.quantization.sensitivity import planned_db
 from targets.cost import CostModel
 from tests.quantization.planned import network, planned, residual_net, samples, target
@@ -39,7 +39,7 @@ def outliers():
 def test_a_plan_that_meets_the_goal_stays_as_it_is():
     model = residual_net()
     found = Mixer(model, planned(model), CostModel(target()), samples(model, seed=1)).mixture(20)
-    assert not found.floats
+    assert not found.forms
     assert found.sqnr_db > 20
 
 
@@ -49,10 +49,10 @@ def test_only_the_nodes_around_the_outlier_go_to_float():
     found = Mixer(model, plan, CostModel(target()), samples(model, seed=1)).mixture(25)
     assert planned_db(model, plan, samples(model, seed=1)) < 10
     assert found.sqnr_db >= 25
-    kept = {node.op_type for node in model.graph if node.name in found.floats}
+    kept = {node.op_type for node in model.graph if node.name in found.forms}
     assert kept == {"Conv", "MaxPool", "Mul"}
     assert 0 < found.macs < 0.8  # the first convolution of three
-    assert any("value a alone" in reason or "value k alone" in reason for reason in found.floats.values())
+    assert any("value a alone" in reason or "value k alone" in reason for reason in found.reasons.values())
 
 
 def test_a_goal_out_of_reach_leaves_nothing_in_integers():
@@ -92,11 +92,11 @@ def test_a_bargain_spares_the_values_between_the_products_and_no_product():
     model = swollen()
     found = bargain(model)
     assert planned_db(model, planned(model), samples(model, seed=1)) < 10
-    assert {node.op_type for node in model.graph if node.name in found.floats} <= {"Mul", "MaxPool"}
-    assert {name for name in found.floats if name.startswith("Mul")}
+    assert {node.op_type for node in model.graph if node.name in found.forms} <= {"Mul", "MaxPool"}
+    assert {name for name in found.forms if name.startswith("Mul")}
     assert found.macs == 0.0
     assert found.sqnr_db > 30
 
 
 def test_no_bargain_where_nothing_is_gained():
-    assert not bargain(residual_net()).floats
+    assert not bargain(residual_net()).forms

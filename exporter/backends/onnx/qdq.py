@@ -139,7 +139,11 @@ class _Inserter:
             if runs_in_integers(node, self._plan):
                 wanted = read_encoding(node, index, self._plan)
                 if wanted is not None:
-                    node.replace_input_with(index, self._read(rounded, encoding, self._outside(wanted), node, index, name))
+                    # Another encoding of floats is made from the floats: rounding them twice would lose what the finer one has.
+                    other = rounded if integer_owner else value
+                    wanted = self._outside(wanted)
+                    given = rounded if wanted == encoding else self._requantized(other, wanted, node, index, name)
+                    node.replace_input_with(index, given)
             elif integer_owner:
                 node.replace_input_with(index, rounded)
 
@@ -183,11 +187,9 @@ class _Inserter:
         quantized = self._quantize(real, encoding, name, f"{name}_quantized", after=real)
         return self._dequantize(quantized, encoding, name, f"{name}_dequantized", after=quantized)
 
-    def _read(self, rounded: ir.Value, has: Encoding, wants: Encoding, node: ir.Node, index: int, name: str) -> ir.Value:
-        if has == wants:
-            return rounded
+    def _requantized(self, real: ir.Value, wants: Encoding, node: ir.Node, index: int, name: str) -> ir.Value:
         name = f"{name}_for_{node_name(node)}_{index}"
-        quantized = self._quantize(rounded, wants, name, f"{name}_quantized", after=rounded)
+        quantized = self._quantize(real, wants, name, f"{name}_quantized", after=real)
         return self._dequantize(quantized, wants, name, f"{name}_dequantized", after=quantized)
 
     def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
