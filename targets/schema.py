@@ -49,7 +49,7 @@ Release = Annotated[
 # int8x4: activations of 8 bits and weights of 4, but for a quarter of the weights, which stay in 8: those whose rounding costs most.
 # dynamic_int8, dynamic_int4: integer weights (4 bits in blocks where a kernel has them), float activations that kernels quantize as they run.
 # weight_int8, weight_int4: integer weights that are widened to floats before they are used.
-# auto: int8, except for the nodes that have to be in dynamic_int8 or float32 for the outputs to keep a wanted accuracy.
+# auto: int8, except for the nodes that have to be in dynamic_int8, int16x8 or float32 for the outputs to keep a wanted accuracy.
 Precision = Literal[
     "float32", "float16", "int8", "int16x8", "int8x4", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4", "auto"
 ]

@@ -201,7 +201,9 @@ class Encoder:
     def _least_range(self, key: _Key) -> float:
         """How wide the encoding of a value has to be for the kernel that writes it: what cancels out is finer than kernels can tell."""
         found = [
-            (node, rule.least_range) for node, rule in self._rules.items() if rule.least_range and self._written(node)[0][0] == key
+            (node, rule.least_range)
+            for node, rule in self._rules.items()
+            if rule.least_range and self._written(node)[0][0] == key
         ]
         return max(
             (share * self._width(value, key[1]) for node, share in found for value in node.inputs if value is not None),

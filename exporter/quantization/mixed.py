@@ -89,7 +89,9 @@ class Mixer:
         samples: inputs by name, one sample each; 16 of them are looked at.
     """
 
-    def __init__(self, model: ir.Model, plan: Plan, cost: CostModel, samples: Iterable[Sample], others: Others = Others({})) -> None:
+    def __init__(
+        self, model: ir.Model, plan: Plan, cost: CostModel, samples: Iterable[Sample], others: Others = Others({})
+    ) -> None:
         self._model, self._plan, self._cost = model, plan, cost
         dynamic = [name for name, form in others.forms.items() if form == "dynamic_int8"]
         self._judge = Judge(model, plan, samples, dynamic, others.wide)
@@ -125,9 +127,10 @@ class Mixer:
         if not self._nodes:  # all of them are faster in float
             return Mixture({}, {}, inf, 0.0)
         dynamic = {name for name, form in self._forms.items() if form == "dynamic_int8"}
-        pinned = self._staying | (
-            {node_name(node) for node in self._model.graph if macs_of(node) or holds_much(node)} & set(self._nodes)
-        ) - dynamic
+        pinned = (
+            self._staying
+            | ({node_name(node) for node in self._model.graph if macs_of(node) or holds_much(node)} & set(self._nodes)) - dynamic
+        )
         total, theirs = (
             self._judge.noise_of(dict.fromkeys(nodes, "int8"), constants=False, samples=_GLANCE)
             for nodes in (self._nodes, set(self._nodes) - pinned)
@@ -184,5 +187,7 @@ class Mixer:
 def _reason(name: str, form: Form, roundings: Sequence[Rounding]) -> str:
     worst = max((found for found in roundings if name in found.nodes), key=lambda found: found.noise, default=None)
     if worst is not None and decibels_of(worst.noise) < 60:
-        return f"{_IN_WORDS[form]} because 8 bits for {worst.name} alone hold the worst output at {decibels_of(worst.noise):.1f} dB"
+        return (
+            f"{_IN_WORDS[form]} because 8 bits for {worst.name} alone hold the worst output at {decibels_of(worst.noise):.1f} dB"
+        )
     return f"{_IN_WORDS[form]} because its neighbours are: converting to and fro would cost more than it saves"

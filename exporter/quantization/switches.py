@@ -100,9 +100,7 @@ def rounded_runner(model: ir.Model, plan: Plan, dynamic: Collection[str] = ()) -
 class _Wiring:
     """Puts the switches into a graph; or, without `switched`, the roundings themselves."""
 
-    def __init__(
-        self, graph: ir.Graph, plan: Plan, dynamic: frozenset[str], wide: Plan | None, *, switched: bool = True
-    ) -> None:
+    def __init__(self, graph: ir.Graph, plan: Plan, dynamic: frozenset[str], wide: Plan | None, *, switched: bool = True) -> None:
         self.switches: list[Switch] = []
         self._dynamic, self._wide, self._switched = dynamic, wide, switched
         self._graph, self._plan, self._made = graph, plan, 0

@@ -13,14 +13,16 @@ import pytest
 from exporter import Plan
 from exporter.cli.main import main
 
-OUTLIER = np.ones((8, 1, 1, 1), np.float32)
-OUTLIER[3] = 1e4
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Between two poolings one channel is 10,000 times as large as the others, then brought back; a classifier behind it."""
-    folder = tmp_path_factory.mktemp("outlier")
+    return outlier(tmp_path_factory.mktemp("outlier"), 1e4)
+
+
+def outlier(folder: Path, times: float) -> Path:
+    """Between two poolings one channel is so many times as large as the others, then brought back; a classifier behind it."""
+    gains = np.ones((8, 1, 1, 1), np.float32)
+    gains[3] = times
     proto = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 21]> g (float[1,3,16,16] x) => (float[1,10] y) {
         a = Conv <pads = [1, 1, 1, 1]> (x, w1)
@@ -35,8 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     random = np.random.default_rng(0)
     weights = {
-        "w1": random.normal(size=(8, 3, 3, 3)) * OUTLIER,
-        "losses": 1 / OUTLIER.reshape(1, 8, 1, 1),
+        "w1": random.normal(size=(8, 3, 3, 3)) * gains,
+        "losses": 1 / gains.reshape(1, 8, 1, 1),
         "w2": random.normal(size=(16, 8, 3, 3)) / 8,
         "w3": random.normal(size=(10, 1024)) / 32,
     }
@@ -73,3 +75,40 @@ def test_an_auto_plan_replays_byte_for_byte(model: Path, tmp_path: Path) -> None
     second = tmp_path / "again" / "android-arm64-cpu"
     [artifact] = first.glob("*.tflite")
     assert artifact.read_bytes() == (second / artifact.name).read_bytes()
+
+
+def test_auto_takes_16_bits_where_there_is_no_float(tmp_path: Path) -> None:
+    """An MCU: proved by tflite-micro and by LiteRT's reference kernels; the report says of each node why."""
+    model, target = outlier(tmp_path, 100), ("--target", "cortex-m7")
+    assert export(model, tmp_path / "int8", *target) == 1
+    assert export(model, tmp_path / "auto", *target, "--precision", "auto") == 0
+    bundle = tmp_path / "auto" / "cortex-m7"
+    plan = Plan.load(bundle / "plan.json")
+    wide = {name for name, precision in plan.precision.items() if precision == "int16x8"}
+    assert set(plan.precision.values()) == {"int8", "int16x8"}
+    assert set(plan.reasons) == wide
+    report = json.loads((bundle / "report.json").read_text())
+    said = {layer["node"]: layer["reason"] for layer in report["layers"]}
+    assert all("int16 activations because" in said[name] for name in wide)
+    proved = {row["runtime"]: row["metrics"]["sqnr_db"] for row in report["outputs"]}
+    assert set(proved) == {"tflite-micro", "litert-ref"}
+    assert min(proved.values()) >= 25
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for record in (*manifest["signature_inputs"], *manifest["signature_outputs"]):
+        assert record["dtype"] == plan.encodings[record["name"]].dtype
+    again = [*target, "--plan", str(bundle / "plan.json")]
+    assert export(model, tmp_path / "again", *again) == 0
+    assert (tmp_path / "again" / "cortex-m7" / "model.tflite").read_bytes() == (bundle / "model.tflite").read_bytes()
+
+
+@pytest.mark.slow
+def test_one_node_of_a_digit_classifier_on_an_mcu_takes_16_bits(tmp_path: Path) -> None:
+    """8 bits give 42 dB, and what the last node writes in them alone 45."""
+    data = ("--calib", "tools.zoo:calibration_digits", "--test", "tools.zoo:held_out_digits")
+    arguments = ["export", "tools.zoo:digit_cnn", "--target", "cortex-m7", *data, "--out", str(tmp_path)]
+    assert main([*arguments, "--gate", "sqnr_db>=45"]) == 1
+    assert main([*arguments, "--gate", "sqnr_db>=45", "--precision", "auto", "--force"]) == 0
+    plan = Plan.load(tmp_path / "cortex-m7" / "plan.json")
+    assert (
+        [name for name, precision in plan.precision.items() if precision == "int16x8"] == list(plan.reasons) == ["node_linear_1"]
+    )
