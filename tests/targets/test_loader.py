@@ -81,7 +81,7 @@ def test_cortex_m7_is_integer_only_with_the_memory_of_its_datasheet() -> None:
     target = load_target("cortex-m7")
     assert (target.memory.flash, target.memory.sram) == (2 * 1024**2, 512 * 1024)
     assert (target.artifact.io_dtype, target.quantization.float_fallback) == ("int8", False)
-    assert {dtype for unit in target.units for dtype in unit.dtypes} == {"int8"}
+    assert {dtype for unit in target.units for dtype in unit.dtypes} == {"int8", "int16"}
 
 
 def test_the_avx2_profile_differs_from_its_parent_in_what_it_says_alone() -> None:
@@ -237,7 +237,8 @@ def test_a_users_profile_extends_one_of_ours_or_a_file_beside_it(tmp_path: Path)
 
 
 def test_an_array_replaces_the_array_it_inherits(tmp_path: Path) -> None:
-    path = write(tmp_path, 'extends = "cortex-m7"\nname = "one"\n[[units]]\nname = "npu"\nkind = "npu"\ndtypes = ["int8"]\n')
+    units = '[[units]]\nname = "npu"\nkind = "npu"\ndtypes = ["int8"]\n'
+    path = write(tmp_path, f'extends = "cortex-m7"\nname = "one"\n[artifact]\nprecisions = ["auto"]\n{units}')
     assert [unit.name for unit in load_target(path).units] == ["npu"]
 
 
