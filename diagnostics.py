@@ -154,6 +154,7 @@ CODES: Final[dict[str, str]] = {
     "EW-R008": "a compiler crashed",
     "EW-R009": "a compiler exceeded its time limit",
     "EW-R010": "a machine cannot be reached over ssh",
+    "EW-R011": "a runtime exceeded its memory limit",
     # gates and verification
     "EW-G001": "a gate did not hold",
     "EW-G002": "a gate's expression is invalid or names an unknown metric",

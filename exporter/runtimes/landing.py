@@ -2,10 +2,10 @@
 
 This text travels on a command line to machines that have nothing of edgewright, so it needs the standard library alone. Its argument is
 base64 of JSON: ``files`` (name and bytes of each, which follow on stdin in this order, the worker first), ``arguments`` of the worker, its
-number of ``threads``, the ``package`` of its runtime. On stdout come, behind whatever a login shell printed, `MARKER`, a line of JSON that
-describes the machine (`machine`), and then what the worker writes. Everything lies in
-one folder, the runtime's own temporary files too, which is gone when the worker has ended or the connection has: a worker that then goes on
-computing is ended.
+number of ``threads``, the ``package`` of its runtime, the ``memory_bytes`` that it may hold (null: nearly all). On stdout come, behind
+whatever a login shell printed, `MARKER`, a line of JSON that describes the machine (`machine`), and then what the worker writes. Everything
+lies in one folder, the runtime's own temporary files too, which is gone when the worker has ended or the connection has: a worker that then
+goes on computing is ended.
 
 It parses under any Python 3, so that an old one is told apart by its number.
 """
@@ -27,11 +27,13 @@ from typing import Any
 
 MARKER = b"\0edgewright\0"
 UNFIT = 97  # exit status: this machine cannot run a worker, and the last line on stderr says why
+GREEDY = 98  # exit status: the worker held more memory than it may, and was ended
 GRACE_S = 2.0
+WATCH_S = 0.05  # how often a worker's memory is looked at: less than the time in which pages for a gigabyte can be had
 
 
 def main(job: str) -> int:
-    """The worker's exit status, 128 + N where signal N ended it, or `UNFIT`."""
+    """The worker's exit status, 128 + N where signal N ended it, `UNFIT` or `GREEDY`."""
     if sys.version_info < (3, 9):  # noqa: UP036 - the interpreter there is not ours
         return _unfit("Python {}.{} is there, and 3.9 or later is needed".format(*sys.version_info[:2]))
     if importlib.util.find_spec("numpy") is None:
@@ -81,8 +83,14 @@ def _serve(folder: str, wanted: "dict[str, Any]") -> int:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)  # the worker alone holds stdout now
     threading.Thread(target=_hand_on, args=(child,), daemon=True).start()
+    limit = wanted["memory_bytes"] or most_of_the_memory()
     try:
-        status = child.wait()
+        while child.poll() is None:
+            if resident_bytes(child.pid) > limit:
+                return GREEDY
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=WATCH_S)
+        status = child.returncode
     finally:
         _end(child)
     # 255 is ssh's own status, of a connection that failed.
@@ -112,6 +120,18 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     """Kill what is left of the worker's group."""
     with contextlib.suppress(OSError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds; 0 where the system does not tell, as others than Linux do not."""
+    fields = _text("/proc/" + str(pid) + "/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def most_of_the_memory() -> int:
+    """15/16 of this machine's memory: beyond it the kernel ends processes as it likes. Without bound where the system does not tell."""
+    found = _memory_bytes()
+    return sys.maxsize if found is None else found // 16 * 15
 
 
 def machine(package: str) -> "dict[str, Any]":

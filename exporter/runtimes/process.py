@@ -20,9 +20,10 @@ from typing import Any, Final
 import numpy as np
 
 from diagnostics import RuntimeFailure
-from exporter.runtimes import worker
+from exporter.runtimes import landing, worker
+from exporter.runtimes.limits import MEMORY, SECONDS
 
-__all__ = ["Worker", "worker_command"]
+__all__ = ["Worker", "memory_failure", "worker_command"]
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TAIL_LINES: Final = 12
@@ -39,6 +40,7 @@ class Worker:
         command: what to run.
         label: the runtime's name, for messages.
         threads: value of the thread variables (OMP_NUM_THREADS, ...) of the child.
+        memory_bytes: how much the child may hold at once; None: nearly all that the machine has.
         explain: the error behind an exit status and the last lines printed; None, or where it gives None: it crashed.
 
     The standard error of the child goes to an unnamed file, so that it can neither block the child nor reach the terminal.
@@ -50,9 +52,11 @@ class Worker:
         *,
         label: str,
         threads: int,
+        memory_bytes: int | None = None,
         explain: Callable[[int, str], RuntimeFailure | None] | None = None,
     ) -> None:
         self._label, self._explain = label, explain
+        self._memory_bytes = memory_bytes if memory_bytes is not None else landing.most_of_the_memory()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
             self._process = subprocess.Popen(
@@ -132,7 +136,7 @@ class Worker:
         payload = self._read(length, deadline, limit)
         try:
             message = worker.receive(BytesIO(header + payload))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile):
             raise self._garbage(payload) from None
         assert message is not None
         return message
@@ -159,14 +163,19 @@ class Worker:
     def _wait(self, descriptor: int, event: int, deadline: float, limit: float) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, event)
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                self._kill()
-                raise RuntimeFailure(
-                    "EW-R004",
-                    f"{self._label} did not answer within {limit:g} s and was ended",
-                    why=self.stderr_tail(),
-                    fix="allow more time, or look at what the artifact makes the runtime do",
-                )
+            while not selector.select(max(0.0, min(landing.WATCH_S, deadline - time.monotonic()))):
+                held = landing.resident_bytes(self.pid)
+                if held > self._memory_bytes:
+                    self._kill()
+                    raise memory_failure(self._label, self._memory_bytes, self.stderr_tail())
+                if time.monotonic() >= deadline:
+                    self._kill()
+                    raise RuntimeFailure(
+                        "EW-R004",
+                        f"{self._label} did not answer within {limit:g} s and was ended",
+                        why=self.stderr_tail(),
+                        fix=f"allow more time ({SECONDS}=SECONDS), or look at what the artifact makes the runtime do",
+                    )
 
     def _garbage(self, received: bytes) -> RuntimeFailure:
         self._kill()
@@ -184,6 +193,17 @@ class Worker:
             return explained
         ended = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
         return RuntimeFailure("EW-R003", f"{self._label} crashed: its process ended {ended}", why=self.stderr_tail())
+
+
+def memory_failure(label: str, limit: int | None, said: str) -> RuntimeFailure:
+    """The error of a worker that took more than it may (None: nearly all that its machine has)."""
+    allowed = f"{limit:,} bytes" if limit is not None else "15/16 of the machine's memory"
+    return RuntimeFailure(
+        "EW-R011",
+        f"{label} held more than {allowed} and was ended",
+        why=said,
+        fix=f"allow more ({MEMORY}=8GiB), or look at what the artifact makes the runtime do",
+    )
 
 
 def worker_command(python: str | Path | None, script: Path, adapter: str, artifact: Path, options: str) -> list[str]:

@@ -21,7 +21,7 @@ from exporter.runtimes import landing
 from exporter.runtimes.environments import RECIPES
 from exporter.runtimes.machine import Machine
 from exporter.runtimes.places import Remote
-from exporter.runtimes.process import Worker
+from exporter.runtimes.process import Worker, memory_failure
 from exporter.runtimes.registry import Runtime
 
 __all__ = ["remote_worker", "sent_files", "what_to_install"]
@@ -56,12 +56,20 @@ _REMEDIES: Final = (
 
 
 def remote_worker(
-    remote: Remote, runtime: Runtime, script: Path, artifact: Path, settings: Mapping[str, Any], *, timeout_s: float
+    remote: Remote,
+    runtime: Runtime,
+    script: Path,
+    artifact: Path,
+    settings: Mapping[str, Any],
+    *,
+    timeout_s: float,
+    memory_bytes: int | None = None,
 ) -> tuple[Worker, Machine]:
     """A worker that is about to load the artifact there, and where that is.
 
     Args:
         timeout_s: wall seconds that the connection, and then every megabyte on its way, may take.
+        memory_bytes: how much the worker may hold there; None: nearly all that the machine has.
     Raises:
         DataError: EW-G003, the artifact names files outside of its folder.
         RuntimeFailure: EW-R001 Python or numpy is not there, EW-R003 and EW-R004 as `Worker`, EW-R010 the machine cannot be reached.
@@ -72,10 +80,11 @@ def remote_worker(
         "arguments": (runtime.adapter, artifact.name, json.dumps(settings)),
         "threads": settings["threads"],
         "package": runtime.package,
+        "memory_bytes": memory_bytes,
     }
 
     def explain(status: int, said: str) -> RuntimeFailure | None:
-        return _explained(remote, runtime, status, said)
+        return _explained(remote, runtime, memory_bytes, status, said)
 
     worker = Worker(_command(remote, job), label=f"{runtime.name}", threads=int(settings["threads"]), explain=explain)
     try:
@@ -148,7 +157,7 @@ def _command(remote: Remote, job: Mapping[str, Any]) -> list[str]:
     return [*shlex.split(os.environ.get("EDGEWRIGHT_SSH") or "ssh"), "-T", *options, *user, *port, "--", remote.host, there]
 
 
-def _explained(remote: Remote, runtime: Runtime, status: int, said: str) -> RuntimeFailure | None:
+def _explained(remote: Remote, runtime: Runtime, memory_bytes: int | None, status: int, said: str) -> RuntimeFailure | None:
     """The error behind an exit status of ssh, which is that of the program there but for 255."""
     by_hand = (
         f"ssh {'-p ' + str(remote.port) + ' ' if remote.port else ''}{remote.user + '@' if remote.user else ''}{remote.host}"
@@ -158,6 +167,8 @@ def _explained(remote: Remote, runtime: Runtime, status: int, said: str) -> Runt
         return RuntimeFailure(
             "EW-R010", f"{remote} cannot be reached, or was lost", why=said, fix=remedy.format(host=remote.host, ssh=by_hand)
         )
+    if status == landing.GREEDY:
+        return memory_failure(runtime.name, memory_bytes, said)
     if status == landing.UNFIT:
         return RuntimeFailure("EW-R001", f"{remote} cannot run a worker", why=said, fix=what_to_install(remote, runtime))
     if status in (126, 127):

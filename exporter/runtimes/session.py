@@ -15,6 +15,7 @@ from diagnostics import DataError, ModelError, RuntimeFailure
 from exporter.quantization.plan import Encoding
 from exporter.runtimes.environments import Environment
 from exporter.runtimes.inprocess import InProcess
+from exporter.runtimes.limits import chosen_limits
 from exporter.runtimes.machine import Machine, this_machine
 from exporter.runtimes.process import Worker, worker_command
 from exporter.runtimes.registry import Runtime, available, environment_of, runtime_of
@@ -45,7 +46,7 @@ class Session:
     """An artifact loaded by a runtime in a worker process. Use it as a context manager: leaving it ends the process.
 
     `machine` is where it runs. Every call raises RuntimeFailure: EW-R002 where the runtime refuses, EW-R003 where it crashes, EW-R004
-    where it exceeds the time limit (the process is then gone).
+    where it exceeds the time limit, EW-R011 the memory limit (the process is then gone).
     """
 
     def __init__(
@@ -144,10 +145,10 @@ def open_session(
             ``"litert-xnnpack@ssh://pi@pi5.local"``.
         artifact: the model file.
         threads: number of threads the runtime may use.
-        timeout_s: wall seconds that loading, and then every call, may take; None: as many as the runtime's entry says.
+        timeout_s: wall seconds that loading, and then every call, may take; None: what the user allows (`limits`), else the runtime's entry.
         keep_tensors: keep all intermediate tensors for `Session.tensors`.
         python: interpreter of another environment that has numpy and the runtime; None: this one, or the runtime's own environment.
-        memory_bytes: limit of the worker's address space.
+        memory_bytes: how much the worker's process may hold; None: what the user allows, else nearly all that the machine has.
         options: adapter options beside those of the runtime (onnxruntime: optimize; tflite-micro: arena_bytes; qnn-htp: htp_arch,
             soc_model, cpu_fallback).
         worker_script: the program that speaks the worker's protocol.
@@ -158,10 +159,12 @@ def open_session(
         UsageError: EW-U001, there is no such runtime.
         ModelError: EW-M001, the artifact does not exist.
         RuntimeFailure: EW-R001 not installed, EW-R002 refused the artifact, EW-R003 crashed, EW-R004 time limit, EW-R010 the other
-            machine cannot be reached.
+            machine cannot be reached, EW-R011 memory limit.
     """
     entry = runtime_of(runtime)
-    timeout_s = entry.patience_s if timeout_s is None else timeout_s
+    allowed = chosen_limits()
+    timeout_s = next(seconds for seconds in (timeout_s, allowed.seconds, entry.patience_s) if seconds is not None)
+    memory_bytes = allowed.memory_bytes if memory_bytes is None else memory_bytes
     path = Path(artifact).resolve()
     if not path.is_file():
         raise ModelError("EW-M001", f"the artifact {artifact} does not exist")
@@ -175,7 +178,6 @@ def open_session(
     settings = {
         "threads": threads,
         "keep_tensors": keep_tensors,
-        "memory_bytes": memory_bytes,
         **entry.options,
         **(options or {}),
     }
@@ -183,10 +185,15 @@ def open_session(
         here = InProcess(entry.adapter, path, settings)
         return Session(entry, here, here.hello, timeout_s, this_machine(entry.package))
     if entry.remote is not None:
-        worker, machine = remote_worker(entry.remote, entry, worker_script, path, settings, timeout_s=timeout_s)
+        worker, machine = remote_worker(
+            entry.remote, entry, worker_script, path, settings, timeout_s=timeout_s, memory_bytes=memory_bytes
+        )
     else:
         command = worker_command(python, worker_script, entry.adapter, path, json.dumps(settings))
-        worker, machine = Worker(command, label=entry.name, threads=threads), _where(entry, environment, python)
+        worker, machine = (
+            Worker(command, label=entry.name, threads=threads, memory_bytes=memory_bytes),
+            _where(entry, environment, python),
+        )
     try:
         if entry.remote is not None and entry.version not in (None, machine.version):
             raise _missing(entry, f"{entry.package} is there in version {machine.version}")

@@ -524,10 +524,6 @@ def answer(adapter: Adapter, meta: Info, arrays: Arrays) -> tuple[Info, Arrays]:
 def main(argv: Sequence[str]) -> int:
     """Serve requests until stdin ends. Arguments: adapter, artifact, options as JSON."""
     options = json.loads(argv[2]) if len(argv) > 2 else {}
-    if options.get("memory_bytes"):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (int(options["memory_bytes"]),) * 2)
     # Runtimes print to file descriptor 1 and may read 0: the protocol keeps private copies, they get stderr and nothing.
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -243,6 +243,16 @@ def test_a_worker_that_hangs_there_is_ended_on_both_sides(there: Loopback, tmp_p
     pytest.fail("the worker there lives on")
 
 
+def test_a_worker_that_eats_memory_there_is_ended(there: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_WORKER_MEMORY", "256MiB")
+    with (
+        pytest.raises(RuntimeFailure, match="held more than 268,435,456 bytes") as caught,
+        fake(there, tmp_path, invoke="self.big = bytes([1]) * 2**29; time.sleep(60)") as session,
+    ):
+        session.run(ONE)
+    assert caught.value.code == "EW-R011"
+
+
 def test_a_lost_connection_is_an_error_and_no_hang(there: Loopback, tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeFailure, match="cannot be reached, or was lost") as caught,

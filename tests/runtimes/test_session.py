@@ -14,6 +14,7 @@ from tiny_models import add_int8, fully_connected_int8, onnx_relu, same_names_fl
 from diagnostics import DataError, ModelError, RuntimeFailure, UsageError
 from exporter.quantization.plan import Encoding
 from exporter.runtimes import Session, open_session
+from exporter.runtimes.limits import parse_bytes
 
 X = np.arange(12, dtype=np.int8).reshape(1, 2, 2, 3) * 10
 TFLITE = ("litert-ref", "litert-builtin", "litert-xnnpack", "tflite-micro")
@@ -45,7 +46,7 @@ sys.exit(worker.main(sys.argv[1:]))
 
 
 def fake_session(
-    folder: Path, start: str = "pass", invoke: str = "pass", timeout_s: float = 20.0, memory_bytes: int | None = None
+    folder: Path, start: str = "pass", invoke: str = "pass", timeout_s: float | None = 20.0, memory_bytes: int | None = None
 ) -> Session:
     """A session whose runtime is a few lines of Python, in a real worker process."""
     import exporter.runtimes.worker as module
@@ -238,13 +239,63 @@ def test_leaving_the_session_reaps_its_process(tmp_path: Path) -> None:
     assert not alive(pid)
 
 
-def test_the_memory_limit_holds(tmp_path: Path) -> None:
-    allocate = "self.big = bytearray(2**31)"
-    with fake_session(tmp_path, start=allocate):
-        pass
-    with pytest.raises(RuntimeFailure, match="EW-R002") as caught:
-        fake_session(tmp_path, start=allocate, memory_bytes=2**30)
-    assert "MemoryError" in caught.value.why
+@pytest.mark.parametrize("when", ["start", "invoke"])
+def test_a_worker_that_eats_memory_is_ended(when: str, tmp_path: Path) -> None:
+    eat = "self.big = [bytes([1]) * 2**26 for _ in range(8)]; time.sleep(60)"
+    start = time.monotonic()
+    with (
+        pytest.raises(RuntimeFailure, match="held more than 268,435,456 bytes and was ended") as caught,
+        fake_session(tmp_path, **{when: eat}, memory_bytes=2**28) as session,
+    ):
+        session.run({"x": np.ones(1, np.float32)})
+    assert caught.value.code == "EW-R011"
+    assert time.monotonic() - start < 20
+
+
+def test_memory_that_is_only_reserved_is_none_that_is_held(tmp_path: Path) -> None:
+    with fake_session(tmp_path, start="import mmap; self.big = mmap.mmap(-1, 2**31)", memory_bytes=2**29) as session:
+        assert session.run({"x": np.ones(1, np.float32)})["y"] == 2
+
+
+def test_the_users_own_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_WORKER_MEMORY", "256MiB")
+    with pytest.raises(RuntimeFailure, match="EW-R011"):
+        fake_session(tmp_path, start="self.big = bytes([1]) * 2**29; time.sleep(60)")
+    monkeypatch.setenv("EDGEWRIGHT_WORKER_SECONDS", "1.5")
+    with pytest.raises(RuntimeFailure, match=r"did not answer within 1\.5 s"):
+        fake_session(tmp_path, start="time.sleep(60)", timeout_s=None)
+    monkeypatch.setenv("EDGEWRIGHT_WORKER_SECONDS", "soon")
+    with pytest.raises(UsageError, match="no number of seconds"):
+        fake_session(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "found"), [("1", 1), ("512MiB", 2**29), ("4g", 2**32), ("2 TB", 2**41), ("8KiB", 2**13)])
+def test_amounts_of_memory(text: str, found: int) -> None:
+    assert parse_bytes(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "-1", "much", "1.5GiB", "4GiBs"])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(UsageError, match="no amount of memory"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"Loading the model, please wait...\n",
+        b"\x05\0\0\0\0\0\0\0hello",
+        b"\x04\0\0\0\0\0\0\0PK\x03\x04",
+        b"\0\0\0\0\0\0\0\0",
+    ],
+)
+def test_garbage_instead_of_a_message_is_a_crash(said: bytes, tmp_path: Path) -> None:
+    script = tmp_path / "garbage.py"
+    script.write_text(f"import os, time\nos.write(1, {said!r})\ntime.sleep(60)\n")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(RuntimeFailure, match="sent what is no message of a worker") as caught:
+        open_session("onnxruntime", tmp_path / "model.onnx", worker_script=script, timeout_s=20)
+    assert caught.value.code == "EW-R003"
 
 
 def test_thread_variables_reach_the_runtime(tmp_path: Path) -> None:
