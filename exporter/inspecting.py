@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +11,9 @@ import numpy as np
 from calibration import open_samples
 from diagnostics import UsageError
 from exporter.frontends import Source, load
+from exporter.graph.summary import placements
 from exporter.pipeline import Options, build, compile_artifact, legalized
-from exporter.placement.planned import planned_placements
-from exporter.placement.report import PlacementReport, compiler_answers, placement_report
+from exporter.placement.report import PlacementReport, compiler_answers, placement_report, report_of
 from targets.loader import load_target
 from targets.precision import choose_precision
 from targets.schema import Target
@@ -59,12 +58,12 @@ def inspect(
 
 
 def _with_answers(report: PlacementReport, source: Source, target: Target) -> PlacementReport:
-    """Compared is the artifact that was compiled: in the precisions of its plan, on the graph that it was written from."""
+    """The report of the graph that the compiled artifact was written from, with what the compiler said of it."""
     options = Options(refine=False, require_compiler=True)
     samples = open_samples(lambda: _random(source), source.inputs, None) if target.artifact.calibrated else None
     built = compile_artifact(build(source, target, samples, options), options)
-    placed = planned_placements(built.graph.graph, built.plan, target)
-    return replace(report, answers=compiler_answers(built, placed))
+    placed = placements(built.graph, target)
+    return report_of(built.graph.graph, placed, target, report.remedies, compiler_answers(built, placed))
 
 
 def _random(source: Source) -> Iterator[dict[str, np.ndarray[Any, Any]]]:

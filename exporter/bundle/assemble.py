@@ -23,6 +23,8 @@ from exporter.content import Content
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, live_bytes, place, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
+from exporter.placement.planned import planned_placements
+from exporter.placement.report import PlacementReport, compiler_answers, report_of
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, stores_integers
 from exporter.quantization.plan import integer_range
 from exporter.quantization.planner import refusals
@@ -109,6 +111,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         warnings=tuple(warnings),
         host={"processor": here.processor, "system": here.system},
         machines={runtime: str(machine) for runtime, machine in evidence.machines.items()},
+        placement=_placement(built),
     )
 
 
@@ -142,10 +145,7 @@ def _outputs(evidence: Evidence, signatures: Iterable[Signature]) -> tuple[Outpu
 def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow, ...]:
     quality = {layer.name: layer.sqnr_db for layer in evidence.layers}
     seen = built.statistics.values if built.statistics is not None else {}
-    reasons = {
-        **(refusals(built.graph, built.target.artifact, built.statistics) if built.target.artifact.calibrated else {}),
-        **built.plan.reasons,
-    }
+    reasons = _reasons(built)
     macs = {facts.name: facts.macs or 0 for facts in final.nodes}
     rows = []
     for node, _ in activation_nodes(built.graph.graph):
@@ -169,6 +169,17 @@ def _layers(built: Built, evidence: Evidence, final: Summary) -> tuple[LayerRow,
             )
         )
     return tuple(rows)
+
+
+def _reasons(built: Built) -> dict[str, str]:
+    """Why nodes do not run in integers, by node name."""
+    refused = refusals(built.graph, built.target.artifact, built.statistics) if built.target.artifact.calibrated else {}
+    return {**refused, **built.plan.reasons}
+
+
+def _placement(built: Built) -> PlacementReport:
+    placed = planned_placements(built.graph.graph, built.plan, built.target, _reasons(built))
+    return report_of(built.graph.graph, placed, built.target, answers=compiler_answers(built, placed))
 
 
 def _weight_bytes(built: Built, node: ir.Node) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exporter.bundle.manifest import Manifest
+from exporter.placement.report import PlacementReport
 
 __all__ = [
     "ApproximationRow",
@@ -163,6 +164,7 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     host: Mapping[str, str] = field(default_factory=dict)
     machines: Mapping[str, str] = field(default_factory=dict)
+    placement: PlacementReport | None = None
 
     @property
     def verdict(self) -> bool | None:

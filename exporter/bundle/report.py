@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from exporter.bundle.facts import ReportData
@@ -22,7 +22,8 @@ __all__ = ["page_environment", "report_html", "report_json"]
 
 def report_json(data: ReportData) -> bytes:
     """All facts as JSON. Infinite and undefined numbers (the SQNR of equal outputs) are the strings "inf", "-inf", "nan"."""
-    facts = {**asdict(data), "verdict": data.verdict}
+    facts = {**asdict(replace(data, placement=None)), "verdict": data.verdict}
+    facts["placement"] = data.placement.to_dict() if data.placement is not None else None
     return (json.dumps(_finite(facts), indent=1, allow_nan=False) + "\n").encode()
 
 

@@ -129,7 +129,8 @@ def _source(target: Target, placed: Sequence[Placement]) -> str:
         f"calibrated: rates measured on {'; '.join(measured)}" if measured else f"rules: peak rates of the profile {target.name}"
     )
     cpu = any(unit.kind == "cpu" for unit in units)
-    return f"{rates}, factors of kernels measured with {table.measured_on}" if cpu and table.factors else rates
+    factors = f", factors of kernels measured with {table.measured_on}" if cpu and table.factors else ""
+    return f"{rates}{factors}; one node after the other"
 
 
 def _by_unit(placed: Sequence[Placement], nodes: Mapping[str, NodeEstimate]) -> dict[str, float]:

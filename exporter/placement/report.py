@@ -40,7 +40,7 @@ class PlacementReport:
     Attributes:
         units: name -> kind, in the order in which they are offered a node.
         nodes: one for each node of the legalized graph that runs by itself, in graph order.
-        estimate: by the rules; see `answers` for what a compiler counted.
+        estimate: by the cycles of the first compiler that counts them, else by the rules; it says which.
     """
 
     target: str
@@ -119,7 +119,7 @@ def report_of(
         {unit.name: unit.kind for unit in target.units},
         tuple(placed),
         partitions(graph, placed),
-        estimate(graph, placed, target),
+        next((answer.estimate for answer in answers if answer.estimate is not None), None) or estimate(graph, placed, target),
         mends,
         answers,
     )

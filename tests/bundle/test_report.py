@@ -11,6 +11,12 @@ import pytest
 from exporter.bundle.facts import ApproximationRow, ArenaRow, LatencyRow, LayerRow, OutputRow, ParityRow, ReportData, SizeRow
 from exporter.bundle.manifest import FileRecord, GateRecord, Manifest, TensorRecord
 from exporter.bundle.report import report_html, report_json
+from exporter.compilers import Disagreement
+from exporter.graph.summary import Placement
+from exporter.placement.estimate import Estimate, NodeEstimate
+from exporter.placement.partitions import Partition
+from exporter.placement.remedies import Remedy
+from exporter.placement.report import CompilerAnswer, PlacementReport
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>$\\frac{'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -55,6 +61,37 @@ def layers(count, prefix="conv"):
             unit="cpu",
         )
         for index in range(count)
+    )
+
+
+def placement(node):
+    """Two nodes of the NPU around one of the CPU, with everything that a compiler and the rules may say."""
+    told = Estimate(
+        "cycles that a compiler counted: its own model of the device, not a measurement",
+        {f"{node}_{index}": NodeEstimate(10_000, 2_000, 12.5) for index in range(3)},
+        {"array": 25.0, "core": 12.5},
+        3.0,
+        {},
+    )
+    differing = Disagreement(f"{node}_1", "CONV_2D", "cpu", "npu", (), "vela", "ethos-u55-128")
+    return PlacementReport(
+        "some-phone",
+        "Some phone (Arm)",
+        "int8",
+        {"array": "npu", "core": "cpu"},
+        (
+            Placement(f"{node}_0", "Conv", "array", "int8", (), "a"),
+            Placement(f"{node}_1", "Erf", "core", "int8", (f"array does not run {node}",), "b"),
+            Placement(f"{node}_2", "Conv", "array", "int8", (), "c"),
+        ),
+        (
+            Partition("array", (f"{node}_0",), 0, 64),
+            Partition("core", (f"{node}_1",), 64, 64),
+            Partition("array", (f"{node}_2",), 64, 0),
+        ),
+        told,
+        (Remedy("replace Erf by Tanh", (f"{node}_1",), "runs on array", exact=False),),
+        (CompilerAnswer("vela 5", "ethos-u55-128", 3, 1, (differing,), told),),
     )
 
 
@@ -103,6 +140,7 @@ def full(name="efficient-net", node="conv"):
         approximations=(ApproximationRow(f"{node}_9", "Gelu", "approximate", "5e-4"),),
         warnings=("only 40 samples: the 95 % interval of top-1 agreement is wide",),
         host={"cpu": "x86_64", "os": "Linux"},
+        placement=placement(node),
     )
 
 
@@ -119,6 +157,29 @@ def test_every_section_of_a_full_report_is_there():
     assert "all 2 gates hold" in text
     assert "3.65× smaller" in text
     assert "∞" in text
+
+
+def test_nothing_is_called_the_devices_latency():
+    """Whatever stands under a latency was measured on this host, which is said, or estimated, which is said."""
+    text = report_html(full()).decode()
+    assert "Latency on this host, not the device" in text
+    assert "says nothing of some-phone" in text
+    for heading in re.findall(r"<h[123]>([^<]*latency[^<]*)</h", text, re.IGNORECASE):
+        assert "on this host, not the device" in heading or ("Estimated" in heading and "not a measurement" in heading)
+    for sentence in re.findall(r"<p[^>]*>([^<]*latency[^<]*)<", text, re.IGNORECASE):
+        assert "Estimated latency by the compiler" in sentence
+        assert "not a measurement" in sentence
+
+
+def test_where_it_runs_is_told_with_reasons_partitions_and_remedies():
+    text = report_html(full()).decode()
+    assert "3 of 3 nodes run: 2 on <code>array</code>, 1 on <code>core</code>. 3 partitions, 128 B cross between them" in text
+    assert "array does not run conv" in text
+    assert "replace Erf by Tanh" in text
+    assert "It disagrees with the rules on 1 node." in text
+    facts = json.loads(report_json(full()))["placement"]
+    assert facts["estimate"]["total_us"] == 40.5
+    assert facts["compilers"][0]["disagreements"][0]["theirs"] == "npu"
 
 
 def test_absent_sections_are_left_out():

@@ -82,7 +82,7 @@ def test_the_source_says_peaks_or_where_it_was_measured(net):
     )
     here = PHONE.model_copy(update={"cost": PHONE.cost.model_copy(update={"measured": "this machine"})})
     assert estimated(net, here)[2].source.startswith("calibrated: rates measured on this machine")
-    assert estimated(net, CHIP)[2].source == "rules: peak rates of the profile cortex-m7"
+    assert estimated(net, CHIP)[2].source == "rules: peak rates of the profile cortex-m7; one node after the other"
 
 
 def test_a_compilers_cycles_take_the_place_of_the_rules(net):

@@ -67,3 +67,12 @@ def test_a_loaded_source_is_placed_as_its_file_is(report):
 @pytest.mark.parametrize(("us", "text"), [(None, "-"), (1.234, "1.23 us"), (1234.5, "1.23 ms"), (2.5e6, "2.5 s")])
 def test_times_have_the_unit_that_fits(us, text):
     assert human_us(us) == text
+
+
+def test_a_compiler_that_is_asked_agrees_and_its_cycles_are_the_estimate():
+    found = inspect("tools.zoo:digit_cnn", "ethos-u55-128", ask_compiler=True)
+    (answer,) = found.answers
+    assert (answer.architecture, answer.left_out, answer.disagreements) == ("ethos-u55-128", 0, ())
+    assert found.estimate is answer.estimate
+    assert found.estimate.source.startswith("cycles that vela")
+    assert found.estimate.total_us == pytest.approx(sum(found.estimate.units.values()) + found.estimate.borders_us)
