@@ -38,9 +38,15 @@ _VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)*((a|b|rc|\.post|\.dev)[0-9]+)?")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a package needs beside itself: the requirement on numpy from each release on, the newest first."""
+    """What a package needs beside itself.
+
+    Attributes:
+        numpy: the requirement on it from each release on, the newest first.
+        beside: all its other requirements, where those that it states itself cannot be met together; then it is installed without them.
+    """
 
     numpy: tuple[tuple[tuple[int, ...], str], ...]
+    beside: tuple[str, ...] = ()
 
     def numpy_for(self, version: str) -> str:
         """The requirement on numpy of a version."""
@@ -51,6 +57,23 @@ class Recipe:
 RECIPES: Final[Mapping[str, Recipe]] = {
     "ai-edge-litert": Recipe((((1, 2), "numpy>=2"), ((0,), "numpy==1.26.4"))),
     "onnxruntime": Recipe((((1, 19), "numpy>=2"), ((0,), "numpy==1.26.4"))),
+    # It asks for a torch of 2024, which brings CUDA and is not needed; for a protobuf and an onnx that the wheel was built against, which are.
+    "rknn-toolkit2": Recipe(
+        (((0,), "numpy==1.26.4"),),
+        (
+            "torch==2.13.0",
+            "onnx==1.18.0",
+            "onnxruntime==1.26.0",
+            "protobuf==4.25.4",
+            "opencv-python<4.12",
+            "setuptools<80",
+            "fast-histogram",
+            "psutil",
+            "ruamel.yaml",
+            "scipy",
+            "tqdm",
+        ),
+    ),
     "tflite-runtime": Recipe((((0,), "numpy==1.26.4"),)),
 }
 

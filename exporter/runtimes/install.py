@@ -78,12 +78,19 @@ def _build(pin: Pin, folder: Path, python: str | Path, find_links: Path | None, 
         _run([python, "-m", "venv", folder], pin, "its virtual environment cannot be made")
     pip: list[str | Path] = [python_in(folder), "-m", "pip"]
     with progress.stage(f"download {pin}"):
-        wanted = [str(pin), RECIPES[pin.package].numpy_for(pin.version)]
-        _run([*pip, "download", "--only-binary=:all:", "--dest", wheels, *source, *wanted], pin, "its wheels cannot be had")
+        recipe = RECIPES[pin.package]
+        download = [*pip, "download", "--only-binary=:all:", "--dest", wheels, *source]
+        wanted = [recipe.numpy_for(pin.version), *recipe.beside]
+        if recipe.beside:
+            _run([*download, "--no-deps", str(pin)], pin, "its wheel cannot be had")
+        else:
+            wanted.append(str(pin))
+        _run([*download, *wanted], pin, "its wheels cannot be had")
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(wheels.iterdir())}
     lock.write_text("".join(f"{_requirement(name)} --hash=sha256:{digest}\n" for name, digest in digests.items()))
     with progress.stage(f"install {len(digests)} wheels"):
-        exactly = ["--require-hashes", "--requirement", str(lock)]
+        # All that is needed was resolved while it was downloaded: pip need not, and for a recipe of our own could not, do so again.
+        exactly = ["--no-deps", "--require-hashes", "--requirement", str(lock)]
         _run([*pip, "install", "--no-index", "--find-links", wheels, *exactly], pin, "its wheels cannot be installed")
     shutil.rmtree(wheels)
     version = _run([python_in(folder), "-c", "import platform; print(platform.python_version())"], pin, "its interpreter fails")

@@ -14,6 +14,7 @@ Requests are ``{"request": "describe" | "run" | "tensors" | "latency" | "report"
 # ruff: noqa: B905 - zip(strict=) needs Python 3.10, and this file runs from 3.9 on
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -269,6 +270,22 @@ class OpenVino(Adapter):
         return {"kernels": self._kernels}
 
 
+def _beside(name: str) -> Callable[[str, Info], Adapter]:
+    """The adapter of a file beside this one, for a runtime that only runs here: its `adapter` makes the class of `Adapter` and `_info`."""
+
+    def create(artifact: str, options: Info) -> Adapter:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None or not os.path.isfile(path):
+            raise ImportError("the worker has no " + name + ".py beside it")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found: Adapter = module.adapter(Adapter, _info)(artifact, options)
+        return found
+
+    return create
+
+
 def _open(detail: Mapping[str, Any]) -> list[int]:
     """The shape, with -1 for a dimension that the file leaves open."""
     signature = detail["shape_signature"]
@@ -494,6 +511,7 @@ def _captured(call: Callable[[], Any]) -> str:
 ADAPTERS: dict[str, Callable[[str, Info], Adapter]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
+    "rknn": _beside("rknn_adapter"),
     "qnn-htp": QnnHtp,
     "litert": LiteRt,
     "tflite-runtime": TfliteRuntime,

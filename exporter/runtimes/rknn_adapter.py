@@ -1,0 +1,76 @@
+"""The worker's adapter of Rockchip's toolkit, which runs in an environment of its own and prints as it likes.
+
+Like the worker it imports nothing of edgewright; the worker hands it what it builds on.
+"""
+
+# ruff: noqa: B905 - zip(strict=) needs Python 3.10, and this file runs from 3.9 on
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["adapter"]
+
+
+def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
+    """The adapter's class, from the worker's `Adapter` and what describes a tensor there."""
+
+    class Rknn(base):  # type: ignore[misc]
+        """Rockchip's toolkit: builds the artifact for an NPU, and simulates what it built.
+
+        Options: target_platform ("rk3588"), optimization_level (of the toolkit, 0 to 3, default 3), compiled (a file that takes the .rknn).
+        """
+
+        def __init__(self, artifact: str, options: dict[str, Any]) -> None:
+            import onnx
+            from rknn.api import RKNN
+
+            graph = onnx.load(artifact, load_external_data=False).graph
+            constants = {tensor.name for tensor in graph.initializer}
+            self.inputs = [self._describe(value) for value in graph.input if value.name not in constants]
+            self.outputs = [self._describe(value) for value in graph.output]
+            # The simulator takes four axes for channels-last pictures unless it is told.
+            self._layouts = ["nchw" if len(given["shape"]) == 4 else None for given in self.inputs]
+            self._rknn = RKNN(verbose=False)
+            platform = str(options.get("target_platform", "rk3588"))
+            self._do(
+                "take the platform " + platform,
+                self._rknn.config(target_platform=platform, optimization_level=int(options.get("optimization_level", 3))),
+            )
+            self._do("read the artifact", self._rknn.load_onnx(model=artifact))
+            self._do("build the artifact", self._rknn.build(do_quantization=False))
+            if options.get("compiled"):
+                self._do("write what it built", self._rknn.export_rknn(str(options["compiled"])))
+            self._ready = False
+            self._results: list[Any] = []
+
+        @staticmethod
+        def _do(what: str, status: int) -> None:
+            if status != 0:
+                raise ValueError(f"rknn-toolkit2 did not {what}: status {status}")
+
+        @staticmethod
+        def _describe(value: Any) -> dict[str, Any]:
+            import onnx
+
+            tensor = value.type.tensor_type
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+            return info(value.name, [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim], dtype)
+
+        def feed(self, arrays: dict[str, Any]) -> None:
+            if not self._ready:
+                self._do("start its simulator", self._rknn.init_runtime())
+                self._ready = True
+            self._feeds = [arrays[given["name"]] for given in self.inputs]
+
+        def invoke(self) -> None:
+            self._results = self._rknn.inference(inputs=self._feeds, data_format=self._layouts)
+            if self._results is None:
+                raise ValueError("rknn-toolkit2 did not simulate the artifact")
+
+        def fetch(self) -> dict[str, Any]:
+            return {given["name"]: np.asarray(array, given["dtype"]) for given, array in zip(self.outputs, self._results)}
+
+    return Rknn
