@@ -116,6 +116,7 @@ FLOORS: Final[Mapping[str, str]] = {"litert": "tflite", "onnxruntime": "onnxrunt
 COMPILER_OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
     "vela": {"config": str, "system_config": str, "memory_mode": str, "optimise": str, "arena_cache_size": int},
     "qnn-htp": {"soc_model": int, "finalization": int, "cpu_fallback": bool},
+    "rknn": {"optimization_level": int},
 }
 
 
@@ -245,7 +246,7 @@ class Pruning(_Table):
 class Compile(_Table):
     """The vendor's compiler that makes of the artifact what the device loads. What is verified is the artifact."""
 
-    compiler: Literal["vela", "qnn-htp"]
+    compiler: Literal["vela", "qnn-htp", "rknn"]
     architectures: Annotated[tuple[str, ...], Field(min_length=1, description="one compiled artifact each")]
     options: Mapping[str, str | int | float | bool] = Field(default_factory=dict, description="see COMPILER_OPTIONS")
     required: bool = False  # an export without the compiler is an error, not an artifact with a warning

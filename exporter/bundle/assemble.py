@@ -66,9 +66,10 @@ def assemble(
     data = report_data(built, evidence, manifest)
     files: dict[str, bytes | Path | Content] = {artifact: built.artifact.file, "plan.json": built.plan.to_json().encode()}
     files |= built.artifact.beside
-    files |= compiled_files(built.compiled)
+    files |= compiled_files(built.compiled, reproducible=True)
     files |= _kit(built, evidence, manifest)
-    measured = {"report.json": report_json(data), "report.html": report_html(data)}
+    measured: dict[str, bytes | Path | Content] = {"report.json": report_json(data), "report.html": report_html(data)}
+    measured |= compiled_files(built.compiled, reproducible=False)
     return write_bundle(destination, files, manifest, measured=measured, overwrite=overwrite)
 
 

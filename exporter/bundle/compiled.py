@@ -12,10 +12,10 @@ from exporter.compilers.base import Compiled
 __all__ = ["compiled_files", "compiled_records", "compiled_rows"]
 
 
-def compiled_files(compiled: Sequence[Compiled]) -> dict[str, bytes]:
-    """Path inside of the bundle -> content: the compiler's files, its log and what was read out of both."""
+def compiled_files(compiled: Sequence[Compiled], *, reproducible: bool) -> dict[str, bytes]:
+    """Path inside of the bundle -> content: the compiler's files, its log and what was read out of both; of those that are `reproducible`."""
     files: dict[str, bytes] = {}
-    for entry in compiled:
+    for entry in (entry for entry in compiled if entry.reproducible == reproducible):
         folder = _folder(entry)
         files |= {f"{folder}/{name}": content for name, content in entry.files.items()}
         files[f"{folder}/log.txt"] = entry.log.encode()

@@ -60,7 +60,7 @@ class OperatorPlacement:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compiler made of an artifact for one architecture: the same bytes whenever it is given the same.
+    """What a compiler made of an artifact for one architecture: the same bytes whenever it is given the same, unless it says otherwise.
 
     Attributes:
         compiler, version: its name in `COMPILERS`, and the release of its package.
@@ -71,6 +71,7 @@ class Compiled:
         placements: one for each operator that it reported, in the order of execution.
         figures: of the whole, by name with its unit: ``cycles``, ``sram_bytes`` and ``flash_bytes`` (what a profile's memory limits),
             ``estimated_seconds`` (the compiler's own model of the device, never a measurement).
+        reproducible: whether the same artifact gives the same bytes; of a compiler that does not, the manifest holds no hashes.
     """
 
     compiler: str
@@ -81,6 +82,7 @@ class Compiled:
     log: str
     placements: tuple[OperatorPlacement, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    reproducible: bool = True
 
     @property
     def left_out(self) -> tuple[OperatorPlacement, ...]:

@@ -18,7 +18,7 @@ from exporter.compilers.process import run_compiler
 __all__ = ["compile_for_htp"]
 
 _LABEL: Final = "QNN"
-_SCRIPT: Final = Path(__file__).with_name("qnn_script.py")
+_SCRIPT: Final = Path(__file__).with_name("load_script.py")
 _WORKER: Final = Path(__file__).parents[1] / "runtimes" / "worker.py"
 _CONTEXT: Final = "model_ctx.onnx"
 _CODE: Final = "model_ctx_qnn.bin"  # the name that QNN gives to what lies beside `_CONTEXT`
@@ -45,7 +45,7 @@ def compile_for_htp(task: Task, version: str) -> Compiled:
         )
     options = {**task.options, "htp_arch": architecture, "context": _CONTEXT, "log_severity": _INFORMATION}
     # By its bare name: QNN names the graph by a digest of the path that it is given.
-    command: list[str | Path] = [task.python, _SCRIPT, _WORKER, task.artifact.name, json.dumps(options)]
+    command: list[str | Path] = [task.python, _SCRIPT, _WORKER, "qnn-htp", task.artifact.name, json.dumps(options)]
     try:
         printed = run_compiler(command, label=_LABEL, folder=task.folder, timeout_s=task.timeout_s)
     except CompilerFailure as error:

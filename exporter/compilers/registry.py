@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from diagnostics import CompilerFailure
 from exporter.compilers.base import Compiled, Compiler, Task
 from exporter.compilers.qnn import compile_for_htp
+from exporter.compilers.rknn import compile_for_rknn
 from exporter.compilers.vela import compile_with_vela
 from exporter.runtimes.environments import find_environment
 from exporter.runtimes.registry import Availability
@@ -38,6 +39,13 @@ COMPILERS: Final[Mapping[str, Compiler]] = {
             "compiles QDQ ONNX into context binaries for the Hexagon NPU of a Snapdragon",
             "pip install 'edgewright[qnn]'",
             compile_for_htp,
+        ),
+        Compiler(
+            "rknn",
+            "rknn-toolkit2",
+            "compiles QDQ ONNX for Rockchip's NPUs",
+            "edgewright runtimes add rknn-toolkit2==2.5.0",
+            compile_for_rknn,
         ),
     )
 }

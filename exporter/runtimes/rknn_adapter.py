@@ -31,8 +31,8 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
             constants = {tensor.name for tensor in graph.initializer}
             self.inputs = [self._describe(value) for value in graph.input if value.name not in constants]
             self.outputs = [self._describe(value) for value in graph.output]
-            # The simulator takes four axes for channels-last pictures unless it is told.
-            self._layouts = ["nchw" if len(given["shape"]) == 4 else None for given in self.inputs]
+            # It takes four axes for channels-last pictures unless it is told; of others it does not ask.
+            self._layouts = ["nchw"] * len(self.inputs)
             self._rknn = RKNN(verbose=False)
             platform = str(options.get("target_platform", "rk3588"))
             self._do(

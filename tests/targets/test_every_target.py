@@ -74,6 +74,12 @@ def network(tmp_path_factory: pytest.TempPathFactory):
     return of
 
 
+@pytest.fixture(autouse=True)
+def no_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in environments of its own takes too long here (`tests/compilers`)."""
+    monkeypatch.setenv("EDGEWRIGHT_CACHE", str(tmp_path))
+
+
 def skip_without_runtime(name: str) -> None:
     deciding = available(load_target(name).verification.runtimes[0])
     if not deciding.present:

@@ -1,6 +1,6 @@
-"""Load one ONNX artifact on the NPU's runtime and have the compiled graph written: ``python qnn_script.py WORKER ARTIFACT OPTIONS``.
+"""Load one artifact on an NPU's runtime and have the compiled form written: ``python load_script.py WORKER ADAPTER ARTIFACT OPTIONS``.
 
-WORKER is the path of `exporter.runtimes.worker`, whose adapter is used; OPTIONS its options as JSON. The last line that it prints is the
+WORKER is the path of `exporter.runtimes.worker`, of which ADAPTER is used; OPTIONS are its options as JSON. The last line that it prints is the
 adapter's report as JSON. Like the worker it imports nothing of edgewright and runs under any interpreter that has the runtime.
 """
 
@@ -13,14 +13,14 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Exit status 1 where the runtime refuses, with its sentence on stderr."""
-    path, artifact, options = arguments
+    path, name, artifact, options = arguments
     spec = importlib.util.spec_from_file_location("worker", path)
     assert spec is not None
     assert spec.loader is not None
     worker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(worker)
     try:
-        adapter = worker.ADAPTERS["qnn-htp"](artifact, json.loads(options))
+        adapter = worker.ADAPTERS[name](artifact, json.loads(options))
     except Exception as error:  # whatever a runtime raises is its refusal
         print(error, file=sys.stderr)
         return 1

@@ -1,0 +1,66 @@
+"""Rockchip's toolkit: what it makes of a profile's form, its simulator beside onnxruntime, and what it prints as a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diagnostics import CompilerFailure, RuntimeFailure
+from exporter.backends.onnx.writer import write_onnx
+from exporter.compilers import Task
+from exporter.compilers.rknn import _log, compile_for_rknn
+from exporter.runtimes import available, open_session
+from exporter.runtimes.environments import find_environment
+from targets import load_target
+from tests.quantization.planned import planned, residual_net, run, samples
+
+here = pytest.mark.skipif(not available("rknn-simulator").present, reason="edgewright runtimes add rknn-toolkit2==2.5.0")
+
+
+def test_the_log_has_neither_colours_nor_times_nor_progress() -> None:
+    printed = (
+        "I rknn-toolkit2 version: 2.5.0\n\x1b[1;33mW\x1b[0m load_onnx: careful\n"
+        "I Loading :   0%|      | 0/1\rI Loading : 100%|████| 1/1\nE RKNN: [11:27:17.029] Unkown op target: 0\n\n{}\n"
+    )
+    assert _log(printed) == "I rknn-toolkit2 version: 2.5.0\nW load_onnx: careful\nE RKNN: Unkown op target: 0\n"
+
+
+@here
+@pytest.mark.slow  # the toolkit imports torch
+@pytest.mark.parametrize("name", ["rk3588-npu", "rk3566-npu"])
+def test_the_profiles_form_is_built_and_simulates_within_a_step(name: str, tmp_path: Path) -> None:
+    model, target = residual_net(), load_target(name)
+    plan = planned(model, target)
+    content = write_onnx(model, plan, target)
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(content)
+    with open_session("rknn-simulator", artifact, options=target.verification.options["rknn-simulator"]) as session:
+        for sample in samples(model, 3, seed=2):
+            apart = np.abs(session.run(sample)["y"] - run(content, sample)["y"]).max()
+            assert apart <= 1.001 * plan.encodings["y"].scale[0]
+    environment = find_environment("rknn-toolkit2")
+    assert target.compile is not None
+    assert environment is not None
+    task = Task(artifact, target.compile.architectures[0], {}, tmp_path, environment.python, 600)
+    compiled = compile_for_rknn(task, environment.pin.version)
+    assert compiled.files["model.rknn"][:4] == b"RKNN"
+    assert compiled.figures["flash_bytes"] == len(compiled.files["model.rknn"])
+    assert not compiled.reproducible
+    assert str(tmp_path) not in compiled.log
+
+
+@here
+@pytest.mark.slow
+def test_what_it_cannot_read_is_refused(tmp_path: Path) -> None:
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(b"no model")
+    environment = find_environment("rknn-toolkit2")
+    assert environment is not None
+    with pytest.raises(CompilerFailure) as caught:
+        compile_for_rknn(Task(artifact, "rk3588", {}, tmp_path, environment.python, 600), "2.5.0")
+    assert caught.value.code == "EW-R007"
+    with pytest.raises(RuntimeFailure) as refused:
+        open_session("rknn-simulator", artifact)
+    assert refused.value.code == "EW-R002"
