@@ -55,7 +55,6 @@ FORMS: Final[Mapping[str, Form]] = {
     "auto": Form("android-arm64-cpu", "auto"),
     "auto-onnx": Form("x86-64-cpu", "auto"),
 }
-GOAL_DB: Final = 20.0  # of precision auto
 
 
 def measured(case: Case, form: Form) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
     calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(case.samples)
     held_out = open_samples(case.held_out, source.inputs, source.preprocess).take(case.test_samples)
     start = time.process_time()
-    built = build(source, target, None if form.is_float else calibration, Options(goal_db=GOAL_DB))
+    built = build(source, target, None if form.is_float else calibration, Options(goal_db=case.goal_db))
     spent = time.process_time() - start
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{built.artifact.suffix}"
@@ -89,7 +88,7 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
         "bytes": len(built.artifact.content),
         "load_cpu_s": loaded,
         "build_cpu_s": spent,
-        **_floats(built, form),
+        **_floats(built, form, case.goal_db),
     }
 
 
@@ -103,12 +102,12 @@ def _accuracy(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _floats(built: Built, form: Form) -> dict[str, Any]:
+def _floats(built: Built, form: Form, goal_db: float) -> dict[str, Any]:
     """How many nodes run in integers and in float, the share of multiply-accumulates in float, and how many nodes for which reason."""
     precisions = built.plan.precision
     counts = Counter("float" if precision.startswith("float") else "integer" for precision in precisions.values())
     reasons = refusals(built.graph, built.target.artifact, built.statistics) if not form.is_float else {}
-    hurt = f"8 bits would leave less than {GOAL_DB:g} dB" if form.precision == "auto" else "8 bits would cost accuracy"
+    hurt = f"8 bits would leave less than {goal_db:g} dB" if form.precision == "auto" else "8 bits would cost accuracy"
     reasons |= {
         name: "faster in float than in 8 bits" if "faster" in why or "slower" in why else hurt
         for name, why in built.plan.reasons.items()

@@ -214,7 +214,7 @@ def _made(form: str, workload: Workload, path: Path) -> dict[str, Any]:
     interpreter = str(peer.interpreter()) if peer is not None else sys.executable
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = run_watched(
-        [interpreter, str(_WORKER), form, str(workload.folder), str(path)],
+        [interpreter, str(_WORKER), form, str(workload.folder), str(path), str(workload.case.goal_db)],
         limit_s=_LIMIT_S,
         limit_bytes=_LIMIT_BYTES,
         env={**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **threads},
@@ -240,11 +240,13 @@ def _judged(path: Path, runtime: str, workload: Workload) -> dict[str, Any]:
         task = evaluate(metric, source.reference, run, held_out) if metric is not None else {}
         feed = run.encode(next(iter(held_out)))
         write_samples(feed_of(path), list(feed), [feed])
-    agreement = found.worst("top1_agreement")
+    agreement, cosine = found.worst("top1_agreement"), found.worst("cosine")
     return {
         "samples": found.samples,
         "sqnr_db": {name: json_number(metrics.sqnr_db) for name, metrics in found.outputs.items()},
         "top1_agreement": agreement[1] if agreement is not None else None,
+        "cosine": cosine[1] if cosine is not None else None,
+        "goal_db": workload.case.goal_db,
         "task": {name: score.to_dict() for name, score in task.items()},
         "lower_is_better": workload.case.lower_is_better,
     }

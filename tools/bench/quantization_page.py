@@ -45,9 +45,11 @@ def quantization_section(result: Mapping[str, Any]) -> list[str]:
         "",
         *_summary(models),
         "",
-        "### Precision auto, with a goal of 20 dB",
+        "### By a goal (`--precision auto`)",
         "",
-        "*MACs*: in which precision multiply-accumulates run. Latency: the ratio to the fastest int8 artifact of anyone on that runtime.",
+        "Made by `python -m tools.bench quantization --form ours:balanced --form ours:auto`. *above*: the share of multiply-accumulates of",
+        "which either side has more than 8 bits. Latency: the ratio to our own plain int8 (balanced) and to the fastest int8 artifact of",
+        "anyone on that runtime. *CPU s*: to make it, and the ratio to balanced.",
         "",
         *_auto(models),
         "",
@@ -156,19 +158,30 @@ def _auto(models: Mapping[str, Model]) -> list[str]:
     rows = []
     for name, model in models.items():
         for runtime, target in _RUNTIMES.items():
-            form = f"ours:auto:{target}"
-            row = model["rows"].get(form)
+            form, plain = f"ours:auto:{target}", f"ours:balanced:{target}"
+            row, balanced = model["rows"].get(form), model["rows"].get(plain, {})
             if row is None:
                 continue
             if "error" in row:
-                rows.append([name, target, _cell(row["error"]), "", "", "", ""])
+                rows.append([name, target, "", _cell(row["error"]), *[""] * 7])
                 continue
-            fastest = _fastest(model, runtime, peers=False)
-            ratio = latency_ratio(model, runtime, form, fastest) if fastest is not None else None
-            macs = ", ".join(f"{precision} {share:.1%}" for precision, share in row["macs"].items() if share)
-            cells = [name, target, _decibels(row), _task(row), macs, f"{row['bytes'] / 1024:.0f}"]
-            rows.append([*cells, f"{ratio:.2f} ({fastest})" if ratio is not None else "–"])
-    return _table(["model", "target", "SQNR dB, each output", "task: original -> artifact", "MACs", "KiB", "latency"], rows)
+            ratios = [
+                latency_ratio(model, runtime, form, other) for other in (plain, _fastest(model, runtime, peers=False)) if other
+            ]
+            above = sum(share for precision, share in row["macs"].items() if precision in ("float32", "int16x8"))
+            longer = f" ({row['cpu_s'] / balanced['cpu_s']:.1f})" if "cpu_s" in balanced else ""
+            cosine = f"{row['cosine']:.4f}" if row.get("cosine") is not None else "–"
+            rows.append(
+                [
+                    *(name, target, f"{row.get('goal_db', 20.0):g}", _decibels(row), cosine, _task(row), f"{above:.1%}"),
+                    f"{row['bytes'] / 1024:.0f}",
+                    *(f"{ratio:.2f}" if ratio is not None else "–" for ratio in ratios),
+                    *["–"] * (2 - len(ratios)),
+                    f"{row['cpu_s']:.1f}{longer}",
+                ]
+            )
+    head = ["model", "target", "goal dB", "SQNR dB, each output", "cosine", "task: original -> artifact", "above", "KiB"]
+    return _table([*head, "of balanced", "of the fastest", "CPU s"], rows)
 
 
 def _lost(models: Mapping[str, Model]) -> list[str]:

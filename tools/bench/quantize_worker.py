@@ -1,8 +1,9 @@
-"""One artifact in a process of its own: ``python quantize_worker.py FORM FOLDER OUT`` quantizes FOLDER/float.onnx into the file OUT.
+"""One artifact in a process of its own: ``python quantize_worker.py FORM FOLDER OUT GOAL`` quantizes FOLDER/float.onnx into the file OUT.
 
-FOLDER is that of a `tools.bench.workloads.Workload`. It imports what it needs, converts, and prints one JSON object: the seconds of CPU
-(its own and its children's) and wall from the model file to the artifact on disk, and its peak memory in MiB. It runs in a peer's
-environment, so it imports nothing of edgewright unless the artifact is our own. Each peer is called as its own documentation shows.
+FOLDER is that of a `tools.bench.workloads.Workload`; GOAL, in decibels, is what our precision auto is to reach. It imports what it needs,
+converts, and prints one JSON object: the seconds of CPU (its own and its children's) and wall from the model file to the artifact on disk,
+and its peak memory in MiB. It runs in a peer's environment, so it imports nothing of edgewright unless the artifact is our own. Each peer is
+called as its own documentation shows.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ from tools.bench.samples import fitted, read_samples  # noqa: E402
 
 Quantize = Callable[[str, str], dict[str, Any] | None]  # folder, path of the artifact -> what else there is to say of it
 
-_GOAL_DB = 20.0  # of precision auto
 
-
-def edgewright(how: str, target_name: str) -> Quantize:
+def edgewright(how: str, target_name: str, goal_db: float) -> Quantize:
     """Ours: `how` is an effort, of int8, or a precision; weights of 4 bits are rounded with effort best."""
     from calibration import open_samples
     from exporter.frontends import load
@@ -39,7 +38,7 @@ def edgewright(how: str, target_name: str) -> Quantize:
 
     efforts = ("fast", "balanced", "best")
     effort: Any = how if how in efforts else "best" if how == "int8x4" else "balanced"
-    options = Options(effort=effort, goal_db=_GOAL_DB)
+    options = Options(effort=effort, goal_db=goal_db)
     target = choose_precision(load_target(target_name), "int8" if how in efforts else how)
 
     def run(folder: str, out: str) -> dict[str, Any]:
@@ -281,13 +280,13 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
-def main(form: str, folder: str, out: str) -> int:
+def main(form: str, folder: str, out: str, goal_db: str) -> int:
     """Exit status 1, and ``{"error": ...}``, where it fails."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
         kind, _, rest = form.partition(":")
-        quantize = edgewright(*rest.split(":")) if kind == "ours" else PEERS[form]()
+        quantize = edgewright(*rest.split(":"), float(goal_db)) if kind == "ours" else PEERS[form]()
         started.update(cpu=_cpu(), wall=time.perf_counter())
         more = quantize(folder, out)
         spent = {"cpu_s": _cpu() - started["cpu"], "wall_s": time.perf_counter() - started["wall"], "peak_mib": _peak_mib()}
