@@ -71,6 +71,7 @@ class Relu(Activation):
     """max(x, 0)."""
 
     op_type = "Relu"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "RELU", 2
     floor = 0.0
@@ -124,6 +125,7 @@ class Clip(Elementwise):
     """min(max(x, low), high); either bound may be absent."""
 
     op_type = "Clip"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
 
     def activation(self, node: ir.Node) -> str:
@@ -177,6 +179,7 @@ class LeakyRelu(Activation):
     """x where x >= 0, else alpha * x."""
 
     op_type = "LeakyRelu"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     builtin, int8_version = "LEAKY_RELU", 1
 

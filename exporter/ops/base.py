@@ -374,6 +374,7 @@ class Operator:
     bias_index: ClassVar[int | None] = None  # the input that may hold one bias a channel (axis 1 of the output)
     # Dtypes of activations that the TFLite kernels of an operator with a `quantize` facet take.
     kernel_dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+    references_int16: ClassVar[bool] = False  # whether `integers` also says what the kernel computes with int16 activations
     # Inputs that may be held as integers where they are constants, beside those of role WEIGHT: index -> channel axis.
     weight_only: ClassVar[Mapping[int, int | None]] = {}
 

@@ -49,6 +49,7 @@ class Conv(Operator):
     """Input [N, C, spatial...], weight [O, C / group, kernel...], bias [O]; output [N, O, spatial...]."""
 
     op_type = "Conv"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     bias_index = 2
     fuses_activation = True

@@ -88,6 +88,7 @@ class ConvTranspose(Operator):
     """
 
     op_type = "ConvTranspose"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     bias_index = 2
     constraints = (

@@ -25,6 +25,7 @@ __all__ = ["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"]
 # add.cc and sub.cc abort where an output's scale is less than 2**-20 of twice the greater input's; what 8-bit inputs leave is far coarser.
 _LEAST_RANGE: Final = 2.0**-12
 _HEADROOM: Final = 20  # bits by which 8-bit addends are raised before they are brought to one scale
+_HEADROOM_INT16: Final = 15  # the same of 16-bit ones
 _SMALL: Final = dict.fromkeys(("int8", "uint8", "int16", "uint16"), "int32")
 _UNSIGNED: Final = {"uint32": "int64", "uint64": "int64"}  # what overflows is cut off alike: two's complement
 
@@ -57,6 +58,7 @@ class Add(Binary):
     """x + y."""
 
     op_type = "Add"
+    references_int16 = True
     fuses_activation = True
 
     def quantize(self, node: ir.Node) -> QuantRule:
@@ -80,6 +82,7 @@ class Sub(Binary):
     """x - y."""
 
     op_type = "Sub"
+    references_int16 = True
     fuses_activation = True
 
     def quantize(self, node: ir.Node) -> QuantRule:
@@ -104,6 +107,7 @@ class Mul(Binary):
     """x * y."""
 
     op_type = "Mul"
+    references_int16 = True
     fuses_activation = True
     wider: ClassVar[Mapping[str, str]] = {**_SMALL, **_UNSIGNED, "uint16": "int64"}
 
@@ -194,13 +198,14 @@ def _as_activation(node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | No
 
 
 def _at_common_scale(left: Stored, right: Stored) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:
-    """Both inputs in steps of twice the greater scale over 2**20, and that step.
+    """Both inputs in steps of twice the greater scale over 2**20 (2**15 for int16), and that step.
 
     Source: LiteRT `kernels/add.cc`, `kernels/sub.cc` and `kernels/internal/reference/integer_ops/add.h`.
     """
     common = 2 * float(max(left.scale, right.scale))
-    found = [multiply(side.centred << _HEADROOM, *quantize_multiplier(float(side.scale) / common)) for side in (left, right)]
-    return found[0], found[1], common / (1 << _HEADROOM)
+    room = _HEADROOM_INT16 if left.array.dtype == np.int16 else _HEADROOM
+    found = [multiply(side.centred << room, *quantize_multiplier(float(side.scale) / common)) for side in (left, right)]
+    return found[0], found[1], common / (1 << room)
 
 
 def _emit_binary(builtin: str, to: Lowering, at: int) -> None:

@@ -89,11 +89,11 @@ def multiply(x: Any, multiplier: Any, shift: Any) -> Any:
     return shift_right_rounding(high_multiply(_wrapped(np.asarray(x, np.int64) << left), multiplier), right)
 
 
-def multiply_long(x: Any, multiplier: int, shift: int) -> Any:
+def multiply_long(x: Any, multiplier: Any, shift: Any) -> Any:
     """`multiply` for accumulators of 48 bits: a multiplier of 16 bits, rounded once, ties up."""
-    reduced = (multiplier + (1 << 15)) >> 16 if multiplier < 0x7FFF0000 else 0x7FFF
-    total = 15 - shift
-    return (np.asarray(x, np.int64) * reduced + (1 << (total - 1))) >> total
+    reduced = np.where(np.less(multiplier, 0x7FFF0000), (np.asarray(multiplier, np.int64) + (1 << 15)) >> 16, 0x7FFF)
+    total = 15 - np.asarray(shift, np.int64)
+    return (np.asarray(x, np.int64) * reduced + (np.int64(1) << (total - 1))) >> total
 
 
 def rescale(x: Any, source_bits: int, target_bits: int) -> Any:

@@ -51,6 +51,7 @@ class Abs(Elementwise):
     """|x|."""
 
     op_type = "Abs"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     constraints = (takes("Abs", ("float32",)),)
 

@@ -44,6 +44,7 @@ class Gemm(Operator):
     """``alpha * A' @ B' + beta * C``: A [M, K] (or transposed), B [K, N] (or transposed), C broadcast to [M, N]."""
 
     op_type = "Gemm"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     bias_index = 2
     fuses_activation = True

@@ -28,9 +28,10 @@ from exporter.ops.base import (
 )
 from exporter.ops.common import INT8_AND_INT16, OWN, activation_rule, input_of, input_shape, output_shape, uniform_layout, version
 from exporter.ops.composite import Composite
+from exporter.ops.fixed_point import multiply, multiply_long, quantize_multiplier
 from exporter.ops.indexing import reshaped
 from exporter.ops.kernels import dtype_of, most_axes, takes
-from exporter.ops.reference import Affine, Stored, accumulated, encoding_of, pair, rescaled
+from exporter.ops.reference import Affine, Stored, accumulated, clamped, encoding_of, pair
 
 __all__ = ["MatMul", "MatMulInteger"]
 
@@ -40,6 +41,7 @@ class MatMul(Operator):
     """A [..., M, K] @ B [..., K, N] with broadcast batch axes."""
 
     op_type = "MatMul"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     weight_only: ClassVar[Mapping[int, int | None]] = {1: None}
     constraints = (takes("MatMul", ("float32",)), most_axes("MatMul", 5), most_axes("MatMul", 5, 1))
@@ -103,8 +105,9 @@ class MatMul(Operator):
     ) -> Sequence[np.ndarray[Any, Any]]:
         """Source: LiteRT `kernels/batch_matmul.cc` and `kernels/internal/reference/batch_matmul.h`."""
         (left, right), to = pair(inputs), encoding_of(outputs)
-        factor = float(left.scale * right.scale) / to.scale[0]
-        return [rescaled(node, accumulated(node, inputs), factor, to)]
+        multiplier = quantize_multiplier(float(left.scale * right.scale) / to.scale[0])
+        times = multiply_long if to.dtype == "int16" else multiply
+        return [clamped(node, times(accumulated(node, inputs), *multiplier), to)]
 
     def cost(self, node: ir.Node) -> Cost:
         return Cost(macs=prod(output_shape(node)) * input_shape(node)[-1])

@@ -162,6 +162,7 @@ class AveragePool(_Pool):
     """Mean of each window; `count_include_pad` says whether padding counts."""
 
     op_type = "AveragePool"
+    references_int16 = True
     tflite = "AVERAGE_POOL_2D"
     constraints = (
         Constraint("tflite", _windows_hold_elements),

@@ -129,6 +129,7 @@ class ReduceMean(_Builtin):
     """Mean over axes."""
 
     op_type = "ReduceMean"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     builtin = "MEAN"
     empty = np.nan

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from exporter.graph.values import fused_activation
 from exporter.ops.base import Refused, operator_of
-from exporter.ops.fixed_point import multiply, quantize_multiplier, round_away
+from exporter.ops.fixed_point import multiply, multiply_long, quantize_multiplier, round_away
 
 __all__ = [
     "Affine",
@@ -135,6 +135,8 @@ def rescaled_by_channel(node: ir.Node, accumulators: Array, x: Stored, weight: S
     """
     pairs = np.asarray([quantize_multiplier(factor) for factor in _factors(x, weight, encoding)], np.int64)
     shape = (1, -1, *(1,) * (accumulators.ndim - 2))
+    if encoding.dtype == "int16":  # their accumulators have 48 bits
+        return clamped(node, multiply_long(accumulators, pairs[:, 0].reshape(shape), pairs[:, 1].reshape(shape)), encoding)
     return clamped(node, multiply(accumulators, pairs[:, 0].reshape(shape), pairs[:, 1].reshape(shape)), encoding)
 
 

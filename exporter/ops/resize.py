@@ -54,6 +54,7 @@ class Resize(Operator):
     """Data, region of interest, scales, sizes. The static output shape decides the sizes."""
 
     op_type = "Resize"
+    references_int16 = True
     kernel_dtypes = INT8_AND_INT16
     constraints = (Constraint("tflite", _resolved), Constraint("tflite", _interpolates_floats))
 

@@ -54,8 +54,8 @@ def run(model: ir.Model, plan: Plan, inputs: Values) -> dict[str, Array]:
         model: the legalized graph that the plan was made for.
         inputs: inputs by name in the canonical order of axes, floats.
     Raises:
-        Refused: a node has no integer reference (or no torch facet): those of int16x8 that do more than move numbers,
-            and those that quantize activations as they run, have none.
+        Refused: a node has no integer reference (or no torch facet): those of int16x8 that look functions up in tables have none
+            (`Operator.references_int16`), nor have those that quantize activations as they run.
     """
     values: dict[str, Array] = {}
     homes = stored_encodings(model, plan)
@@ -77,8 +77,8 @@ def steps(model: ir.Model, plan: Plan, values: Values) -> Iterator[Step]:
     Args:
         values: stored values by name, canonical order of axes; those that a node reads must be there when its turn comes.
     Raises:
-        Refused: a node has no integer reference (or no torch facet): those of int16x8 that do more than move numbers,
-            and those that quantize activations as they run, have none.
+        Refused: a node has no integer reference (or no torch facet): those of int16x8 that look functions up in tables have none
+            (`Operator.references_int16`), nor have those that quantize activations as they run.
     """
     homes = stored_encodings(model, plan)
     for node, written in activation_nodes(model.graph):
@@ -139,7 +139,7 @@ def _integers(node: ir.Node, given: Sequence[Stored | None], outputs: Sequence[A
     plain = all(encoding is None for encoding in outputs) or operator.quantize(node).shared
     if plain and not operator.has("integers"):
         return moved(node, given, outputs)
-    if precision != "int8":
+    if precision == "int16x8" and not operator.references_int16:
         raise Refused(node, f"{node.op_type} in {precision} has no integer reference")
     return operator.integers(node, given, outputs)
 

@@ -11,6 +11,8 @@ from exporter.backends.tflite.layout import assign
 from exporter.backends.tflite.writer import write_tflite
 from exporter.graph.legalize import legalize
 from exporter.graph.run import FloatRunner, observed_values
+from exporter.ops.base import operator_of
+from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.correction import ensure_biases
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
@@ -29,8 +31,11 @@ def feeds(model: ir.Model, random: np.random.Generator, spread: float, shift: fl
     ]
 
 
-def planned(model: ir.Model, samples) -> tuple[ir.Model, Plan]:
-    """The legalized graph and its int8 plan, calibrated by the extremes of the samples."""
+def planned(model: ir.Model, samples, choose=None) -> tuple[ir.Model, Plan]:
+    """The legalized graph and its int8 plan, calibrated by the extremes of the samples.
+
+    choose: which of the nodes that have an int16 kernel run in int16x8.
+    """
     legal = ensure_biases(legalize(model, "tflite"))
     runner = FloatRunner(legal, observed_values(legal))
     seen = [runner(sample) for sample in samples]
@@ -38,12 +43,16 @@ def planned(model: ir.Model, samples) -> tuple[ir.Model, Plan]:
         name: SimpleNamespace(low=min(float(run[name].min()) for run in seen), high=max(float(run[name].max()) for run in seen))
         for name in seen[0]
     }
-    return legal, assign(legal, make_plan(legal, SimpleNamespace(values=ranges), TARGET), "keep")
+    stats = SimpleNamespace(values=ranges)
+    plan = make_plan(legal, stats, TARGET)
+    able = [node for node in legal.graph if runs_in_integers(node, plan) and operator_of(node).runs_in(node, "int16")]
+    wide = {node_name(node): "chosen" for node in able if choose is not None and choose(node)}
+    return legal, assign(legal, make_plan(legal, stats, TARGET, wide=wide) if wide else plan, "keep")
 
 
-def compared(model: ir.Model, samples, runs=None) -> Parity:
+def compared(model: ir.Model, samples, runs=None, choose=None) -> Parity:
     """The artifact calibrated on `samples` beside the reference, on `runs` (default: the samples, twice as large: some of it saturates)."""
-    graph, plan = planned(model, samples)
+    graph, plan = planned(model, samples, choose)
     artifact = write_tflite(graph, plan)
     resolver = (
         OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
