@@ -206,6 +206,7 @@ class QnnHtp(OnnxRuntime):
         settings.log_severity_level = int(options.get("log_severity", 3))
         keys = {"htp_arch": "htp_arch", "soc_model": "soc_model", "finalization": "htp_graph_finalization_optimization_mode"}
         provider = {key: str(options[name]) for name, key in keys.items() if options.get(name)}
+        provider["offload_graph_io_quantization"] = "0"  # the artifact's own border too is the NPU's
         if options.get("context"):
             for key, value in {"enable": "1", "embed_mode": "0", "file_path": str(options["context"])}.items():
                 settings.add_session_config_entry("ep.context_" + key, value)

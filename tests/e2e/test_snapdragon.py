@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import zoo_source
 
 from calibration import open_samples
 from exporter import export, verify
@@ -13,7 +14,10 @@ from exporter.built import Built
 from exporter.frontends import Source
 from exporter.pipeline import Options, build
 from exporter.runtimes import open_session
+from exporter.verification.metrics import decibels
+from exporter.verification.onnx_parity import emulated_parity
 from targets.loader import load_target
+from tools.zoo_cases import CASES
 
 NPUS = ("snapdragon-8gen2-npu", "snapdragon-8gen3-npu", "snapdragon-8elite-npu")
 
@@ -63,3 +67,36 @@ def test_a_bundle_is_verified_in_the_emulator_and_no_time_of_it_is_reported(tmp_
     assert "Parity of qnn-htp and onnxruntime" in (outcome.bundle.path / "report.html").read_text()
     again = verify(outcome.bundle.path, "tools.zoo:digit_cnn", "tools.zoo:held_out_digits", samples=8)
     assert again.evidence.deciding.to_dict()["outputs"] == outcome.evidence.deciding.to_dict()["outputs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["efficientnet_lite0", "yolox_char", "ocr_det"])
+def test_a_large_model_runs_wholly_on_the_npu_each_layer_within_a_step_of_the_cpu(model: str, tmp_path: Path) -> None:
+    """Steps of single layers add up on the way to the outputs; they cost them no accuracy beside the original."""
+    case = CASES[model]
+    source = zoo_source(model)
+    calibration, held_out = (open_samples(data, source.inputs, source.preprocess) for data in (case.calibration, case.held_out))
+    built = build(source, load_target("snapdragon-8gen3-npu"), calibration.take(8), Options(refine=False))
+    assert set(built.plan.precision.values()) == {"int8"}
+    path = tmp_path / "model.onnx"
+    built.artifact.write(path)
+    options = built.target.verification.options["qnn-htp"]
+    (sample,) = held_out.take(1)
+    wanted = source.reference(sample)
+    with (
+        open_session("qnn-htp", path, options=options) as npu,
+        open_session("onnxruntime", path, options={"optimize": False}) as cpu,
+    ):
+        assert npu.report()["cpu"] == []
+        assert npu.report()["partitions"] == 1
+        on_npu, on_cpu = npu.run(sample), cpu.run(sample)
+    for name, original in wanted.items():
+        assert decibels_of(original, on_npu[name]) >= decibels_of(original, on_cpu[name]) - 1
+    parity = emulated_parity(path, [sample], "qnn-htp", options)
+    assert parity.max_lsb <= 1
+    assert not parity.uncompared
+
+
+def decibels_of(wanted: np.ndarray, found: np.ndarray) -> float:
+    signal, noise = np.square(wanted.astype(np.float64)).sum(), np.square(found.astype(np.float64) - wanted).sum()
+    return decibels(float(signal), float(noise))
