@@ -1,4 +1,4 @@
-"""What a Snapdragon's NPU takes: the ONNX node tests in integers, run by its emulator: ``python -m tools.conformance_htp [--precision int16x8]``.
+"""What a Snapdragon's NPU takes: the ONNX node tests in integers, run by its emulator: ``python -m tools.conformance_htp``.
 
 Each case is planned on its own data for a Snapdragon profile that lists no operators, written, and loaded by the QNN execution provider, which
 says which nodes go to the NPU. What runs there wholly is compared with ONNX Runtime's CPU kernels in steps of the outputs' encodings. The

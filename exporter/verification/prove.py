@@ -34,6 +34,7 @@ from exporter.verification.onnx_parity import emulated_parity
 from exporter.verification.parity import Parity, layer_parity
 from exporter.verification.runner import Agreement, ArtifactRunner, agreement
 from exporter.verification.trusted import trusted
+from exporter.verification.within import require_within
 
 __all__ = ["Evidence", "Latency", "Rival", "advice", "asked", "measure", "prove"]
 
@@ -146,7 +147,8 @@ def prove(
     """Measure a built artifact on the runtimes that its target names, with samples that calibration did not see.
 
     `on` is another machine ("ssh://pi@pi5.local") on which the first of them runs as well, and decides.
-    Raises RuntimeFailure where the deciding runtime is absent or fails; a further runtime that is absent is a warning.
+    Raises RuntimeFailure where the deciding runtime is absent or fails, EW-R005 where it leaves out a rounding; a further runtime that is
+    absent is a warning.
     """
     target = built.target
     runtimes, warnings = trusted(target.verification.runtimes, target.artifact.precision)
@@ -173,6 +175,7 @@ def prove(
         evidence = replace(evidence, warnings=(*warnings, *evidence.warnings, *shared))
         if not target.artifact.calibrated:
             return evidence
+        require_within(built.graph.graph, built.plan, [outputs for _, outputs in evidence.golden], runtimes[0])
         with progress.stage("look at every layer"):
             few = list(samples.take(_FEW))
             layers = watch_layers(
