@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import zoo_source
 
 from calibration import open_samples
 from exporter import export, verify
@@ -17,6 +16,7 @@ from exporter.runtimes import open_session
 from exporter.verification.metrics import decibels
 from exporter.verification.onnx_parity import emulated_parity
 from targets.loader import load_target
+from tests.conftest import zoo_source
 from tools.zoo_cases import CASES
 
 NPUS = ("snapdragon-8gen2-npu", "snapdragon-8gen3-npu", "snapdragon-8elite-npu")
