@@ -27,7 +27,7 @@ from exporter.pipeline import Options, build, compile_artifact
 from exporter.quantization.apply import precision_of
 from exporter.verification.metrics import json_number
 from exporter.verification.prove import measure
-from targets import Target, load_target, require_fit, to_toml
+from targets import Target, load_target, require_fit
 from tools.zoo_cases import CASES
 
 __all__ = ["main", "measured", "profile_digest"]
@@ -38,10 +38,11 @@ _WHY: Final = 5  # reasons that are kept of a row, the most frequent first
 
 
 def profile_digest(target: Target) -> str:
-    """What a row depends on of its profile, as a short hash: all but what is said to people."""
+    """What a row depends on of its profile, as a short hash: all but what is said to people. A key of the schema is in it where it is set."""
     verification = target.verification.model_copy(update={"note": "", "level": "rules"})
     silent = target.model_copy(update={"title": "", "description": "", "sources": (), "verification": verification})
-    return hashlib.sha256(to_toml(silent).encode()).hexdigest()[:12]
+    data = silent.model_dump(mode="json", exclude_defaults=True)
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def measured(source: Source, target: Target, calibration: Samples, tests: Samples) -> dict[str, Any]:

@@ -201,6 +201,12 @@ def test_two_units_of_one_name(tmp_path: Path) -> None:
     assert problem.key == "units"
 
 
+def test_a_profile_that_names_no_unit_at_all(tmp_path: Path) -> None:
+    (problem,) = check_file(write(tmp_path, VALID.replace('[[units]]\nname = "cpu"\nkind = "cpu"\ndtypes = ["int8"]\n', "")))
+    assert problem.key == "units"
+    assert "is missing" in problem.message
+
+
 def test_a_target_without_units(tmp_path: Path) -> None:
     path = write(tmp_path, 'extends = "cortex-m7"\nname = "none"\nunits = []\n')
     (problem,) = check_file(path)
