@@ -11,14 +11,15 @@ import onnx_ir as ir
 
 from exporter.compilers.base import Compiled
 from exporter.graph.summary import Placement
-from exporter.graph.values import activation_nodes, fused_activation, static_shape
+from exporter.graph.values import activation_nodes, attribute, fused_activation, static_shape
 from exporter.placement.partitions import read_by, stored_bytes
 from exporter.quantization.costs import bytes_moved, kernel_of, macs_of
 from targets.cost import CostModel, kernel_table, rates_of
 from targets.schema import ACTIVATIONS, Form, Target
 
-__all__ = ["Estimate", "NodeEstimate", "compiler_estimate", "estimate", "form_of"]
+__all__ = ["Estimate", "NodeEstimate", "compiler_estimate", "estimate", "filled", "form_of"]
 
+_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "GroupedConv", "MatMul"})
 _FORMS: Final[Mapping[str, Form]] = {"int8": "int8", "int8x4": "int8", "auto": "int8", "int16x8": "int16x8"}
 
 
@@ -83,7 +84,7 @@ def estimate(graph: ir.Graph, placed: Sequence[Placement], target: Target) -> Es
             model = models[place.unit]
             missing = model.lacks(macs, form)
             why = f"the profile has no {missing} of unit {place.unit}" if missing else ""
-            us = None if missing else model.node_us(kernel_of(node), macs, moved, form)
+            us = None if missing else model.node_us(kernel_of(node), filled(node, macs, target.pruning.tile), moved, form)
         if why:
             lacking[why] = lacking.get(why, 0) + 1
         nodes[place.node] = NodeEstimate(macs, moved, us)
@@ -113,6 +114,19 @@ def compiler_estimate(
         "device, not a measurement"
     )
     return Estimate(source, nodes, _by_unit(placed, nodes), max(total / clock * 1e6 - known, 0.0))
+
+
+def filled(node: ir.Node, macs: int, tile: int) -> int:
+    """Multiply-accumulates of a convolution or product whose last vector of output channels is computed as if it were full.
+
+    Kernels hold one vector of output channels in registers: a convolution with one takes as long as with `tile`. Depthwise kernels have
+    whole vectors of channels.
+    """
+    if kernel_of(node) not in _PRODUCTS:
+        return macs
+    shape = static_shape(node.outputs[0])
+    channels = shape[1] // attribute(node, "group", 1) if node.op_type.startswith("Conv") else shape[-1]
+    return macs * (-(-channels // tile) * tile) // channels if channels else macs
 
 
 def form_of(precision: str) -> Form:

@@ -23,7 +23,7 @@ Legalize = Callable[[ir.Model, Target], ir.Model]
 
 # Measure -> what a user does about a number that is beyond a limit; {found} and {wanted} are filled in.
 ADVICE: Final[Mapping[Measure, str]] = {
-    "batch": "give the model a batch of {wanted} (--shape), not {found}",
+    "batch": "bring the first axis from {found} to {wanted} (of a batch: --shape)",
     "dilation": "use a dilation of {wanted}, not {found}",
     "elements": "cut the {found} elements of a tensor to {wanted}",
     "input_channels": "bring the input channels from {found} to {wanted}",
@@ -72,7 +72,7 @@ def remedies(
         return ()
     return (
         *_precisions(model, placed, target, legalize),
-        *_merged(_substituted(model, target, legalize)),
+        *_merged(_substituted(_away(model, legal, placed, first), target, legalize)),
         *_merged(_limited(legal, placed, target)),
     )
 
@@ -96,10 +96,21 @@ def _standing(placed: Sequence[Placement], target: Target) -> tuple[int, int, in
     return nowhere, sum(place.unit not in ("", target.units[0].name) for place in placed), len(placed)
 
 
-def _substituted(model: ir.Model, target: Target, legalize: Legalize) -> Iterator[Remedy]:
+def _away(model: ir.Model, legal: ir.Model, placed: Sequence[Placement], first: str) -> list[ir.Node]:
+    """The nodes of the model, and those that only legalizing made (a hard swish that was written out) and that are not on the first unit."""
+    own = {node.op_type for node in model.graph}
+    made = [
+        node
+        for (node, _), place in zip(activation_nodes(legal.graph), placed, strict=True)
+        if place.unit != first and node.op_type not in own
+    ]
+    return [*model.graph, *made]
+
+
+def _substituted(nodes: Sequence[ir.Node], target: Target, legalize: Legalize) -> Iterator[Remedy]:
     """For each node with substitutes that is not wholly on the first unit: the nearest of them that is."""
     unit = target.units[0].name
-    for node in model.graph:
+    for node in nodes:
         candidates = substitutes_of(node)
         if not candidates or _runs(_alone(node), target, legalize):
             continue

@@ -6,7 +6,7 @@ import pytest
 from exporter.compilers.base import Compiled
 from exporter.graph.summary import placements
 from exporter.pipeline import legalized
-from exporter.placement.estimate import compiler_estimate, estimate, form_of
+from exporter.placement.estimate import compiler_estimate, estimate, filled, form_of
 from exporter.quantization.costs import bytes_moved, kernel_of, macs_of
 from targets.cost import CostModel, kernel_table, rates_of
 from targets.loader import load_target
@@ -32,13 +32,27 @@ def test_the_whole_is_the_sum_of_nodes_and_borders(net):
     graph, placed, found = estimated(net, PHONE)
     model = CostModel(PHONE)
     for node, place in zip(graph, placed, strict=True):
-        own = model.node_us(kernel_of(node), macs_of(node), bytes_moved(node, "int8"), "int8")
+        macs = filled(node, macs_of(node), PHONE.pruning.tile)
+        own = model.node_us(kernel_of(node), macs, bytes_moved(node, "int8"), "int8")
         assert found.nodes[place.node].us == own
     assert found.units == {"cpu": sum(entry.us for entry in found.nodes.values())}
     assert found.borders_us == model.convert_us(4 * 64) + model.convert_us(
         8 * 64
     )  # float inputs and outputs of an integer artifact
     assert found.total_us == found.units["cpu"] + found.borders_us
+
+
+@pytest.mark.parametrize(("channels", "group", "wanted"), [(8, 1, 1.0), (1, 1, 8.0), (9, 1, 16 / 9), (8, 2, 2.0), (8, 8, 1.0)])
+def test_a_vector_that_is_not_full_takes_as_long_as_a_full_one(graph_of, channels, group, wanted):
+    """Of one channel, or of a group of four, a vector of eight computes all eight; depthwise kernels fill theirs."""
+    inputs = 8
+    weight = np.ones((channels, inputs // group, 3, 3), np.float32)
+    model = graph_of(
+        f"g (float[1,{inputs},8,8] x) => (float[1,{channels},6,6] y) {{ y = Conv<group = {group}>(x, w) }}", w=weight
+    )
+    (node,) = legalized(model, PHONE).graph
+    assert filled(node, 720, 8) == 720 * wanted
+    assert filled(node, 720, 1) == 720
 
 
 def test_integers_at_the_ends_need_no_conversion(net):

@@ -72,6 +72,18 @@ def test_an_operator_is_replaced_by_the_nearest_that_the_unit_runs(graph_of):
     assert mended(model, with_units(npu("Conv"), *CHIP.units)) == ()
 
 
+def test_what_legalizing_recognized_is_replaced_as_well(graph_of):
+    """x * Clip(x + 3, 0, 6) / 6 is one HardSwish on TFLite."""
+    model = graph_of(
+        """g (float[1,4,8,8] x) => (float[1,4,8,8] y) { a = Add(x, three) c = Clip(a, zero, six) m = Mul(x, c) y = Div(m, six) }""",
+        three=np.float32(3),
+        zero=np.float32(0),
+        six=np.float32(6),
+    )
+    found = mended(model, with_units(npu("Conv", "Clip"), *CHIP.units))
+    assert [(remedy.change, len(remedy.nodes)) for remedy in found] == [("replace HardSwish by Relu6", 1)]
+
+
 def test_a_setting_comes_before_another_operator(graph_of):
     """Cubic becomes products with matrices on TFLite, linear stays a Resize."""
     model = graph_of(

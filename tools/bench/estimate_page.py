@@ -10,6 +10,7 @@ __all__ = ["estimate_section"]
 
 _NAMES: Final = {"onnxruntime": "onnxruntime", "litert-xnnpack": "LiteRT (XNNPACK)"}
 _WANTED: Final = 0.9
+_FORMS: Final = ("float32", "int8")
 
 
 def estimate_section(result: Mapping[str, Any]) -> list[str]:
@@ -22,10 +23,10 @@ def estimate_section(result: Mapping[str, Any]) -> list[str]:
         f"`python -m tools.bench estimate`; {versions}; {result['machine']}.",
         "",
         "The cost model (`targets/cost.py`) on a profile calibrated for this host: the rates of one thread, measured in the same run, and the",
-        "factors of kernels in `targets/kernels`. Artifacts are those of the int8 benchmark above, float32 and int8 (effort balanced); measured",
-        "is CPU time of one thread, the median of rounds and processes. Nothing is fitted to the models. Rank correlation is Spearman's, each",
-        f"artifact one point; {_WANTED} is what it shall reach. *off by*: the median over the artifacts of the greater of estimated / measured",
-        "and its inverse: a rank says which of two is faster, not by how much.",
+        "factors of kernels in `targets/kernels`; a vector of output channels that is not full counts as a full one. No number is fitted to the",
+        "models. Artifacts are those of the int8 benchmark above, float32 and int8 (effort balanced); measured is CPU time of one thread, the",
+        f"median of rounds and processes. Rank correlation is Spearman's, each artifact one point; {_WANTED} is what it shall reach. *off by*:",
+        "the median over the artifacts of the greater of estimated / measured and its inverse: a rank says which is faster, not by how much.",
         "",
         *_table(["runtime", "rates: float32, int8, bytes", "float32", "int8", "both", "off by"], list(_summary(runtimes))),
         "",
@@ -34,9 +35,6 @@ def estimate_section(result: Mapping[str, Any]) -> list[str]:
             _rows(runtimes),
         ),
     ]
-
-
-_FORMS: Final = ("float32", "int8")
 
 
 def _summary(runtimes: Mapping[str, Any]) -> Iterator[list[str]]:
