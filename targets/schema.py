@@ -28,6 +28,7 @@ __all__ = [
     "Precision",
     "Pruning",
     "Quantization",
+    "Scratch",
     "Target",
     "Unit",
     "Verification",
@@ -54,6 +55,9 @@ Precision = Literal[
     "float32", "float16", "int8", "int16x8", "int8x4", "dynamic_int8", "dynamic_int4", "weight_int8", "weight_int4", "auto"
 ]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+
+# Whose kernels a microcontroller runs, as far as they ask for memory of their own while they run (im2col and the like).
+Scratch = Literal["reference", "cmsis-nn-dsp", "cmsis-nn-mve"]
 
 # What a single node may be in an artifact of any of them, as far as kernels differ.
 Form = Literal["float32", "int8", "int16x8", "dynamic_int8"]
@@ -237,6 +241,7 @@ class Memory(_Table):
 
     flash: Annotated[Positive | None, Field(description="bytes")] = None  # model file
     sram: Annotated[Positive | None, Field(description="bytes")] = None  # activations: the arena
+    scratch: Scratch = "reference"  # whose kernels' scratch counts into the arena (TensorFlow Lite Micro)
 
 
 class Pruning(_Table):

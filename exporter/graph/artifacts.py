@@ -48,7 +48,10 @@ class ArtifactNode:
 
 @dataclass(frozen=True)
 class ArtifactFacts:
-    """One artifact. `metadata`: text entries; `signatures`: TFLite signature keys; `buffer_bytes`: all constants together."""
+    """One artifact. `metadata`: text entries; `signatures`: TFLite signature keys; `buffer_bytes`: all constants together.
+
+    `subgraphs`: how many a TFLite file has; its nodes and tensors are those of the main one.
+    """
 
     format: str  # "tflite" | "onnx"
     file_bytes: int
@@ -59,6 +62,7 @@ class ArtifactFacts:
     outputs: tuple[str, ...]
     signatures: tuple[str, ...]
     metadata: Mapping[str, str]
+    subgraphs: int = 1
 
     @property
     def operators(self) -> dict[tuple[str, int], int]:
@@ -112,6 +116,7 @@ def read_tflite(data: bytes, *, where: str = "") -> ArtifactFacts:
             outputs=tuple(names[i] for i in graph.outputs),
             signatures=tuple(_text(entry.signatureKey) for entry in model.signatureDefs or []),
             metadata=metadata,
+            subgraphs=len(model.subgraphs),
         )
     # The generated reader trusts its input: damage shows as any of these.
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError, struct.error) as error:
