@@ -14,6 +14,7 @@ from exporter.bundle.assemble import assemble
 from exporter.bundle.bundle import Bundle
 from exporter.bundle.manifest import FileRecord, digest_path
 from exporter.bundle.staging import require_free
+from exporter.fitting import require_measured
 from exporter.frontends import Source, load
 from exporter.pipeline import Options, build, compile_artifact
 from exporter.progress import SILENT, Progress
@@ -25,7 +26,6 @@ from exporter.verification.gates import Gate, GateResult
 from exporter.verification.prove import Evidence, advice, prove
 from targets.floor import lower_floors
 from targets.loader import load_target
-from targets.memory import require_fit
 from targets.precision import choose_io, choose_precision
 from targets.schema import Target
 
@@ -165,7 +165,7 @@ def export(
             built = compile_artifact(build(source, profile, to_calibrate, options, progress), options, progress)
             evidence = prove(built, to_test, gates=parsed_gates, metric=metric, on=on, progress=progress)
             evidence = replace(evidence, rivals=rivals_of(built, options, to_test, on, progress))
-            require_fit(profile, None, evidence.memory.get("arena_total"), source.name)
+            require_measured(built, evidence.memory.get("arena_total"))
             bundle = assemble(
                 built,
                 evidence,

@@ -249,7 +249,14 @@ def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | 
         from exporter.bundle.mobile import METADATA_NAME, metadata_json
 
         facts = metadata_json(*signature(graph, plan), preprocess.to_dict() if preprocess is not None else None)
-        made = write_tflite(graph, plan, description=f"edgewright artifact for {target.name}", metadata={METADATA_NAME: facts})
+        made = write_tflite(
+            graph,
+            plan,
+            description=f"edgewright artifact for {target.name}",
+            metadata={METADATA_NAME: facts},
+            # A compiler orders for itself.
+            kernels=target.memory.scratch if target.artifact.runtime == "tflite-micro" and target.compile is None else None,
+        )
         written = Written(
             made.file,
             ".tflite",
@@ -263,11 +270,11 @@ def write(graph: ir.Model, plan: Plan, target: Target, preprocess: Preprocess | 
 
 
 def check_limits(written: Written, target: Target, model: str) -> None:
-    """Flash and runtime floor. Raises TargetError EW-T003 with the numbers, EW-T005 with the operators that are too young."""
+    """Memory and runtime floor. Raises TargetError EW-T003 with the numbers, EW-T005 with the operators that are too young."""
     from exporter.backends.tflite.floor import require_floor
-    from targets.memory import require_fit
+    from exporter.fitting import require_predicted
 
-    require_fit(target, flash_bytes=written.size, sram_bytes=None, model=model)
+    require_predicted(written, target, model)
     floor = floor_of(target)
     if floor is not None:
         require_floor(written.emitted, floor, target.name)
@@ -284,8 +291,10 @@ def compile_artifact(built: Built, options: Options = Options(), progress: Progr
     """What the target's compiler makes of the artifact; where it is absent the artifact stands alone, with how to get it.
 
     Raises CompilerFailure: EW-R006 it is absent and required, EW-R007 it refused, EW-R008 it crashed, EW-R009 it took too long.
+    Raises TargetError: EW-T003, what it made does not fit the target's memory.
     """
     from exporter.compilers import compile_for, how_to_get
+    from exporter.fitting import require_compiled
 
     table = built.target.compile
     if table is None:
@@ -295,7 +304,9 @@ def compile_artifact(built: Built, options: Options = Options(), progress: Progr
         progress.warn(f"{built.target.name}: {absent}")
         return replace(built, not_compiled=absent)
     with progress.stage(f"compile with {table.compiler}"):
-        return replace(built, compiled=compile_for(built.artifact, table))
+        compiled = compile_for(built.artifact, table)
+    require_compiled(compiled, built.target, built.source.name)
+    return replace(built, compiled=compiled)
 
 
 def _values(graph: ir.Model) -> Sequence[ir.Value]:

@@ -1,16 +1,16 @@
 """Where activations lie in one block of memory: buffers with lifetimes, laid out so that no two that exist at once overlap.
 
 `greedy` is the planner of TensorFlow Lite Micro (tensorflow/lite/micro/memory_planner/greedy_memory_planner.cc): largest first, each into the
-lowest gap among those that exist at the same time. `pack` tries further orders, and is never worse.
+lowest gap among those that exist at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["ALIGNMENT", "Buffer", "Layout", "aligned", "greedy", "live", "pack"]
+__all__ = ["ALIGNMENT", "Buffer", "Layout", "aligned", "greedy", "live"]
 
 ALIGNMENT: Final = 16  # bytes; MicroArenaBufferAlignment of TensorFlow Lite Micro
 
@@ -42,30 +42,21 @@ def aligned(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
-def greedy(buffers: Sequence[Buffer], fixed: Mapping[int, int] | None = None) -> Layout:
-    """As TensorFlow Lite Micro lays them out: `fixed` ones (index -> offset) first, then by size; of equal ones the later first."""
-    fixed = fixed or {}
-    rest = sorted(
-        (index for index in range(len(buffers)) if index not in fixed), key=lambda index: (-buffers[index].bytes, -index)
-    )
-    return _placed(buffers, rest, fixed)
-
-
-def pack(buffers: Sequence[Buffer]) -> Layout:
-    """The least of `greedy` and of layouts in further orders: by lifetime, by both, by time, and with what is at the peak first."""
-    steps = live(buffers)
-    high = max(range(len(steps)), key=steps.__getitem__, default=0)
-    orders: tuple[Callable[[int], tuple[int, ...]], ...] = (
-        lambda index: (buffers[index].first - buffers[index].last, -buffers[index].bytes, index),
-        lambda index: (-buffers[index].bytes * (buffers[index].last - buffers[index].first + 1), index),
-        lambda index: (buffers[index].first, -buffers[index].bytes, index),
-        lambda index: (-buffers[index].last, -buffers[index].bytes, index),
-        lambda index: (not buffers[index].first <= high <= buffers[index].last, -buffers[index].bytes, index),
-        lambda index: (not buffers[index].first <= high <= buffers[index].last, buffers[index].first, index),
-        lambda index: (abs(buffers[index].first - high), -buffers[index].bytes, index),
-    )
-    layouts = [greedy(buffers), *(_placed(buffers, sorted(range(len(buffers)), key=order), {}) for order in orders)]
-    return min(layouts, key=lambda layout: layout.bytes)
+def greedy(buffers: Sequence[Buffer]) -> Layout:
+    """As TensorFlow Lite Micro lays them out; of buffers of one size the later is placed first."""
+    offsets = [0] * len(buffers)
+    taken: list[int] = []  # by offset; of equal ones the earlier placed first
+    for index in sorted(range(len(buffers)), key=lambda index: (-buffers[index].bytes, -index)):
+        at = 0
+        for other in taken:
+            if not buffers[other].meets(buffers[index]):
+                continue
+            if offsets[other] - at >= buffers[index].bytes:
+                break
+            at = max(at, offsets[other] + buffers[other].bytes)
+        offsets[index] = at
+        taken.insert(next((place for place, other in enumerate(taken) if offsets[other] > at), len(taken)), index)
+    return Layout(tuple(offsets), max((at + buffer.bytes for at, buffer in zip(offsets, buffers, strict=True)), default=0))
 
 
 def live(buffers: Sequence[Buffer]) -> list[int]:
@@ -75,22 +66,3 @@ def live(buffers: Sequence[Buffer]) -> list[int]:
         for step in range(max(buffer.first, 0), buffer.last + 1):
             steps[step] += buffer.bytes
     return steps
-
-
-def _placed(buffers: Sequence[Buffer], order: Sequence[int], fixed: Mapping[int, int]) -> Layout:
-    offsets = [-1] * len(buffers)
-    taken: list[int] = []  # by offset; of equal ones the earlier placed first
-    for index in (*fixed, *order):
-        at = fixed.get(index, -1)
-        if index not in fixed:
-            at = 0
-            for other in taken:
-                if not buffers[other].meets(buffers[index]):
-                    continue
-                if offsets[other] - at >= buffers[index].bytes:
-                    break
-                at = max(at, offsets[other] + buffers[other].bytes)
-        offsets[index] = at
-        position = next((place for place, other in enumerate(taken) if offsets[other] > at), len(taken))
-        taken.insert(position, index)
-    return Layout(tuple(offsets), max((offsets[index] + buffer.bytes for index, buffer in enumerate(buffers)), default=0))

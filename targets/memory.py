@@ -24,13 +24,14 @@ def check_fit(target: Target, flash_bytes: int | None, sram_bytes: int | None) -
     ]
 
 
-def require_fit(target: Target, flash_bytes: int | None, sram_bytes: int | None, model: str = "the model") -> None:
-    """Raise TargetError EW-T003 with needed and available bytes where `model` does not fit; see `check_fit`."""
+def require_fit(target: Target, flash_bytes: int | None, sram_bytes: int | None, model: str = "the model", why: str = "") -> None:
+    """Raise TargetError EW-T003 with needed and available bytes where `model` does not fit, and `why`; see `check_fit`."""
     problems = check_fit(target, flash_bytes, sram_bytes)
     if problems:
         raise TargetError(
             "EW-T003",
             f"{model} does not fit the memory of {target.name}: {'; '.join(problems)}",
+            why=why,
             fix="prune it (--prune), take a smaller model or input, or a target with more memory",
         )
 

@@ -19,6 +19,7 @@ import numpy as np
 from calibration import Samples, open_samples
 from diagnostics import EdgewrightError
 from exporter.built import Built
+from exporter.fitting import require_measured
 from exporter.frontends import Source, load
 from exporter.graph.columns import column_groups
 from exporter.graph.summary import place
@@ -27,7 +28,7 @@ from exporter.pipeline import Options, build, compile_artifact
 from exporter.quantization.apply import precision_of
 from exporter.verification.metrics import json_number
 from exporter.verification.prove import measure
-from targets import Target, load_target, require_fit
+from targets import Target, load_target
 from tools.zoo_cases import CASES
 
 __all__ = ["main", "measured", "profile_digest"]
@@ -68,7 +69,7 @@ def measured(source: Source, target: Target, calibration: Samples, tests: Sample
             columns=column_groups(built.graph),
             options=target.verification.options,
         )
-    require_fit(target, None, evidence.memory.get("arena_total"), source.name)
+    require_measured(built, evidence.memory.get("arena_total"))
     worst = evidence.deciding.worst("sqnr_db")
     return {
         "status": "verified",

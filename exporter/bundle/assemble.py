@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from calibration import Preprocess
+from exporter.backends.tflite.arena import Forecast
 from exporter.built import Built
 from exporter.bundle.bundle import Bundle, write_bundle
 from exporter.bundle.compiled import compiled_files, compiled_records, compiled_rows
@@ -20,6 +22,7 @@ from exporter.bundle.report import report_html, report_json
 from exporter.bundle.signature import signature
 from exporter.compilers.agreement import disagreements
 from exporter.content import Content
+from exporter.fitting import arena_forecasts, device_arena
 from exporter.frontends.source import Signature
 from exporter.graph.summary import Summary, live_bytes, place, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
@@ -35,6 +38,8 @@ from exporter.verification.parity import Parity
 from exporter.verification.prove import Evidence, advice
 
 __all__ = ["assemble", "report_data"]
+
+_FORECAST_ERROR: Final = 0.05  # of the arena, beyond which a report says that it was told wrong
 
 
 def assemble(
@@ -77,6 +82,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
     """The facts of the report, gathered from what was built and measured."""
     original, final = summarize(built.source.model), summarize(built.graph)
     here = this_machine()
+    forecasts = arena_forecasts(built.artifact, built.target)
     warnings = [
         f"the layout makes {len(built.artifact.transposed)} TRANSPOSE operators necessary, which move {moved:,} bytes"
         for moved in [sum(built.artifact.transposed.values())]
@@ -85,6 +91,9 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
     warnings += [built.not_compiled] if built.not_compiled else []
     warnings += map(str, disagreements(built))
     warnings += evidence.warnings
+    measured = evidence.memory.get("arena_total")
+    if forecasts and measured and abs(forecasts[0].total - measured) > _FORECAST_ERROR * measured:
+        warnings.append(f"the arena was told from the file as {forecasts[0].total:,} bytes, tflite-micro measured {measured:,}")
     warnings += advice(built.target.artifact.precision, evidence.rivals)
     if evidence.agreement is not None and evidence.agreement.mismatches:
         first, second = list(evidence.comparisons)[:2]
@@ -102,10 +111,9 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         outputs=_outputs(evidence, built.source.outputs),
         layers=_layers(built, evidence, final),
         latency=_latency(evidence),
-        arena=tuple(
-            ArenaRow(label.replace("_", " "), size, built.target.memory.sram if label == "arena_total" else None)
-            for label, size in evidence.memory.items()
-        ),
+        arena=_arena(built, evidence, forecasts),
+        arena_peak=forecasts[-1].peak if forecasts else (),
+        arena_operator=forecasts[-1].operator if forecasts else "",
         compiled=compiled_rows(built.compiled),
         parity=_parity(evidence.parity),
         parity_between=evidence.parity.between if evidence.parity is not None else "",
@@ -114,6 +122,19 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         machines={runtime: str(machine) for runtime, machine in evidence.machines.items()},
         placement=_placement(built),
     )
+
+
+def _arena(built: Built, evidence: Evidence, forecasts: Sequence[Forecast]) -> tuple[ArenaRow, ...]:
+    """As measured, then as told from the file; the limit is held against what the device's kernels take."""
+    limit = built.target.memory.sram if built.target.compile is None else None
+    rows = [ArenaRow(f"measured: {label.replace('_', ' ')}", size) for label, size in evidence.memory.items()]
+    for found in forecasts:
+        last = found is forecasts[-1]
+        rows.append(ArenaRow(f"told from the file, {found.kernels} kernels", found.total, limit if last else None))
+    on_device = device_arena(built, evidence.memory.get("arena_total"))
+    if len(forecasts) > 1 and on_device is not None:
+        rows.append(ArenaRow(f"measured, with the scratch of {forecasts[-1].kernels}", on_device, limit))
+    return tuple(rows)
 
 
 def _sizes(built: Built, original: Summary, final: Summary) -> tuple[SizeRow, ...]:
@@ -249,6 +270,7 @@ def _kit(built: Built, evidence: Evidence, manifest: Manifest) -> dict[str, byte
             built.artifact.content,
             *tensors,
             arena_measured=evidence.memory["arena_total"],
+            arena_device=device_arena(built, evidence.memory["arena_total"]),
             golden=golden,
             target=built.target.name,
         )

@@ -88,7 +88,7 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class ArenaRow:
-    """One figure of the memory that tflite-micro asked for, in bytes, with the target's limit where it has one."""
+    """One figure of the memory that tflite-micro asked for, or will ask for on the device, with the target's limit where it has one."""
 
     label: str
     bytes: int
@@ -146,6 +146,7 @@ class ReportData:
     """All facts of a report.
 
     `created` is an ISO 8601 time; `samples` the number of samples that verification used; `machines` where each runtime ran, with versions.
+    `arena_peak`: (tensor, bytes) of what fills the arena while `arena_operator` runs, as told from the file.
     """
 
     manifest: Manifest
@@ -157,6 +158,8 @@ class ReportData:
     layers: tuple[LayerRow, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
     arena: tuple[ArenaRow, ...] = ()
+    arena_peak: tuple[tuple[str, int], ...] = ()
+    arena_operator: str = ""
     compiled: tuple[CompiledRow, ...] = ()
     parity: tuple[ParityRow, ...] = ()
     parity_between: str = ""

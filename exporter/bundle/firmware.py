@@ -51,7 +51,7 @@ def arena_with_reserve(measured: int) -> int:
     """Bytes to reserve for the arena: what tflite-micro used on this host, 1/16 more (at least 1 KiB), rounded up to 1 KiB.
 
     The host's pointers are 64 bits wide, so its persistent structures exceed a microcontroller's; the reserve is for alignment
-    and for kernels (CMSIS-NN and the like) that ask for more scratch memory than the reference kernels.
+    and for kernels (ESP-NN and the like) whose scratch memory is not known.
     """
     return -(-(measured + max(measured // 16, 1024)) // 1024) * 1024
 
@@ -77,6 +77,7 @@ def firmware_kit(
     outputs: Sequence[TensorRecord],
     *,
     arena_measured: int,
+    arena_device: int | None = None,
     golden: Sequence[GoldenSample],
     target: str = "",
 ) -> dict[str, bytes]:
@@ -87,12 +88,14 @@ def firmware_kit(
         artifact: the TFLite model.
         inputs, outputs: of the artifact, in its own order.
         arena_measured: bytes of the arena that tflite-micro used for this artifact.
+        arena_device: the same with the scratch of the device's own kernels, where that is known.
         golden: samples with the outputs of the artifact on tflite-micro (or the reference kernels, which agree bit for bit).
         target: name of the profile, for the comments.
 
     Raises ValueError where a golden array does not have the shape and dtype of its tensor.
     """
     prefix = c_identifier(name)
+    needed = max(arena_measured, arena_device or 0)
     operators = tuple(dict.fromkeys(node.op_type for node in read_tflite(artifact).nodes))
     facts = {
         "id": prefix,
@@ -102,7 +105,8 @@ def firmware_kit(
         "model_bytes": len(artifact),
         "model_text": _byte_rows(artifact),
         "arena_measured": arena_measured,
-        "arena": arena_with_reserve(arena_measured),
+        "arena_added": needed - arena_measured,
+        "arena": arena_with_reserve(needed),
         "operators": [(operator, resolver_method(operator)) for operator in sorted(operators)],
         "inputs": [_port("input", index, record, [s.inputs for s in golden]) for index, record in enumerate(inputs)],
         "outputs": [_port("output", index, record, [s.outputs for s in golden]) for index, record in enumerate(outputs)],

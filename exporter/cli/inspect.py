@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -24,10 +25,13 @@ from exporter.cli.options import (
 from exporter.cli.placement import print_placement
 
 if TYPE_CHECKING:
+    from exporter.backends.tflite.arena import Forecast
     from exporter.graph.artifacts import ArtifactFacts
     from exporter.graph.summary import Summary
 
 __all__ = ["command", "facts_of_artifact"]
+
+_SHOWN: Final = 6  # tensors of a peak
 
 
 @click.command(name="inspect")
@@ -134,7 +138,16 @@ def _summary_data(summary: Summary) -> dict[str, Any]:
 
 def _artifact_data(facts: ArtifactFacts) -> dict[str, Any]:
     operators = [{"operator": name, "version": version, "count": count} for (name, version), count in facts.operators.items()]
-    return {**asdict(facts), "operators": operators, "buffer_bytes": facts.buffer_bytes}
+    told = _forecast(facts)
+    data = {**asdict(facts), "operators": operators, "buffer_bytes": facts.buffer_bytes}
+    return data if told is None else {**data, "arena": told.to_dict()}
+
+
+def _forecast(facts: ArtifactFacts) -> Forecast | None:
+    """What a .tflite would take of tflite-micro's arena with the reference kernels."""
+    from exporter.backends.tflite.arena import forecast
+
+    return forecast(facts) if facts.format == "tflite" and facts.nodes else None
 
 
 def _print_summary(name: str, summary: Summary) -> None:
@@ -151,6 +164,7 @@ def _print_summary(name: str, summary: Summary) -> None:
             f"{human_bytes(summary.peak_float32)} float32, {human_bytes(summary.peak_int8)} int8"
             + (f", at {peak.name}" if peak else ""),
         ),
+        *((("at the peak", _shown(f"{entry.name} {list(entry.shape)}" for entry in summary.peak_tensors)),) if peak else ()),
         ("operators", ", ".join(f"{op} {count}" for op, count in summary.operators.items())),
     ]
     for label, text in lines:
@@ -171,6 +185,12 @@ def _print_summary(name: str, summary: Summary) -> None:
     print_table(("node", "operator", "output", "parameters", "MACs", "live float32"), rows, right=(3, 4, 5))
 
 
+def _shown(entries: Iterable[str]) -> str:
+    """The first few of them."""
+    every = list(entries)
+    return ", ".join(every[:_SHOWN]) + (f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
+
+
 def _print_artifact(path: str, facts: ArtifactFacts) -> None:
     click.echo(f"{path}: {facts.schema}, {human_bytes(facts.file_bytes)}, {human_bytes(facts.buffer_bytes)} of constants")
     for label, names in (("input", facts.inputs), ("output", facts.outputs)):
@@ -180,6 +200,10 @@ def _print_artifact(path: str, facts: ArtifactFacts) -> None:
             click.echo(f"  {label:<7} {name}  {tensor.dtype} {list(tensor.shape)}{encoding}")
     for key in facts.signatures:
         click.echo(f"  signature {key}")
+    told = _forecast(facts)
+    if told is not None:
+        click.echo(f"  arena on tflite-micro {told.total:,} bytes: activations {told.head:,}, structures {told.tail:,}")
+        click.echo(f"  full at {told.operator}: {_shown(f'{name} {size:,}' for name, size in told.peak)}")
     for key, text in facts.metadata.items():
         click.echo(f"  metadata  {key}: {text if len(text) <= 100 else text[:97] + '...'}")
     rows = [(name, str(version), str(count)) for (name, version), count in facts.operators.items()]

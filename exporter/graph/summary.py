@@ -48,7 +48,10 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole graph. Sums leave out what is unknown; `unknown_cost` says for which operators and why."""
+    """A whole graph. Sums leave out what is unknown; `unknown_cost` says for which operators and why.
+
+    `peak_tensors`: what exists while the node `peak` runs, largest first.
+    """
 
     opset: int
     inputs: tuple[TensorFacts, ...]
@@ -58,6 +61,7 @@ class Summary:
     parameters: int
     parameter_bytes: int
     unknown_cost: Mapping[str, str]
+    peak_tensors: tuple[TensorFacts, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -128,6 +132,7 @@ def summarize(model: ir.Model) -> Summary:
         parameters=sum(weight.size for weight in weights),
         parameter_bytes=sum(weight.nbytes for weight in weights),
         unknown_cost=unknown,
+        peak_tensors=_peak_tensors(graph, float32),
     )
 
 
@@ -139,16 +144,8 @@ def live_bytes(graph: ir.Graph, float_bytes: int) -> dict[ir.Node, int]:
     what a perfect arena needs without alignment.
     """
     order = [node for node, _ in activation_nodes(graph)]
-    position = {node: index for index, node in enumerate(order)}
-    born: dict[ir.Value, int] = {value: 0 for value in graph.inputs if not is_constant(value)}
-    for index, node in enumerate(order):
-        for value in (fused_activation(node) or node).outputs:
-            born[value] = index
     change = [0] * (len(order) + 1)
-    last = len(order) - 1
-    for value, first in born.items():
-        readers = [position[user] for user in consumers(value) if user in position]
-        end = last if value.is_graph_output() else max([first, *readers])
+    for value, (first, end) in _lifetimes(graph).items():
         size = _bytes(value, float_bytes)
         change[first] += size
         change[end + 1] -= size
@@ -157,6 +154,26 @@ def live_bytes(graph: ir.Graph, float_bytes: int) -> dict[ir.Node, int]:
         live += change[index]
         found[node] = live
     return found
+
+
+def _lifetimes(graph: ir.Graph) -> dict[ir.Value, tuple[int, int]]:
+    """The first and the last position, among the nodes that run by themselves, at which each value exists."""
+    position = {node: index for index, (node, _) in enumerate(activation_nodes(graph))}
+    born: dict[ir.Value, int] = {value: 0 for value in graph.inputs if not is_constant(value)}
+    for node, index in position.items():
+        for value in (fused_activation(node) or node).outputs:
+            born[value] = index
+    spans = {}
+    for value, first in born.items():
+        readers = [position[user] for user in consumers(value) if user in position]
+        spans[value] = (first, len(position) - 1 if value.is_graph_output() else max([first, *readers]))
+    return spans
+
+
+def _peak_tensors(graph: ir.Graph, live: Mapping[ir.Node, int]) -> tuple[TensorFacts, ...]:
+    at = max(range(len(live)), key=list(live.values()).__getitem__, default=0)
+    held = [value for value, (first, last) in _lifetimes(graph).items() if first <= at <= last]
+    return tuple(_tensor(value) for value in sorted(held, key=lambda value: -_bytes(value, 4)) if _bytes(value, 4))
 
 
 def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:

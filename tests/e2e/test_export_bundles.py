@@ -109,6 +109,19 @@ def test_tflite_micro_computes_what_the_reference_kernels_compute_bit_for_bit(bu
     assert compared > 20 * 10_000
 
 
+def test_the_arena_was_told_before_it_was_measured(bundles: Path) -> None:
+    report = json.loads((bundles / "cortex-m7" / "report.json").read_text())
+    rows = {row["label"]: row for row in report["arena"]}
+    told, seen = rows["told from the file, reference kernels"]["bytes"], rows["measured: arena total"]["bytes"]
+    assert abs(told - seen) <= 0.05 * seen
+    on_device = rows["measured, with the scratch of cmsis-nn-dsp"]
+    assert on_device["bytes"] >= seen
+    assert on_device["limit"] == 512 * 1024
+    assert report["arena_operator"]
+    assert sum(size for _, size in report["arena_peak"]) <= rows["told from the file, cmsis-nn-dsp kernels"]["bytes"]
+    assert "What fills the arena" in (bundles / "cortex-m7" / "report.html").read_text()
+
+
 def test_both_artifacts_of_a_plan_are_the_same_integer_model(bundles: Path) -> None:
     parity = json.loads((bundles / "android-arm64-cpu" / "report.json").read_text())["parity"]
     assert len(parity) >= 8

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from exporter.backends.tflite.program import Operator, Program, Stored
 from exporter.content import Content
 from exporter.quantization.plan import Encoding
 from targets.releases.tflite import first_release
@@ -68,6 +69,7 @@ class Container:
         self.tensors: list[Tensor] = []
         self._name, self._ends = "main", ((), ())  # type: tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]
         self._packed_operators: list[Any] = []
+        self._operators: list[Operator] = []
         self._graphs: list[Container] = [self] if parent is None else parent._graphs
         self._codes: dict[tuple[str, int], int] = {} if parent is None else parent._codes
         # buffer 0 is empty by convention
@@ -138,6 +140,27 @@ class Container:
         elif options:
             raise ValueError(f"{op} has no options, got {dict(options)}")
         self._packed_operators.append(packed)
+        self._operators.append(Operator(op, tuple(inputs), tuple(outputs)))
+
+    @property
+    def alone(self) -> bool:
+        """Whether the file has this one subgraph."""
+        return len(self._graphs) == 1
+
+    def program(self, inputs: Sequence[int], outputs: Sequence[int]) -> Program:
+        """What was appended so far, as memory sees it."""
+        tensors = (
+            Stored(
+                entry.name, entry.shape, entry.dtype, entry.constant, 0 if entry.encoding is None else len(entry.encoding.scale)
+            )
+            for entry in self.tensors
+        )
+        return Program(tuple(tensors), tuple(self._operators), tuple(inputs), tuple(outputs))
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Put the operators into another order, given by their positions: one in which each tensor is written before it is read."""
+        self._packed_operators = [self._packed_operators[position] for position in order]
+        self._operators = [self._operators[position] for position in order]
 
     def finish(
         self,

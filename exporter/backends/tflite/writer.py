@@ -20,12 +20,14 @@ from exporter.backends.tflite.floor import Emitted
 from exporter.backends.tflite.forms import in_form
 from exporter.backends.tflite.layout import CHANNELS_LAST, same_memory_order, to_channels_first, to_channels_last, wanted_label
 from exporter.backends.tflite.lowering import NodeLowering
+from exporter.backends.tflite.schedule import least_memory
 from exporter.content import Content
 from exporter.graph.values import activation_nodes, constant, fused_activation, is_constant, name_of, rank, static_shape
 from exporter.ops.base import Refused, operator_of
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
 from targets.releases.tflite import OUTSIDE_RELEASE, first_release, release_key
+from targets.schema import Scratch
 
 __all__ = ["TFLiteArtifact", "write_tflite"]
 
@@ -65,6 +67,7 @@ def write_tflite(
     description: str = "",
     metadata: Mapping[str, bytes] | None = None,
     limit: int = FLATBUFFER_LIMIT,
+    kernels: Scratch | None = None,
 ) -> TFLiteArtifact:
     """Write a legalized graph as TFLite.
 
@@ -74,6 +77,7 @@ def write_tflite(
         description: the file's description field.
         metadata: further named metadata entries.
         limit: bytes of constants from which on they lie outside of the flatbuffer.
+        kernels: of a microcontroller; then the operators have an order in which its arena is smallest, else that of the graph.
     Raises:
         TargetError: EW-T004, a node cannot be lowered, or an output of it.
         ModelError: EW-Q002, the plan does not fit the graph.
@@ -81,7 +85,7 @@ def write_tflite(
     writer = Writer(model.graph, plan, Container(description, limit=limit))
     try:
         writer.write()
-        return writer.finish(metadata or {})
+        return writer.finish(metadata or {}, kernels)
     except Refused as refused:
         where = "" if refused.node is None else f"node {refused.node.name} ({refused.node.op_type})"
         raise TargetError("EW-T004", "TFLite has no form of this node", where=where, why=refused.reason) from refused
@@ -143,12 +147,18 @@ class Writer:
             handle = self._copy(handle, name_of(value))
         return handle
 
-    def finish(self, metadata: Mapping[str, bytes]) -> TFLiteArtifact:
+    def finish(self, metadata: Mapping[str, bytes], kernels: Scratch | None = None) -> TFLiteArtifact:
         outputs: dict[str, int] = {}
         for value in self._graph.outputs:
             handle = self.output(value, outputs.values())
             self.container.rename(handle, name_of(value))
             outputs[name_of(value)] = handle
+        if kernels is not None and self.container.alone:
+            program = self.container.program(list(self._inputs.values()), list(outputs.values()))
+            order = least_memory(program, kernels)
+            if order is not None:
+                self.container.reorder(order)
+                self.emitted = [self.emitted[position] for position in order]
         content = self.container.content(self._inputs, outputs, metadata)
         layouts = {
             name: CHANNELS_LAST if self._boundary_form(value).last else "keep"
