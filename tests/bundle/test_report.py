@@ -149,7 +149,7 @@ def test_every_section_of_a_full_report_is_there():
     Page(text)
     for title in (
         "Warnings", "Gates", "Artifact against original", "Layer by layer", "Not in integers", "Latency on this host, not the device",
-        "Memory as tflite-micro reports it", "Parity of", "Approximations", "Inputs and outputs", "Preprocessing", "Provenance",
+        "Memory on tflite-micro", "Parity of", "Approximations", "Inputs and outputs", "Preprocessing", "Provenance",
     ):  # fmt: skip
         assert f">{title}" in text
     assert text.count("<svg") == 3
