@@ -10,7 +10,7 @@ import onnx_ir as ir
 from exporter.graph.values import REFUSED
 from exporter.ops.base import FACETS, Operator, Refused, operator_of
 
-__all__ = ["unsupported"]
+__all__ = ["broken", "unsupported"]
 
 # Facets that answer from the node alone; the others need a runtime, a writer or tensors and are asked for presence.
 _ASKED: Final[dict[str, Callable[[Operator, ir.Node], Any]]] = {
@@ -41,11 +41,26 @@ def unsupported(model: ir.Model, facet: str, runtime: str = "") -> list[Refused]
                 continue
             if facet in _ASKED:
                 _ASKED[facet](operator, node)
-            found += [
-                Refused(node, f"{node.op_type}: {rule.sentence}")
-                for rule in operator.constraints
-                if rule.runtime == runtime and not rule.holds(node)
-            ]
+            found += _broken(operator, node, runtime)
         except Refused as refused:
             found.append(refused)
     return found
+
+
+def broken(model: ir.Model, runtime: str) -> list[Refused]:
+    """Every constraint of `runtime` that a node of the legalized graph does not keep, in graph order; operators that are not known have none."""
+    found: list[Refused] = []
+    for node in model.graph:
+        try:
+            found += _broken(operator_of(node), node, runtime)
+        except Refused:
+            continue
+    return found
+
+
+def _broken(operator: Operator, node: ir.Node, runtime: str) -> list[Refused]:
+    return [
+        Refused(node, f"{node.op_type}: {rule.sentence}")
+        for rule in operator.constraints
+        if rule.runtime == runtime and not rule.holds(node)
+    ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exporter.graph.coverage import unsupported
+from exporter.graph.coverage import broken, unsupported
 from exporter.graph.limits import exceeded
 from exporter.graph.values import activation_nodes, consumers, fused_activation, is_constant, name_of, source_line, static_shape
 from exporter.ops.base import Refused, operator_of
@@ -178,7 +178,8 @@ def _peak_tensors(graph: ir.Graph, live: Mapping[ir.Node, int]) -> tuple[TensorF
 
 def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
     """Where each node of a graph that is legalized for the target's runtime would run. The first fitting unit takes it."""
-    lowering = _reasons(unsupported(legal, "lower", "tflite")) if target.artifact.format == "tflite" else {}
+    artifact = target.artifact
+    lowering = _reasons(unsupported(legal, "lower", "tflite") if artifact.format == "tflite" else broken(legal, artifact.runtime))
     integers = _reasons([*unsupported(legal, "quantize"), *_without_kernel(legal, target)]) if target.artifact.calibrated else {}
     found = []
     for node, written in activation_nodes(legal.graph):

@@ -352,7 +352,7 @@ class Lowering(Protocol):
 class Constraint:
     """A condition on a node for one runtime. The function's docstring is the sentence that a user reads when it rejects a node."""
 
-    runtime: str  # "tflite" | "onnx"
+    runtime: str  # "tflite" | "onnx", or the `Artifact.runtime` of profiles that it is about ("qnn")
     holds: Callable[[ir.Node], bool]
 
     @property

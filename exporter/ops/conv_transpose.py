@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, is_constant, rank
+from exporter.ops import hexagon
 from exporter.ops.base import (
     Channels,
     Constraint,
@@ -95,6 +96,7 @@ class ConvTranspose(Operator):
         takes("ConvTranspose", ("float32",)),
         Constraint("tflite", _constant_weight),
         Constraint("tflite", _up_to_three_axes),
+        *hexagon.CONV_TRANSPOSE,
     )
 
     def couple(self, node: ir.Node) -> Coupling:

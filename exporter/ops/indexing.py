@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, is_constant, rank
+from exporter.ops import hexagon
 from exporter.ops.base import (
     Channels,
     Cost,
@@ -76,7 +77,7 @@ class Gather(Operator):
     op_type = "Gather"
     kernel_dtypes = INT8_AND_INT16
     weight_only: ClassVar[Mapping[int, int | None]] = {0: 0}
-    constraints = (takes("Gather", MOVED),)
+    constraints = (takes("Gather", MOVED), *hexagon.GATHER)
 
     def couple(self, node: ir.Node) -> Coupling:
         """The gathered axis stays whole; those behind it move by as many places as the indices have axes more than one."""

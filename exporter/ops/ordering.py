@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, rank
+from exporter.ops import hexagon
 from exporter.ops.base import (
     Cost,
     InputRule,
@@ -148,7 +149,7 @@ class ArgMax(_ArgExtreme):
     """Place of the greatest element along an axis."""
 
     op_type, builtin = "ArgMax", "ARG_MAX"
-    constraints = (takes("ArgMax", _ARG_DTYPES),)
+    constraints = (takes("ArgMax", _ARG_DTYPES), *hexagon.ARG_EXTREME)
 
 
 @register
@@ -156,7 +157,7 @@ class ArgMin(_ArgExtreme):
     """Place of the least element along an axis."""
 
     op_type, builtin = "ArgMin", "ARG_MIN"
-    constraints = (takes("ArgMin", _ARG_DTYPES),)
+    constraints = (takes("ArgMin", _ARG_DTYPES), *hexagon.ARG_EXTREME)
 
 
 class _Cumulative(Rigid):

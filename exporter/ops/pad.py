@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, is_constant, static_shape
+from exporter.ops import hexagon
 from exporter.ops.base import (
     Channels,
     Constraint,
@@ -52,6 +53,7 @@ class Pad(Operator):
         Constraint("tflite", _known_mode),
         takes("Pad", MOVED),
         most_axes("Pad", 5),
+        *hexagon.PAD,
     )
 
     def couple(self, node: ir.Node) -> Coupling:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, rank
+from exporter.ops import hexagon
 from exporter.ops.base import (
     Channels,
     Constraint,
@@ -108,6 +109,7 @@ class MaxPool(_Pool):
         Constraint("tflite", _not_dilated),
         Constraint("tflite", _two_spatial_axes),
         takes("MaxPool", ("float32", "int8", "uint8")),
+        *hexagon.MAX_POOL,
     )
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
@@ -169,6 +171,7 @@ class AveragePool(_Pool):
         Constraint("tflite", _not_dilated),
         Constraint("tflite", _two_spatial_axes),
         takes("AveragePool", ("float32",)),
+        *hexagon.AVERAGE_POOL,
     )
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:

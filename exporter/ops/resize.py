@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute
+from exporter.ops import hexagon
 from exporter.ops.base import (
     Channels,
     Constraint,
@@ -56,7 +57,7 @@ class Resize(Operator):
     op_type = "Resize"
     references_int16 = True
     kernel_dtypes = INT8_AND_INT16
-    constraints = (Constraint("tflite", _resolved), Constraint("tflite", _interpolates_floats))
+    constraints = (Constraint("tflite", _resolved), Constraint("tflite", _interpolates_floats), *hexagon.RESIZE)
 
     def couple(self, node: ir.Node) -> Coupling:
         shape, result = input_shape(node), output_shape(node)

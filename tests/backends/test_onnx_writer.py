@@ -208,3 +208,13 @@ def test_uint8_means_the_same_numbers():
     assert (other.dtype, other.zero_point) == ("uint8", (125,))
     np.testing.assert_array_equal(encoding.dequantize(encoding.quantize(array)), other.dequantize(other.quantize(array)))
     assert shifted(other, "int8") == encoding
+
+
+def test_a_constant_that_is_called_as_an_encodings_scale_is_not_taken_for_it():
+    """``y_scale`` is a weight of the model, and what we call the scale of ``y``."""
+    net = network(
+        "y = Mul (x, y_scale)", inputs="float[1,3,4,4] x", outputs="float[1,3,4,4] y", y_scale=np.float32([[[2]], [[3]], [[5]]])
+    )
+    content = write_onnx(net, planned(net), target())
+    (sample,) = samples(net, 1)
+    assert sqnr(FloatRunner(net)(sample)["y"], run(content, sample)["y"]) > 30

@@ -26,7 +26,7 @@ def test_every_operator_and_every_constraint_says_in_words_what_it_is(key):
     assert type(operator).__doc__
     assert (operator.domain, operator.op_type) == key
     for rule in operator.constraints:
-        assert rule.runtime in ("tflite", "onnx")
+        assert rule.runtime in ("tflite", "onnx", "qnn")
         assert rule.holds.__doc__
         assert rule.sentence.endswith(".")
         assert rule.sentence[0].isupper()

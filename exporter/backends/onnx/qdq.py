@@ -101,6 +101,9 @@ class _Inserter:
     def __init__(self, graph: ir.Graph, plan: Plan, activations: tuple[str, str], biases: str) -> None:
         self._graph, self._plan, self._activations, self._biases = graph, plan, activations, biases
         self._first = graph[0] if len(graph) else None
+        # What the model calls its own: a constant "x_scale" is not the scale of "x".
+        self._taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+        self._made: dict[str, ir.Value] = {}
 
     def _outside(self, encoding: Encoding) -> Encoding:
         """An activation encoding of the plan as the artifact has it."""
@@ -157,7 +160,7 @@ class _Inserter:
             title, array = stored_constant(node, index, self._plan, self._biases)
             encoding = read_encoding(node, index, self._plan)
             assert encoding is not None
-            stored = self._graph.initializers.get(title)
+            stored = self._made.get(title)
             if _held_as_floats(encoding, self._biases):
                 node.replace_input_with(index, stored or self._initializer(title, array))
                 continue
@@ -234,11 +237,16 @@ class _Inserter:
         return found
 
     def _initializer(self, name: str, array: np.ndarray[Any, Any], dtype: ir.DataType | None = None) -> ir.Value:
-        if name not in self._graph.initializers:
+        """The constant that the QDQ form calls `name`: under another name where the model has one of its own that is called so."""
+        if name not in self._made:
             narrow = dtype == ir.DataType.INT4  # packed by the serialiser; numpy has no such dtype
             stored = array.astype(ir.DataType.INT4.numpy()) if narrow else np.asarray(array)
-            self._graph.register_initializer(ir.val(name, const_value=ir.Tensor(stored, dtype if narrow else None, name=name)))
-        return self._graph.initializers[name]
+            title = name
+            while title in self._taken:
+                title += "_"
+            self._made[name] = ir.val(title, const_value=ir.Tensor(stored, dtype if narrow else None, name=title))
+            self._graph.register_initializer(self._made[name])
+        return self._made[name]
 
     def _insert(
         self,
