@@ -19,11 +19,12 @@ import numpy as np
 from calibration.exact import ExactSums
 from calibration.reduction import Reduced
 
-__all__ = ["BINS", "Sketches", "ValueStats"]
+__all__ = ["BINS", "PEAKS", "Sketches", "ValueStats"]
 
 Array = np.ndarray[Any, Any]
 
 BINS: Final = 2048
+PEAKS: Final = 17  # of the samples' own extremes that are kept of each value: what its tails are judged by
 _EXPONENT_MIN: Final = -120  # 2**120 is still a float32, so is its product with any value that this width can hold
 
 
@@ -40,6 +41,8 @@ class ValueStats:
             those in ``[(origin + i) * 2**exponent, (origin + i + 1) * 2**exponent)``.
         exponent: width of a bin as a power of two; the least that lets the range, zero included, fit into the bins.
         origin: whole number, <= 0.
+        samples: how many the value was seen in.
+        lows, highs: float64 [min(samples, PEAKS)], the least of the samples' minima, ascending, and the greatest of their maxima, descending.
     """
 
     count: int
@@ -53,6 +56,9 @@ class ValueStats:
     histogram: Array
     exponent: int
     origin: int
+    samples: int
+    lows: Array
+    highs: Array
 
     @property
     def bin_width(self) -> float:
@@ -100,6 +106,8 @@ class Sketches:
         self._totals, self._moments = ExactSums(size), ExactSums(2 * values)
         self._count, self._infinite = np.zeros(values, np.int64), np.zeros(values, bool)
         self._counts = np.zeros((values, BINS), np.int64)
+        self._samples = np.zeros((), np.int64)
+        self._peaks = np.full((2, PEAKS, values), -np.inf, np.float32)  # of the negative values, then of the values, ascending
         self._exponent, self._origin = np.full(values, _EXPONENT_MIN, np.int64), np.zeros(values, np.int64)
 
     @classmethod
@@ -118,8 +126,12 @@ class Sketches:
         for name, entry, width in zip(self.names, given, self.widths, strict=True):
             if (entry.low.size if entry.per_channel else 0) != width:
                 raise ValueError(f"{name!r}: {entry.low.size} channels where the samples before had {width}")
-        np.minimum(self._low, np.concatenate([entry.low for entry in given]), out=self._low)
-        np.maximum(self._high, np.concatenate([entry.high for entry in given]), out=self._high)
+        low, high = np.concatenate([entry.low for entry in given]), np.concatenate([entry.high for entry in given])
+        np.minimum(self._low, low, out=self._low)
+        np.maximum(self._high, high, out=self._high)
+        ends = np.maximum.reduceat(np.stack([-low, high]), self._starts[:-1], axis=1)
+        self._see(ends[:, None].astype(np.float32))
+        self._samples += 1
         self._count += [entry.count for entry in given]
         self._totals.add(np.concatenate([entry.total for entry in given]))
         self._fit()
@@ -150,6 +162,8 @@ class Sketches:
         np.minimum(self._low, other._low, out=self._low)
         np.maximum(self._high, other._high, out=self._high)
         self._count += other._count
+        self._samples += other._samples
+        self._see(other._peaks)
         self._totals.merge(other._totals)
         self._moments.merge(other._moments)
         self._fit()
@@ -179,6 +193,8 @@ class Sketches:
             "histogram": self._counts,
             "exponent": self._exponent,
             "origin": self._origin,
+            "seen": self._samples,
+            "peaks": self._peaks,
         }
 
     @classmethod
@@ -199,6 +215,7 @@ class Sketches:
     def statistics(self) -> dict[str, ValueStats]:
         """The statistics so far, by value name."""
         totals, (sums, squares) = self._totals.values(), self._moments.values().reshape(2, -1)
+        peaks = self._peaks[:, : -1 - min(int(self._samples), PEAKS) : -1].astype(np.float64)
         found = {}
         for value, name in enumerate(self.names):
             at = slice(int(self._starts[value]), int(self._starts[value + 1]))
@@ -219,8 +236,16 @@ class Sketches:
                 histogram=self._counts[value].copy(),
                 exponent=int(self._exponent[value]),
                 origin=int(self._origin[value]),
+                samples=int(self._samples),
+                lows=-peaks[0, :, value],
+                highs=peaks[1, :, value],
             )
         return found
+
+    def _see(self, peaks: Array) -> None:
+        """Keep the greatest of those held and these, [2, any number, values]."""
+        if (peaks.max(axis=1) > self._peaks[:, 0]).any():
+            self._peaks = np.sort(np.concatenate([self._peaks, peaks], axis=1), axis=1)[:, -PEAKS:]
 
     def _tally(self, picked: Array, lengths: Array) -> None:
         scaled = picked * np.repeat(np.ldexp(np.float32(1), -self._exponent.astype(np.int32)), lengths)
@@ -269,6 +294,8 @@ _STATE: Final = {
     "_counts": "histogram",
     "_exponent": "exponent",
     "_origin": "origin",
+    "_samples": "seen",
+    "_peaks": "peaks",
 }
 
 

@@ -21,7 +21,7 @@ __all__ = ["SCHEMA_VERSION", "Statistics", "Store"]
 
 Array = np.ndarray[Any, Any]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Statistics(Protocol):

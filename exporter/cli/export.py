@@ -45,7 +45,7 @@ __all__ = ["command"]
 @click.option("--plan", "plan", metavar="FILE", help="Replay an earlier plan.json: no calibration, the same bytes.")
 @click.option(
     "--method",
-    type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+    type=click.Choice(["minmax", "headroom", "percentile", "entropy", "mse"]),
     help="How ranges of activations are chosen; default: measured.",
 )
 @click.option(

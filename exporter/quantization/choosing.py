@@ -16,6 +16,7 @@ import onnx_ir as ir
 from calibration.reservoir import spread
 from exporter.quantization.clipping import Histogram, Method, choose_range, expected_error
 from exporter.quantization.correction import planned_sqnr
+from exporter.quantization.costs import macs_of
 from exporter.quantization.encoder import ValueStatistics
 from exporter.quantization.plan import Effort
 from exporter.quantization.planner import make_plan
@@ -27,10 +28,14 @@ _Search = tuple[tuple[Method, ...], tuple[float, ...], int]
 # Methods and the least expected gains of the values whose ranges a proposal cuts (the last one takes all: what lies far out in a value may
 # not matter), and on how many samples the outputs are compared: a choice among a few plans, not a fit.
 _CLOSE: Final[_Search] = (("mse", "percentile"), (10.0, 3.0, 1.0, -math.inf), 16)
+_JUDGED_MACS: Final = (
+    2**35
+)  # as many more samples as this many multiply-accumulates allow: what happens rarely decides on small ones
 _FAST: Final[_Search] = (("mse",), (1.0,), 8)
-_MARGIN_DB: Final = (
-    1.0  # a proposal must gain more than this over keeping all that was seen: less does not carry over to other inputs
-)
+# A proposal must gain more than this over keeping all that was seen: less does not carry over to other inputs. Among proposals, so much less
+# is as good where fewer values are cut (the rule of one standard error: Hastie, Tibshirani and Friedman 2009, section 7.10).
+_MARGIN_DB: Final = 1.0
+_NEAR_DB: Final = 0.5
 
 
 def best_methods(
@@ -43,34 +48,38 @@ def best_methods(
 ) -> dict[str, Method]:
     """The methods, by value name as `make_plan` takes them, whose outputs on a few samples are nearest to the float ones.
 
-    Candidates: all that calibration saw for all values; and, for each method, its range for those values where it promises at least
-    so many decibels less error. Equal candidates count once: where no method would change anything, nothing is run. With the effort
-    "fast", one candidate is held against keeping all, on few samples.
+    Candidates: all that calibration saw, with headroom, for all values; and, for each method, its range for those values where it promises
+    at least so many decibels less error. Equal candidates count once: where no method would change anything, nothing is run. With the
+    effort "fast", one candidate is held against keeping all, on few samples.
 
     Raises what `make_plan` raises.
     """
     if target.artifact.activations != "int8":
-        return {}  # 16 bits have steps to spare for what lies far out
+        return dict.fromkeys(stats.values, "headroom")  # 16 bits have steps to spare for what lies far out
     symmetric = target.quantization.activations_symmetric
     methods, bounds, most = _FAST if effort == "fast" else _CLOSE
-    candidates: list[dict[str, Method]] = [{}]
-    plans = [make_plan(model, stats, target)]
+    plans = [make_plan(model, stats, target, method="headroom")]
+    whole: dict[str, Method] = {name: "headroom" for name in plans[0].encodings if name in stats.values}
+    candidates = [whole]
     for method in methods:
-        gains = {
-            name: expected_gain(stats.values[name], method, symmetric) for name in plans[0].encodings if name in stats.values
-        }
+        gains = {name: expected_gain(stats.values[name], method, symmetric) for name in whole}
         for least in bounds:
-            chosen: dict[str, Method] = {name: method for name, gain in gains.items() if gain >= least}
+            chosen = whole | {name: method for name, gain in gains.items() if gain >= least}
             plan = make_plan(model, stats, target, method=chosen)
             if all(plan.encodings != other.encodings for other in plans):
                 candidates.append(chosen)
                 plans.append(plan)
-    held = spread(samples, most)
+    held = spread(samples, most if effort == "fast" else judged(model, len(plans), most))
     if len(plans) == 1 or not held:
-        return {}
-    first, *others = planned_sqnr(model, plans, target, held)
-    best = int(np.argmax(others))
-    return candidates[1 + best] if others[best] > first + _MARGIN_DB else {}
+        return whole
+    reached = planned_sqnr(model, plans, target, held)
+    near = [index for index, found in enumerate(reached) if found > max(reached) - (_MARGIN_DB if index == 0 else _NEAR_DB)]
+    return candidates[min(near, key=lambda index: sum(method != "headroom" for method in candidates[index].values()))]
+
+
+def judged(model: ir.Model, plans: int, least: int) -> int:
+    """On how many samples so many plans are compared: `least`, or as many more as small models allow."""
+    return max(least, _JUDGED_MACS // max(plans * sum(macs_of(node) for node in model.graph), 1))
 
 
 def expected_gain(stats: Histogram, method: Method, symmetric: bool = False) -> float:

@@ -2,6 +2,7 @@
 
 A wider range rounds everything more coarsely, a narrower one clips what lies outside. All methods but ``minmax`` judge that by the
 histogram, and count every channel's exact extremes besides: elements that are known to exist although the histogram may have missed them.
+What calibration did not see lies further out yet: `headroom` expects that from how the extremes of its samples fall off.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["Floored", "Histogram", "Method", "choose_range", "expected_error"]
 
 Array = np.ndarray[Any, Any]
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
+Method = Literal["minmax", "headroom", "percentile", "entropy", "mse"]
 
 _PERCENT: Final = 99.99
 _CANDIDATES: Final = 64
@@ -39,6 +40,12 @@ class Histogram(Protocol):
     def histogram(self) -> Array: ...
     @property
     def edges(self) -> Array: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def lows(self) -> Array: ...
+    @property
+    def highs(self) -> Array: ...
     def percentile(self, percent: float, /) -> tuple[float, float]: ...
 
 
@@ -77,15 +84,28 @@ class Floored:
     def edges(self) -> Array:
         return np.maximum(self.whole.edges, self.floor)
 
+    @property
+    def samples(self) -> int:
+        return self.whole.samples
+
+    @property
+    def lows(self) -> Array:
+        return np.maximum(self.whole.lows, self.floor)
+
+    @property
+    def highs(self) -> Array:
+        return np.maximum(self.whole.highs, self.floor)
+
     def percentile(self, percent: float, /) -> tuple[float, float]:
         low, high = self.whole.percentile(percent)
         return max(low, self.floor), max(high, self.floor)
 
 
 def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, steps: int = 255) -> tuple[float, float]:
-    """The real range (low, high) that an encoding of `steps` steps should cover; never beyond what was seen, or zero.
+    """The real range (low, high) that an encoding of `steps` steps should cover; but for headroom never beyond what was seen, or zero.
 
     - minmax: all that was seen.
+    - headroom: all that was seen, and as much beyond as lowers the expected squared error on samples that were not (`_headroom`).
     - percentile: the central 99.99 % of the elements (Wu et al. 2020, "Integer Quantization for Deep Learning Inference", section 3.2).
     - entropy: the range whose rounded distribution has the least Kullback-Leibler divergence from the real one (Migacz 2017,
       "8-bit Inference with TensorRT"), both ends apart.
@@ -94,6 +114,9 @@ def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, s
     """
     if method == "minmax" or stats.low >= stats.high or not np.any(stats.histogram):
         return stats.low, stats.high
+    if method == "headroom":
+        below, above = _headroom(stats, -stats.low, -stats.lows, steps), _headroom(stats, stats.high, stats.highs, steps)
+        return stats.low - below, stats.high + above
     if method == "percentile":
         return stats.percentile(_PERCENT)
     lows, highs = _candidates(stats, symmetric, _COARSE if method == "entropy" and not symmetric else _CANDIDATES)
@@ -110,13 +133,40 @@ def expected_error(stats: Histogram, low: Array, high: Array, steps: int = 255) 
     counts, edges = np.asarray(stats.histogram, np.float64), np.asarray(stats.edges, np.float64)
     middles = (edges[:-1] + edges[1:]) / 2
     total = max(counts.sum(), 1.0)
-    rounded = counts[(edges[:-1] > 0.0) | (edges[1:] <= 0.0)].sum() / total
+    rounded = _rounded(stats)
     clipped = _squares(middles, counts, low, high) / total
     # As many elements as there are channels are known for certain to lie this far out.
     peaks = [np.atleast_1d(stats.low if stats.channel_low is None else stats.channel_low)]
     peaks += [np.atleast_1d(stats.high if stats.channel_high is None else stats.channel_high)]
     known = _squares(np.concatenate(peaks), np.ones(2 * peaks[0].size), low, high) / max(stats.count, 1)
     return np.asarray(np.maximum(clipped, known) + rounded * np.square((high - low) / steps) / 12)
+
+
+def _rounded(stats: Histogram) -> float:
+    """The share of elements that rounding changes: not those of the bin around zero."""
+    counts, edges = np.asarray(stats.histogram, np.float64), np.asarray(stats.edges, np.float64)
+    return float(counts[(edges[:-1] > 0.0) | (edges[1:] <= 0.0)].sum() / max(counts.sum(), 1.0))
+
+
+def _headroom(stats: Histogram, end: float, peaks: Array, steps: int) -> float:
+    """How far beyond its greatest element `end` a range should reach; for its other end, of the negative value.
+
+    With n samples the next one exceeds them all with a probability of 1 / (n + 1), by an exponential amount whose mean s is that by which
+    the greatest `peaks` exceed the next: so do tails of distributions without a bound (Pickands 1975, "Statistical Inference Using Extreme
+    Order Statistics", with shape 0; `peaks`: maxima of samples, descending). Headroom x leaves an expected squared error of
+    2 s^2 exp(-x / s) / (n + 1) a sample; the wider step costs all elements.
+    """
+    most = min(len(peaks) - 1, stats.samples // 4)
+    if end <= 0.0 or most < 1:
+        return 0.0
+    spread = float(np.mean(peaks[:most]) - max(peaks[most], 0.0))
+    if spread <= 0.0:
+        return 0.0
+    more = np.arange(_CANDIDATES) / _CANDIDATES * end  # at most twice as wide
+    span = max(stats.high, 0.0) - min(stats.low, 0.0) + more
+    unseen = 2 * spread**2 * np.exp(-more / spread) / (stats.samples + 1)
+    rounding = _rounded(stats) * stats.count / stats.samples * np.square(span / steps) / 12
+    return float(more[np.argmin(unseen + rounding)])
 
 
 def _squares(places: Array, weights: Array, low: Array, high: Array) -> Array:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calibration.observers import BINS, Sketches, ValueStats
+from calibration.observers import BINS, PEAKS, Sketches, ValueStats
 from calibration.reduction import PICKS, reduce_array
 
 FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
@@ -162,3 +162,17 @@ def test_constants_and_silent_channels_have_ranges_of_no_width() -> None:
     stats = observe(np.full((1, 2, 3), -5.5, np.float32))
     assert (stats.low, stats.high, stats.mean, stats.std) == (-5.5, -5.5, -5.5, 0.0)
     assert stats.percentile(99.0) == (-5.5, -5.5)
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=40), st.integers(0, 40))
+def test_the_samples_own_extremes_are_kept_whatever_the_order_and_the_shards(numbers: list[float], cut: int) -> None:
+    found = Sketches.of({"x": reduce_array(np.zeros((1, 2), np.float32))})
+    other = Sketches.of({"x": reduce_array(np.zeros((1, 2), np.float32))})
+    for place, number in enumerate(numbers):
+        (found if place < cut else other).add({"x": reduce_array(np.float32([[number, number - 1]]))})
+    found.merge(other)
+    stats = found.statistics()["x"]
+    assert stats.samples == len(numbers)
+    highest = np.sort(np.float32(numbers))
+    np.testing.assert_array_equal(stats.highs, highest[::-1][:PEAKS])
+    np.testing.assert_array_equal(stats.lows, np.sort(np.float32([[n, n - 1] for n in numbers]).min(axis=1))[:PEAKS])

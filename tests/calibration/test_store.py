@@ -60,7 +60,7 @@ def test_another_schema_version_and_missing_or_misfit_columns_are_refused(tmp_pa
     with pytest.raises(DataError) as caught:
         Store.load(path)
     assert "version 99" in caught.value.why
-    np.savez(path, schema=np.array(2))
+    np.savez(path, schema=np.array(3))
     with pytest.raises(DataError) as caught:
         Store.load(path)
     assert caught.value.code == "EW-D004"

@@ -10,7 +10,7 @@ from calibration.reduction import PICKS, picks, reduce_array
 from exporter.quantization.clipping import choose_range, expected_error
 from exporter.quantization.ranges import activation_encoding
 
-METHODS = ("minmax", "percentile", "entropy", "mse")
+METHODS = ("minmax", "headroom", "percentile", "entropy", "mse")
 
 
 def observed(array):
@@ -116,3 +116,35 @@ def test_extremes_that_the_histogram_missed_are_counted():
     stats = sketches.statistics()["x"]
     (clipped,) = expected_error(stats, np.array([-5.0]), np.array([5.0]))
     assert clipped == pytest.approx(10 * 995.0**2 / 50_000, rel=0.01)
+
+
+def draws(seed, count, size):
+    """So many samples of a long-tailed value: each of a scale of its own."""
+    random = np.random.default_rng(seed)
+    return [(random.exponential() * random.normal(size=(1, size))).astype(np.float32) for _ in range(count)]
+
+
+def test_headroom_lowers_the_error_on_samples_that_did_not_set_the_range():
+    errors = {"minmax": 0.0, "headroom": 0.0}
+    for seed in range(20):
+        stats, unseen = together(draws(seed, 64, 10)), np.concatenate(draws(100 + seed, 200, 10))
+        for method in errors:
+            errors[method] += found_error(unseen, activation_encoding(*choose_range(stats, method)))
+    assert errors["headroom"] < errors["minmax"] / 2
+
+
+def test_headroom_is_none_where_the_wider_step_would_cost_more_or_nothing_is_ever_exceeded():
+    many = together(draws(0, 16, 1 << 17))
+    assert choose_range(many, "headroom") == (many.low, many.high)
+    bounded = together([np.clip(array, -1, 1) for array in [4 * item for item in draws(1, 16, 100)]])
+    assert choose_range(bounded, "headroom") == (bounded.low, bounded.high)
+    one = together(draws(2, 1, 10))
+    assert choose_range(one, "headroom") == (one.low, one.high)
+
+
+def together(arrays):
+    """The statistics of samples."""
+    sketches = Sketches.of({"x": reduce_array(arrays[0])})
+    for array in arrays:
+        sketches.add({"x": reduce_array(array)})
+    return sketches.statistics()["x"]
