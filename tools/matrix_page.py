@@ -100,12 +100,13 @@ def _refusals(targets: tuple[Target, ...], rows: Rows) -> list[str]:
         for model, row in rows.get(target.name, {}).items():
             if row["status"] != "verified":
                 code = f"{row['code']}: " if "code" in row else ""
+                code = code if row["status"] == "refused" else f"failed, {code}"
                 text = _text(code + ". ".join(part for part in (row["what"], row.get("why", "")) if part))
                 found.setdefault(
                     text.replace(f"target {target.name}", "the target").replace(target.name, "the target"), []
                 ).append(f"{model} on `{target.name}`")
     lines = [f"- {', '.join(where)}: {text}" for text, where in found.items()]
-    return ["### What was refused, and why", "", *(lines or ["Nothing was."]), ""]
+    return ["### What was refused or failed, and why", "", *(lines or ["Nothing was."]), ""]
 
 
 def _profile(target: Target) -> list[str]:

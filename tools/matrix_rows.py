@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from calibration import Samples, open_samples
-from diagnostics import EdgewrightError
+from diagnostics import EdgewrightError, TargetError
 from exporter.built import Built
 from exporter.fitting import require_measured
 from exporter.frontends import Source, load
@@ -107,12 +107,13 @@ def _compiled(compiled: Any) -> dict[str, Any]:
 
 
 def row(source: Source, name: str, calibration: Samples, tests: Samples) -> dict[str, Any]:
-    """`measured`, or why not: a refusal is a row too."""
+    """`measured`, or why not: a target's refusal is a row too, and so is a compiler or runtime that fails."""
     target = load_target(name)
     try:
         found = measured(source, target, calibration, tests)
     except EdgewrightError as error:
-        found = {"status": "refused", "code": error.code, "what": error.what, "why": error.why}
+        status = "refused" if isinstance(error, TargetError) else "failed"
+        found = {"status": status, "code": error.code, "what": error.what, "why": error.why}
     return {**found, "profile": profile_digest(target)}
 
 
