@@ -11,10 +11,12 @@ import onnx
 import pytest
 
 from calibration import Samples, open_samples
+from exporter.converting import LEAST_DB
 from exporter.frontends import Source, load
 from exporter.runtimes import available
 from targets import load_target, target_names
-from tools.matrix_rows import row
+from targets.precision import choose_precision, precisions_of
+from tools.matrix_rows import measured, row
 
 # A stem, a depthwise and a pointwise convolution around a residual, a pooling and a classifier: what every device is made for.
 PLAIN = """
@@ -40,7 +42,7 @@ WEIGHTS = {
     "w4": (5, 16),
     "b4": (5,),
 }
-LEAST_DB = 20.0
+GOOD_DB = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +95,26 @@ def test_every_target_exports_a_plain_network_and_proves_it(name: str, network) 
     found = row(source, name, calibration, tests)
     assert found["status"] == "verified", found
     assert found["runtime"] == load_target(name).verification.runtimes[0]
-    assert float(found["sqnr_db"]) > LEAST_DB
+    assert float(found["sqnr_db"]) > GOOD_DB
     first = load_target(name).units[0].name
     assert all(where.startswith(f"{first} ") for where in found["nodes"]), found["nodes"]
+
+
+OTHERS = [
+    (name, precision)
+    for name in target_names()
+    for precision in precisions_of(load_target(name))
+    if precision not in ("auto", load_target(name).artifact.precision)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "precision"), OTHERS)
+def test_every_precision_that_a_profile_lists_runs_on_its_runtime(name: str, precision: str, network) -> None:
+    skip_without_runtime(name)
+    source, calibration, tests = network(PLAIN)
+    found = measured(source, choose_precision(load_target(name), precision), calibration, tests)
+    assert float(found["sqnr_db"]) > LEAST_DB[precision]
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -109,7 +128,7 @@ def test_what_a_target_lacks_goes_to_another_unit_or_is_refused_by_name(name: st
         assert "CumSum" in found["why"]
         assert not target.has_float or all("*" not in unit.operators for unit in target.units)
     else:
-        assert float(found["sqnr_db"]) > LEAST_DB
+        assert float(found["sqnr_db"]) > GOOD_DB
         (unit,) = {unit for unit in target.units if "*" in unit.operators or "CumSum" in unit.operators}
         assert f"{unit.name} float32" in found["nodes"] or f"{unit.name} float16" in found["nodes"]
         assert unit == target.units[0] or found["why"][f"{target.units[0].name} does not run CumSum"] == 1
