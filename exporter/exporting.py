@@ -21,7 +21,7 @@ from exporter.progress import SILENT, Progress
 from exporter.pruning import parse_goal
 from exporter.quantization.plan import Effort, Plan
 from exporter.rivals import rivals_of
-from exporter.runtimes.places import parse_remote
+from exporter.runtimes.places import parse_place
 from exporter.verification.gates import Gate, GateResult
 from exporter.verification.prove import Evidence, advice, prove
 from targets.floor import lower_floors
@@ -147,7 +147,7 @@ def export(
     for profile in profiles:
         require_free(Path(out) / profile.name, overwrite=force)
     if on is not None:
-        parse_remote(on)
+        parse_place(on)
     goal = parse_goal(prune).macs if isinstance(prune, str) else prune
     if store is not None and calibration is not None:
         raise UsageError("EW-U002", "both calibration data and a store are given", fix="give one of --calib and --store")

@@ -43,7 +43,7 @@ def rivals_of(
     replays_cut = options.plan is not None and bool(options.plan.kept)
     if not runtime or not target.artifact.holds_integers or replays_cut:
         return ()
-    if target.artifact.runtime == "tflite-micro" or runtime_of(runtime[0]).emulates:
+    if target.artifact.runtime == "tflite-micro" or runtime_of(placed(runtime[0], on)).emulates:
         return ()
     found: list[Rival] = []
     with progress.stage("time other precisions"):

@@ -14,7 +14,7 @@ from exporter.frontends import load
 from exporter.graph.columns import column_groups
 from exporter.progress import SILENT, Progress
 from exporter.quantization.plan import Encoding
-from exporter.runtimes.places import parse_remote
+from exporter.runtimes.places import parse_place
 from exporter.verification.gates import Gate
 from exporter.verification.prove import Evidence, asked, measure
 from exporter.verification.trusted import trusted
@@ -112,7 +112,7 @@ def verify(
     """
     parsed = [Gate.parse(text, task=metric is not None) for text in gates]
     if on is not None:
-        parse_remote(on)
+        parse_place(on)
     path, layouts, encodings, named, options, recipe = _open(Path(artifact))
     with progress.stage("load"):
         source = load(against, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)

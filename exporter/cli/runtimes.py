@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_platform_option = click.option(
+    "--platform",
+    type=click.Choice(["aarch64"]),
+    help="Of another processor, which qemu emulates.",
+)
+
 
 @click.group(name="runtimes")
 def command() -> None:
@@ -34,7 +40,7 @@ def _list(as_json: bool) -> None:
         emit_json({"environments": [_facts(entry) for entry in found]})
     elif found:
         for entry in found:
-            click.echo(f"{entry.pin!s:<28}Python {entry.python_version:<9}{len(entry.wheels)} wheels  {entry.pin.folder}")
+            click.echo(f"{entry.pin!s:<44}Python {entry.python_version:<9}{len(entry.wheels)} packages  {entry.pin.folder}")
     else:
         click.echo("there are none; make one: edgewright runtimes add tflite-runtime==2.14.0", err=True)
 
@@ -46,18 +52,23 @@ def _list(as_json: bool) -> None:
     "--find-links",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Take the wheels from this folder, without a network.",
+    help="Take the wheels (and .deb files, with --platform) from this folder, without a network.",
 )
+@_platform_option
 @json_option
-def _add(pin: str, python: str | None, find_links: Path | None, as_json: bool) -> None:
+def _add(pin: str, python: str | None, find_links: Path | None, platform: str | None, as_json: bool) -> None:
     """Make the environment of one release, for example tflite-runtime==2.14.0 or onnxruntime==1.17.3.
 
-    It needs the package index once and works without a network from then on. Every wheel's sha256 is recorded.
+    It needs the package index once and works without a network from then on. The sha256 of every wheel and of every installed file are
+    recorded, the latter compared before the environment is used.
+
+    With --platform aarch64 it runs Arm's wheels in qemu (apt-get install qemu-user-static), on a Python out of Debian's packages: then
+    ``verify --on cortex-a76`` and ``--runtime litert-xnnpack@cortex-a76`` find it.
     """
     from exporter.progress import RichProgress
     from exporter.runtimes.install import add_environment
 
-    made = add_environment(pin, python=python, find_links=find_links, progress=RichProgress())
+    made = add_environment(pin, platform=platform or "", python=python, find_links=find_links, progress=RichProgress())
     if as_json:
         emit_json(_facts(made))
     else:
@@ -66,12 +77,13 @@ def _add(pin: str, python: str | None, find_links: Path | None, as_json: bool) -
 
 @command.command(name="remove")
 @click.argument("pin", metavar="PACKAGE==VERSION")
+@_platform_option
 @json_option
-def _remove(pin: str, as_json: bool) -> None:
+def _remove(pin: str, platform: str | None, as_json: bool) -> None:
     """Delete the environment of one release."""
     from exporter.runtimes.environments import parse_pin, remove_environment
 
-    wanted = parse_pin(pin)
+    wanted = parse_pin(pin, platform or "")
     remove_environment(wanted)
     if as_json:
         emit_json({"removed": str(wanted)})

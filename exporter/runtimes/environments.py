@@ -19,6 +19,7 @@ from typing import Any, Final
 from diagnostics import UsageError
 
 __all__ = [
+    "PLATFORMS",
     "RECIPES",
     "RECORD",
     "Environment",
@@ -28,11 +29,13 @@ __all__ = [
     "find_environment",
     "list_environments",
     "parse_pin",
+    "python_in",
     "release_key",
     "remove_environment",
 ]
 
 RECORD: Final = "environment.json"
+PLATFORMS: Final = ("", "aarch64")
 _VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)*((a|b|rc|\.post|\.dev)[0-9]+)?")
 
 
@@ -41,12 +44,16 @@ class Recipe:
     """What a package needs beside itself.
 
     Attributes:
-        numpy: the requirement on it from each release on, the newest first.
-        beside: all its other requirements, where those that it states itself cannot be met together; then it is installed without them.
+        numpy: the requirement on numpy from each release on, the newest first.
+        beside: further requirements.
+        alone: whether the package's own requirements are left aside, because they cannot be met together; `beside` then holds them all.
+        imports: the module that is imported to prove the environment, of a package that is no runtime here.
     """
 
     numpy: tuple[tuple[tuple[int, ...], str], ...]
     beside: tuple[str, ...] = ()
+    alone: bool = False
+    imports: str = ""
 
     def numpy_for(self, version: str) -> str:
         """The requirement on numpy of a version."""
@@ -56,6 +63,7 @@ class Recipe:
 # Wheels built against numpy 1 fail under numpy 2 while they load; 1.26.4 is the last release of numpy 1.
 RECIPES: Final[Mapping[str, Recipe]] = {
     "ai-edge-litert": Recipe((((1, 2), "numpy>=2"), ((0,), "numpy==1.26.4"))),
+    "esp-ppq": Recipe((((0,), "numpy>=2"),), beside=("torch==2.13.0", "onnx==1.19.1"), imports="esp_ppq"),
     "onnxruntime": Recipe((((1, 19), "numpy>=2"), ((0,), "numpy==1.26.4"))),
     # It asks for a torch of 2024, which brings CUDA and is not needed; for a protobuf and an onnx that the wheel was built against, which are.
     "rknn-toolkit2": Recipe(
@@ -73,6 +81,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             "scipy",
             "tqdm",
         ),
+        alone=True,
     ),
     "tflite-runtime": Recipe((((0,), "numpy==1.26.4"),)),
 }
@@ -80,18 +89,25 @@ RECIPES: Final[Mapping[str, Recipe]] = {
 
 @dataclass(frozen=True)
 class Pin:
-    """A package at one version: ``tflite-runtime==2.14.0``."""
+    """A package at one version: ``tflite-runtime==2.14.0``; `platform` is "" for this machine's own, or "aarch64"."""
 
     package: str
     version: str
+    platform: str = ""
 
     def __str__(self) -> str:
+        """As ``edgewright runtimes add`` takes it."""
+        return f"{self.requirement} --platform {self.platform}" if self.platform else self.requirement
+
+    @property
+    def requirement(self) -> str:
+        """As pip takes it."""
         return f"{self.package}=={self.version}"
 
     @property
     def folder(self) -> Path:
         """Where its environment lies, or would."""
-        return environments_root() / f"{self.package}-{self.version}"
+        return environments_root() / "-".join(part for part in (self.package, self.version, self.platform) if part)
 
 
 @dataclass(frozen=True)
@@ -101,17 +117,22 @@ class Environment:
     Attributes:
         pin: the runtime's package.
         python_version: of its interpreter, for example "3.11.4".
-        wheels: file name of everything installed in it -> sha256.
+        wheels: file name of every package that was installed in it -> sha256.
+        seal: sha256 of the list of its files, see `seal`; "" where there is none.
     """
 
     pin: Pin
     python_version: str
     wheels: Mapping[str, str]
+    seal: str = ""
 
     @property
     def python(self) -> Path:
-        """Its interpreter. Scripts beside it hold the path of the folder they were made in: run modules with ``-m`` instead."""
-        return python_in(self.pin.folder)
+        """Its interpreter; of another platform, a file that this machine cannot start.
+
+        Scripts beside it hold the path of the folder they were made in: run modules with ``-m`` instead.
+        """
+        return python_in(self.pin.folder, self.pin.platform)
 
     def installed(self, package: str) -> str:
         """The version of a package in it, "" where it holds none: wheels are named PACKAGE-VERSION-..."""
@@ -122,13 +143,17 @@ class Environment:
         return {
             "package": self.pin.package,
             "version": self.pin.version,
+            "platform": self.pin.platform,
             "python": self.python_version,
             "wheels": dict(self.wheels),
+            "seal": self.seal,
         }
 
 
-def python_in(folder: Path) -> Path:
-    """The interpreter of the virtual environment in a folder."""
+def python_in(folder: Path, platform: str = "") -> Path:
+    """The interpreter of the virtual environment in a folder; of another platform, that of the root file system in it."""
+    if platform:
+        return next((folder / "root/usr/bin").glob("python3.[0-9]*"), folder / "root/usr/bin/python3")
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -138,8 +163,10 @@ def environments_root() -> Path:
     return (Path(configured) if configured else Path.home() / ".cache" / "edgewright") / "runtimes"
 
 
-def parse_pin(text: str) -> Pin:
-    """``"tflite-runtime==2.14.0"`` as a pin. Raises UsageError EW-U001 for another package, or without an exact version."""
+def parse_pin(text: str, platform: str = "") -> Pin:
+    """``"tflite-runtime==2.14.0"`` as a pin. Raises UsageError EW-U001 for another package or platform, or without an exact version."""
+    if platform not in PLATFORMS:
+        raise UsageError("EW-U001", f"there are no environments of platform {platform!r}", fix="leave it out, or give aarch64")
     package, _, version = (part.strip() for part in text.partition("=="))
     package = package.lower().replace("_", "-")
     if package not in RECIPES or not _VERSION.fullmatch(version):
@@ -149,19 +176,24 @@ def parse_pin(text: str) -> Pin:
             why=f"wanted: PACKAGE==VERSION, where PACKAGE is one of {', '.join(RECIPES)}",
             fix="for example edgewright runtimes add tflite-runtime==2.14.0",
         )
-    return Pin(package, version)
+    return Pin(package, version, platform)
 
 
-def find_environment(package: str, version: str | None = None) -> Environment | None:
+def find_environment(package: str, version: str | None = None, platform: str = "") -> Environment | None:
     """The environment of a package at a version (None: at its newest one that is there), or None."""
-    found = [entry for entry in list_environments() if entry.pin.package == package and version in (None, entry.pin.version)]
+    wanted = (package, platform)
+    found = [
+        entry
+        for entry in list_environments()
+        if (entry.pin.package, entry.pin.platform) == wanted and version in (None, entry.pin.version)
+    ]
     return max(found, key=lambda entry: release_key(entry.pin.version), default=None)
 
 
 def list_environments() -> tuple[Environment, ...]:
     """Every environment that is there, by package and release."""
     found = [entry for record in environments_root().glob(f"[!.]*/{RECORD}") if (entry := _read(record)) is not None]
-    return tuple(sorted(found, key=lambda entry: (entry.pin.package, release_key(entry.pin.version))))
+    return tuple(sorted(found, key=lambda entry: (entry.pin.package, release_key(entry.pin.version), entry.pin.platform)))
 
 
 def remove_environment(pin: Pin) -> None:
@@ -186,7 +218,8 @@ def _read(record: Path) -> Environment | None:
     """An environment by its record; None where that cannot be read, or the folder was moved or lost its interpreter."""
     try:
         data = json.loads(record.read_text(encoding="utf-8"))
-        found = Environment(Pin(data["package"], data["version"]), data["python"], dict(data["wheels"]))
+        pin = Pin(data["package"], data["version"], data.get("platform", ""))
+        found = Environment(pin, data["python"], dict(data["wheels"]), data.get("seal", ""))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if found.pin.folder == record.parent and found.python.exists() else None

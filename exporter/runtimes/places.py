@@ -1,4 +1,7 @@
-"""Where a runtime runs: behind ``@`` in its name stands another machine. ``litert-xnnpack@ssh://pi@192.168.1.7``."""
+"""Where a runtime runs: behind ``@`` in its name stands another machine, or an emulated core.
+
+``litert-xnnpack@ssh://pi@192.168.1.7``, ``litert-xnnpack@cortex-a76``.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from diagnostics import UsageError
+from exporter.runtimes.emulation import CORES, Core
 
-__all__ = ["Remote", "base_name", "parse_remote", "placed"]
+__all__ = ["Remote", "base_name", "parse_place", "parse_remote", "placed"]
 
 SSH: Final = "ssh://"
 # Neither may begin with a hyphen: ssh would take it for an option.
@@ -57,6 +61,16 @@ def parse_remote(text: str) -> Remote:
     if not query.get("python", "python3"):
         raise _refused(text, "python= names no interpreter")
     return Remote(host, user, port, query.get("python", "python3"))
+
+
+def parse_place(text: str) -> Remote | Core:
+    """A machine or an emulated core. Raises UsageError EW-U001 where it is neither."""
+    if text in CORES:
+        return CORES[text]
+    if not text.startswith(SSH):
+        cores = ", ".join(CORES)
+        raise UsageError("EW-U001", f"there is no place {text!r}", fix=f"give ssh://[user@]host, or an emulated core: {cores}")
+    return parse_remote(text)
 
 
 def base_name(runtime: str) -> str:

@@ -206,6 +206,9 @@ def memory_failure(label: str, limit: int | None, said: str) -> RuntimeFailure:
     )
 
 
-def worker_command(python: str | Path | None, script: Path, adapter: str, artifact: Path, options: str) -> list[str]:
-    """The command line of a worker under `python` (None: this interpreter)."""
-    return [str(python or sys.executable), str(script), adapter, str(artifact), options]
+def worker_command(
+    python: str | Path | Sequence[str | Path] | None, script: Path, adapter: str, artifact: Path, options: str
+) -> list[str]:
+    """The command line of a worker under `python`, an interpreter or the words that start one (None: this interpreter)."""
+    words = [python or sys.executable] if python is None or isinstance(python, str | Path) else python
+    return [*(str(word) for word in words), str(script), adapter, str(artifact), options]

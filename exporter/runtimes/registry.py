@@ -1,7 +1,8 @@
 """The runtimes by name: which worker adapter runs them, with which options, from which package. Adding one is adding an entry.
 
 A name may carry a version, ``"onnxruntime==1.17.3"``: then that release runs, in an environment of its own (see `environments`); and a
-place, ``"onnxruntime@ssh://pi@pi5.local"``: then it runs on that machine (see `places`).
+place, ``"onnxruntime@ssh://pi@pi5.local"`` or ``"onnxruntime@cortex-a76"``: then it runs on that machine (see `places`), or on that core of
+Arm's in qemu (see `emulation`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from diagnostics import UsageError
-from exporter.runtimes.environments import Environment, find_environment, list_environments, parse_pin
-from exporter.runtimes.places import Remote, parse_remote
+from exporter.runtimes.emulation import DEFAULT_CORE, PLATFORM, Core, emulator, how_to_get_emulator
+from exporter.runtimes.environments import RECIPES, Environment, Pin, find_environment, list_environments, parse_pin
+from exporter.runtimes.places import Remote, parse_place
 
 __all__ = ["RUNTIMES", "Availability", "Runtime", "all_runtimes", "available", "environment_of", "runtime_of"]
 
@@ -34,6 +36,7 @@ class Runtime:
         patience_s: wall seconds that loading, and then every call, may take where the caller does not say.
         version: the one release that is meant; None: the one installed here, else the newest that has an environment of its own.
         remote: the machine that it runs on; None: this one.
+        core: the emulated core that it runs on; None: this machine's own.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Runtime:
     patience_s: float = 120.0
     version: str | None = None
     remote: Remote | None = None
+    core: Core | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ _BY_NAME: Final[Mapping[str, Runtime]] = {runtime.name: runtime for runtime in R
 
 def runtime_of(name: str) -> Runtime:
     """The runtime of that name, with or without ``==VERSION`` and ``@PLACE``. Raises UsageError EW-U001 where there is none."""
-    release, _, place = name.partition("@")
+    release, at, place = name.partition("@")
     base, _, version = release.partition("==")
     found = _BY_NAME.get(base)
     if found is None:
@@ -137,11 +141,28 @@ def runtime_of(name: str) -> Runtime:
     if base != release:
         pin = parse_pin(f"{found.package}=={version}")
         found = replace(found, name=name, version=pin.version, how_to_get=f"edgewright runtimes add {pin}")
-    return replace(found, name=name, remote=parse_remote(place)) if release != name else found
+    return _at(found, name, place) if at else found
+
+
+def _at(runtime: Runtime, name: str, place: str) -> Runtime:
+    """A runtime at a place."""
+    where = parse_place(place)
+    if isinstance(where, Remote):
+        return replace(runtime, name=name, remote=where)
+    if runtime.package not in RECIPES:
+        raise UsageError("EW-U001", f"{runtime.name} does not run on an emulated core", fix=f"name one of {', '.join(RECIPES)}")
+    pin = Pin(runtime.package, runtime.version or _installed(runtime.package) or "VERSION", PLATFORM)
+    how_to_get = f"edgewright runtimes add {pin}" + ("" if emulator() is not None else f"; {how_to_get_emulator()}")
+    purpose = f"{runtime.purpose}, on an emulated {where.title}"
+    return replace(
+        runtime, name=name, core=where, how_to_get=how_to_get, purpose=purpose, emulates=True, patience_s=10 * runtime.patience_s
+    )
 
 
 def environment_of(runtime: Runtime) -> Environment | None:
     """The environment of its own in which a runtime runs; None where it runs in this one, or is nowhere."""
+    if runtime.core is not None:
+        return find_environment(runtime.package, runtime.version, PLATFORM)
     here = _installed(runtime.package)
     if here is not None and runtime.version in (None, here):
         return None
@@ -155,15 +176,24 @@ def available(name: str) -> Availability:
     """
     runtime = runtime_of(name)
     environment = environment_of(runtime)
-    here = _installed(runtime.package)
+    here = _installed(runtime.package) if runtime.core is None else None
     version = environment.pin.version if environment is not None else (here if runtime.version in (None, here) else None)
+    if runtime.core is not None and emulator() is None:
+        version = None
     return Availability(runtime.name, version, runtime.how_to_get, runtime.purpose)
 
 
 def all_runtimes() -> tuple[Availability, ...]:
-    """Every runtime that edgewright knows, installed or not, in the order of the table; then the releases with environments of their own."""
-    pins = [environment.pin for environment in list_environments()]
-    qualified = [f"{runtime.name}=={pin.version}" for pin in pins for runtime in RUNTIMES if runtime.package == pin.package]
+    """Every runtime that edgewright knows, installed or not, in the order of the table; then what environments of their own hold.
+
+    Of those for emulated cores one core stands for all.
+    """
+    qualified = [
+        f"{runtime.name}=={pin.version}" + (f"@{DEFAULT_CORE}" if pin.platform else "")
+        for pin in (environment.pin for environment in list_environments())
+        for runtime in RUNTIMES
+        if runtime.package == pin.package
+    ]
     return tuple(available(name) for name in (*_BY_NAME, *qualified))
 
 

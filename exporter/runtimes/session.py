@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import numpy as np
 
 from diagnostics import DataError, ModelError, RuntimeFailure
 from exporter.quantization.plan import Encoding
+from exporter.runtimes.emulation import PLATFORM, emulator_version, launcher
 from exporter.runtimes.environments import Environment
 from exporter.runtimes.inprocess import InProcess
 from exporter.runtimes.limits import chosen_limits
@@ -20,6 +21,7 @@ from exporter.runtimes.machine import Machine, this_machine
 from exporter.runtimes.process import Worker, worker_command
 from exporter.runtimes.registry import Runtime, available, environment_of, runtime_of
 from exporter.runtimes.remote import remote_worker, what_to_install
+from exporter.runtimes.seal import check_seal
 
 __all__ = ["Session", "TensorInfo", "open_session"]
 
@@ -132,7 +134,7 @@ def open_session(
     threads: int = 1,
     timeout_s: float | None = None,
     keep_tensors: bool = False,
-    python: str | Path | None = None,
+    python: str | Path | Sequence[str | Path] | None = None,
     memory_bytes: int | None = None,
     options: Mapping[str, Any] | None = None,
     worker_script: Path = WORKER,
@@ -147,7 +149,8 @@ def open_session(
         threads: number of threads the runtime may use.
         timeout_s: wall seconds that loading, and then every call, may take; None: what the user allows (`limits`), else the runtime's entry.
         keep_tensors: keep all intermediate tensors for `Session.tensors`.
-        python: interpreter of another environment that has numpy and the runtime; None: this one, or the runtime's own environment.
+        python: interpreter of another environment that has numpy and the runtime, or the words that start it; None: this one, or the
+            runtime's own environment.
         memory_bytes: how much the worker's process may hold; None: what the user allows, else nearly all that the machine has.
         options: adapter options beside those of the runtime (onnxruntime: optimize; tflite-micro: arena_bytes; qnn-htp: htp_arch,
             soc_model, cpu_fallback).
@@ -174,7 +177,10 @@ def open_session(
             wanted = f" {entry.version}" if entry.version is not None else ""
             raise _missing(entry, f"the package {entry.package}{wanted} is not installed here")
         environment = environment_of(entry)
-        python = environment.python if environment is not None else None
+        if environment is not None:
+            if environment.seal:
+                check_seal(environment.pin.folder, environment.seal)
+            python = launcher(environment.pin.folder, entry.core) if entry.core is not None else environment.python
     settings = {
         "threads": threads,
         "keep_tensors": keep_tensors,
@@ -209,11 +215,19 @@ def open_session(
     return Session(entry, worker, hello, timeout_s, machine)
 
 
-def _where(runtime: Runtime, environment: Environment | None, python: str | Path | None) -> Machine:
+def _where(runtime: Runtime, environment: Environment | None, python: object) -> Machine:
     """This machine, with the versions of the interpreter that runs the worker: unknown of one that the caller brought along."""
     here = this_machine(runtime.package)
     if environment is not None:
         version, numpy = environment.pin.version, environment.installed("numpy")
+        if runtime.core is not None:
+            here = replace(
+                here,
+                processor=f"{runtime.core.title} emulated by {emulator_version()}",
+                system=f"Linux {PLATFORM}",
+                board="",
+                cores=None,
+            )
         return replace(here, python=environment.python_version, numpy=numpy, version=version)
     return here if python is None else replace(here, python="", numpy="", version=None)
 

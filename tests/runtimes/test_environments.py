@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from exporter.runtimes.environments import (
     environments_root,
     find_environment,
     parse_pin,
+    python_in,
     release_key,
     remove_environment,
 )
 from exporter.runtimes.install import add_environment
 from exporter.runtimes.probe import probe_model
 from exporter.runtimes.registry import RUNTIMES, runtime_of
+from exporter.runtimes.seal import SEAL, write_seal
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +36,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def stand_in(pin: str, script: str = f'exec "{sys.executable}" "$@"\n') -> Path:
+def stand_in(pin: str, script: str = f'exec "{sys.executable}" "$@"\n', platform: str = "") -> Path:
     """An environment whose interpreter is this one, through a script."""
-    parsed = parse_pin(pin)
-    python = parsed.folder / "bin" / "python"
+    parsed = parse_pin(pin, platform)
+    python = python_in(parsed.folder, platform)
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\n{script}")
     python.chmod(0o755)
-    record = {"package": parsed.package, "version": parsed.version, "python": "3.11.0", "wheels": {"a.whl": "00"}}
+    record = {
+        "package": parsed.package,
+        "version": parsed.version,
+        "platform": platform,
+        "python": "3.11.0",
+        "wheels": {"a.whl": "00"},
+    }
     (parsed.folder / RECORD).write_text(json.dumps(record))
     return parsed.folder
 
@@ -85,8 +94,62 @@ def test_releases_sort_by_number() -> None:
     assert sorted(["1.9", "1.10.0", "1.10.0rc1", "2"], key=release_key) == ["1.9", "1.10.0", "1.10.0rc1", "2"]
 
 
-def test_every_recipe_is_the_package_of_a_runtime() -> None:
-    assert set(RECIPES) <= {runtime.package for runtime in RUNTIMES}
+def test_every_recipe_can_be_proved_by_a_runtime_or_an_import() -> None:
+    assert {name for name, recipe in RECIPES.items() if not recipe.imports} <= {runtime.package for runtime in RUNTIMES}
+
+
+def test_an_environment_of_another_platform_is_beside_the_own_one() -> None:
+    stand_in("onnxruntime==1.17.3")
+    folder = stand_in("onnxruntime==1.17.3", platform="aarch64")
+    assert folder.name == "onnxruntime-1.17.3-aarch64"
+    assert [str(entry.pin) for entry in list_environments()] == ["onnxruntime==1.17.3", "onnxruntime==1.17.3 --platform aarch64"]
+    own = find_environment("onnxruntime", "1.17.3")
+    assert own is not None
+    assert own.pin.platform == ""
+    remove_environment(parse_pin("onnxruntime==1.17.3", "aarch64"))
+    assert [entry.pin.platform for entry in list_environments()] == [""]
+
+
+def test_another_platform_than_arms_is_refused() -> None:
+    with pytest.raises(UsageError, match="no environments of platform"):
+        parse_pin("onnxruntime==1.17.3", "riscv64")
+
+
+def sealed(pin: str) -> Path:
+    """A stand-in whose files are sealed as `add_environment` does."""
+    folder = stand_in(pin)
+    (folder / "package.py").write_text("original = True\n")
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps({**record, "seal": write_seal(folder)}))
+    return folder
+
+
+def test_a_sealed_environment_runs(tmp_path: Path) -> None:
+    folder = sealed("onnxruntime==1.17.3")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "package.pyc").write_bytes(b"what an interpreter wrote")
+    with open_session("onnxruntime==1.17.3", probe(tmp_path)) as session:
+        np.testing.assert_array_equal(session.run({"x": np.array([-1, 2], np.float32)})["y"], [0, 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "package.py").write_text("original = False\n"), "package.py"),
+        (lambda folder: (folder / "package.py").unlink(), "package.py"),
+        (lambda folder: (folder / "sitecustomize.py").write_text("import os\n"), "sitecustomize.py"),
+        (lambda folder: (folder / SEAL).write_text("{}"), "list of its files"),
+        (lambda folder: (folder / SEAL).unlink(), "list of its files"),
+    ],
+)
+def test_an_environment_that_is_not_what_was_installed_is_refused(
+    damage: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    damage(sealed("onnxruntime==1.17.3"))
+    with pytest.raises(RuntimeFailure, match="is damaged") as caught:
+        open_session("onnxruntime==1.17.3", probe(tmp_path))
+    assert caught.value.code == "EW-R001"
+    assert said in caught.value.why
 
 
 def test_environments_are_listed_in_order_and_the_newest_answers_to_the_bare_name() -> None:

@@ -77,5 +77,5 @@ def test_a_runtime_at_a_place_keeps_its_kernels_and_its_release() -> None:
     assert placed("litert-ref", None) == "litert-ref"
     with pytest.raises(UsageError, match="says where it runs"):
         placed(found.name, "ssh://pi5")
-    with pytest.raises(UsageError, match="no machine"):
+    with pytest.raises(UsageError, match="there is no place"):
         runtime_of("litert-ref@")
