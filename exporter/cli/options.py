@@ -69,8 +69,9 @@ runtime_option: Final = click.option(
 
 on_option: Final = click.option(
     "--on",
-    metavar="ssh://[USER@]HOST[:PORT][?python=PATH]",
-    help="Run on this machine too, which needs Python, numpy and the runtime: it decides the gates, and its latency is measured.",
+    metavar="ssh://[USER@]HOST[:PORT][?python=PATH] | CORE",
+    help="Run there too and let that decide the gates: on a machine that has Python, numpy and the runtime, whose latency is then measured; or on "
+    "an emulated core (cortex-a53, cortex-a72, cortex-a76, armv9; see runtimes add --platform).",
 )
 
 
