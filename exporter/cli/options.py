@@ -70,8 +70,8 @@ runtime_option: Final = click.option(
 on_option: Final = click.option(
     "--on",
     metavar="ssh://[USER@]HOST[:PORT][?python=PATH] | CORE",
-    help="Run there too and let that decide the gates: on a machine that has Python, numpy and the runtime, whose latency is then measured; or on "
-    "an emulated core (cortex-a53, cortex-a72, cortex-a76, armv9; see runtimes add --platform).",
+    help="Run there too and let that decide the gates: on a machine that has Python, numpy and the runtime, whose latency is then measured; "
+    "or on an emulated core (cortex-a53, cortex-a72, cortex-a76, armv9; see runtimes add --platform).",
 )
 
 
