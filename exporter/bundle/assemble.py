@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration import Preprocess
-from exporter.backends.tflite.arena import Forecast
+from exporter.backends.tflite.arena import Forecast, forecast
 from exporter.built import Built
 from exporter.bundle.bundle import Bundle, write_bundle
 from exporter.bundle.compiled import compiled_files, compiled_records, compiled_rows
@@ -24,6 +24,7 @@ from exporter.compilers.agreement import disagreements
 from exporter.content import Content
 from exporter.fitting import arena_forecasts, device_arena
 from exporter.frontends.source import Signature
+from exporter.graph.artifacts import read_tflite
 from exporter.graph.summary import Summary, live_bytes, place, summarize
 from exporter.graph.values import activation_nodes, constant, fused_activation, name_of
 from exporter.placement.planned import planned_placements
@@ -260,19 +261,34 @@ def _gates(evidence: Evidence) -> tuple[GateRecord, ...]:
     )
 
 
+def _shipped(built: Built, measured: int) -> tuple[bytes, int, str, str]:
+    """What firmware holds, the arena that it takes, where that figure is from, and what compiled it ("": nothing did)."""
+    for compiled in built.compiled[:1]:
+        content = next(iter(compiled.files.values()))
+        told = forecast(read_tflite(content))
+        by = f"{compiled.compiler} {compiled.version} for {compiled.architecture}"
+        return content, told.total if told is not None else measured, f"told from what {compiled.compiler} wrote", by
+    needed = max(measured, device_arena(built, measured) or 0)
+    kernels = built.target.memory.scratch
+    more = f", {needed - measured} of them scratch memory of {kernels}" if kernels != "reference" else ""
+    return built.artifact.content, needed, f"measured on a 64-bit host with the reference kernels{more}", ""
+
+
 def _kit(built: Built, evidence: Evidence, manifest: Manifest) -> dict[str, bytes]:
     golden = [GoldenSample(inputs, outputs) for inputs, outputs in evidence.golden]
     tensors = (manifest.signature_inputs, manifest.signature_outputs)
     runtime = built.target.artifact.runtime
     if runtime == "tflite-micro":
+        shipped, arena, arena_from, compiled_by = _shipped(built, evidence.memory["arena_total"])
         return firmware_kit(
             built.source.name,
-            built.artifact.content,
+            shipped,
             *tensors,
-            arena_measured=evidence.memory["arena_total"],
-            arena_device=device_arena(built, evidence.memory["arena_total"]),
+            arena=arena,
+            arena_from=arena_from,
             golden=golden,
             target=built.target.name,
+            compiled_by=compiled_by,
         )
     if runtime == "litert":
         from exporter.bundle.mobile import mobile_kit

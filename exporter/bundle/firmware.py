@@ -33,6 +33,7 @@ _C_TYPES: Final = {
 # MicroMutableOpResolver's spelling where it is not the schema's name in camel case.
 _METHODS: Final = {
     "BATCH_MATMUL": "BatchMatMul",
+    "CUSTOM:ethos-u": "EthosU",
     "CUMSUM": "CumSum",
     "PADV2": "PadV2",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
@@ -47,13 +48,13 @@ class GoldenSample:
     outputs: Mapping[str, np.ndarray[Any, Any]]
 
 
-def arena_with_reserve(measured: int) -> int:
-    """Bytes to reserve for the arena: what tflite-micro used on this host, 1/16 more (at least 1 KiB), rounded up to 1 KiB.
+def arena_with_reserve(needed: int) -> int:
+    """Bytes to reserve for the arena: what is needed as far as is known, 1/16 more (at least 1 KiB), rounded up to 1 KiB.
 
     The host's pointers are 64 bits wide, so its persistent structures exceed a microcontroller's; the reserve is for alignment
     and for kernels (ESP-NN and the like) whose scratch memory is not known.
     """
-    return -(-(measured + max(measured // 16, 1024)) // 1024) * 1024
+    return -(-(needed + max(needed // 16, 1024)) // 1024) * 1024
 
 
 def c_identifier(name: str) -> str:
@@ -65,7 +66,7 @@ def c_identifier(name: str) -> str:
 
 
 def resolver_method(operator: str) -> str:
-    """``CONV_2D`` -> ``AddConv2D``: the method of tflite::MicroMutableOpResolver that registers a builtin operator."""
+    """``CONV_2D`` -> ``AddConv2D``: the method of tflite::MicroMutableOpResolver that registers an operator."""
     camel = "".join(part if part == "2D" else part.capitalize() for part in operator.split("_"))
     return f"Add{_METHODS.get(operator, camel)}"
 
@@ -76,26 +77,25 @@ def firmware_kit(
     inputs: Sequence[TensorRecord],
     outputs: Sequence[TensorRecord],
     *,
-    arena_measured: int,
-    arena_device: int | None = None,
+    arena: int,
+    arena_from: str,
     golden: Sequence[GoldenSample],
     target: str = "",
+    compiled_by: str = "",
 ) -> dict[str, bytes]:
     """Files of the kit, by path inside the bundle (``firmware/...``).
 
     Args:
         name: name of the model; every identifier of the kit starts with `c_identifier(name)`.
-        artifact: the TFLite model.
+        artifact: the TFLite model that the firmware holds.
         inputs, outputs: of the artifact, in its own order.
-        arena_measured: bytes of the arena that tflite-micro used for this artifact.
-        arena_device: the same with the scratch of the device's own kernels, where that is known.
+        arena: bytes of the arena that tflite-micro takes for it; arena_from: where that figure is from.
         golden: samples with the outputs of the artifact on tflite-micro (or the reference kernels, which agree bit for bit).
-        target: name of the profile, for the comments.
+        target: name of the profile, for the comments; compiled_by: what made `artifact` out of the one that gave the golden outputs.
 
     Raises ValueError where a golden array does not have the shape and dtype of its tensor.
     """
     prefix = c_identifier(name)
-    needed = max(arena_measured, arena_device or 0)
     operators = tuple(dict.fromkeys(node.op_type for node in read_tflite(artifact).nodes))
     facts = {
         "id": prefix,
@@ -104,9 +104,10 @@ def firmware_kit(
         "target": target,
         "model_bytes": len(artifact),
         "model_text": _byte_rows(artifact),
-        "arena_measured": arena_measured,
-        "arena_added": needed - arena_measured,
-        "arena": arena_with_reserve(needed),
+        "compiled_by": compiled_by,
+        "arena_needed": arena,
+        "arena_from": arena_from,
+        "arena": arena_with_reserve(arena),
         "operators": [(operator, resolver_method(operator)) for operator in sorted(operators)],
         "inputs": [_port("input", index, record, [s.inputs for s in golden]) for index, record in enumerate(inputs)],
         "outputs": [_port("output", index, record, [s.outputs for s in golden]) for index, record in enumerate(outputs)],

@@ -114,7 +114,8 @@ def kit(request, tmp_path):
         model,
         [TensorRecord(name, (1, 2, 3), "int8", 1 / 255, -128, "channels_last")],
         [TensorRecord("y", (1, 2, 3), "int8", 0.1, 3), TensorRecord(f"{name}_f", (4,), "float32")],
-        arena_measured=10_000,
+        arena=10_000,
+        arena_from="measured somewhere",
         golden=golden,
         target="cortex-m7",
     )
@@ -162,7 +163,7 @@ def test_the_header_says_what_an_integrator_needs(kit):
     upper = prefix.upper()
     for line in (
         f"#define {upper}_MODEL_BYTES {len(model)}",
-        f"#define {upper}_ARENA_MEASURED_BYTES 10000",
+        f"#define {upper}_ARENA_NEEDED_BYTES 10000",
         f"#define {upper}_ARENA_BYTES 11264",
         f"#define {upper}_INPUT0_SHAPE {{1, 2, 3}}",
         f"#define {upper}_INPUT0_SCALE 0.00392156863f",
@@ -173,6 +174,14 @@ def test_the_header_says_what_an_integrator_needs(kit):
     assert f"{upper}_OUTPUT1_SCALE" not in text
 
 
+def test_what_a_compiler_made_is_said_and_registered():
+    assert resolver_method("CUSTOM:ethos-u") == "AddEthosU"
+    records = [TensorRecord("x", (1, 2, 3), "int8")]
+    files = firmware_kit("m", adder(), records, records, arena=1, arena_from="told", golden=[], compiled_by="vela 5 for an NPU")
+    assert "compiled by vela 5 for an NPU" in files["firmware/README.txt"].decode()
+    assert "1 told, the rest is reserve" in files["firmware/README.txt"].decode()
+
+
 def test_the_same_facts_give_the_same_bytes(kit):
     assert all(content.isascii() for content in kit[1].values())
 
@@ -180,7 +189,7 @@ def test_the_same_facts_give_the_same_bytes(kit):
 def test_a_golden_array_that_does_not_fit_is_refused():
     sample = GoldenSample({"x": np.zeros((1, 2, 3), np.int16)}, {})
     with pytest.raises(ValueError, match=r"int16 \(1, 2, 3\)"):
-        firmware_kit("m", adder(), [TensorRecord("x", (1, 2, 3), "int8")], [], arena_measured=1, golden=[sample])
+        firmware_kit("m", adder(), [TensorRecord("x", (1, 2, 3), "int8")], [], arena=1, arena_from="", golden=[sample])
 
 
 @given(st.text())

@@ -69,9 +69,12 @@ def test_a_tflite_artifact_alone_and_in_a_bundle(tmp_path, capsys, bundled):
     data = json.loads(captured.out)
     assert data["kind"] == "artifact"
     assert data["operators"] == [{"operator": "RELU", "version": 1, "count": 1}]
+    assert data["arena"]["total"] == data["arena"]["head"] + data["arena"]["tail"]
     status, captured = inspect(capsys, path)
     assert status == 0
     assert "metadata  min_runtime_version" in captured.out
+    assert f"arena on tflite-micro {data['arena']['total']:,} bytes" in captured.out
+    assert f"full at {data['arena']['operator']}" in captured.out
 
 
 def test_a_quantized_onnx_file_is_an_artifact(tmp_path, capsys):

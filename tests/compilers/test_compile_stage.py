@@ -65,6 +65,9 @@ def test_each_architecture_has_its_files_in_the_bundle_under_the_manifest(profil
     assert parsed[0]["figures"]["cycles"] < parsed[1]["figures"]["cycles"]  # 128 and 32 multiply-accumulates a cycle
     report = json.loads((bundle.path / "report.json").read_text())
     assert [row["architecture"] for row in report["compiled"]] == ["ethos-u55-128", "ethos-u55-32"]
+    flashed = (bundle.path / "firmware" / "digit_cnn_model.c").read_text()
+    assert flashed.count("0x") == len((bundle.path / folders[0] / "model_vela.tflite").read_bytes())
+    assert "AddEthosU()" in (bundle.path / "firmware" / "digit_cnn_ops.h").read_text()
     page = (bundle.path / "report.html").read_text()
     assert "Compiled by vela" in page
     assert "not compiled" not in page

@@ -199,7 +199,7 @@ def test_a_target_without_the_memory_refuses_by_number_and_the_others_go_on(
     assert not (tmp_path / "out" / "tiny").exists()
 
 
-def test_sram_is_enforced_with_the_measured_arena(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sram_is_enforced_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = tmp_path / "small.toml"
     small.write_text('extends = "cortex-m7"\nname = "tiny"\n[memory]\nflash = 2097152\nsram = 512\n')
     command = ["export", str(write_model(tmp_path / "m.onnx")), "--target", str(small)]

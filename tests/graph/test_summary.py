@@ -58,6 +58,13 @@ def test_memory_by_hand(residual):
     assert [node.live_float32 for node in summarize(residual).nodes] == [2048, 3072, 3072, 3072]
 
 
+def test_the_peak_names_its_tensors(residual):
+    """The first of three nodes that need as much: Relu's, while x waits for the second Conv."""
+    summary = summarize(residual)
+    assert summary.peak is summary.nodes[1]
+    assert {tensor.name for tensor in summary.peak_tensors} == {"x", "c", "r"}
+
+
 def test_a_fused_activation_needs_no_memory_of_its_own(residual):
     summary = summarize(fuse_activations(residual.clone()))
     assert [(node.op_type, node.fused, node.live_int8) for node in summary.nodes] == [
