@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from calibration import open_samples
@@ -16,6 +17,7 @@ from exporter.runtimes import open_session
 from exporter.verification.metrics import decibels
 from exporter.verification.onnx_parity import emulated_parity
 from targets.loader import load_target
+from targets.precision import choose_precision
 from tests.conftest import zoo_source
 from tools.zoo_cases import CASES
 
@@ -67,6 +69,25 @@ def test_a_bundle_is_verified_in_the_emulator_and_no_time_of_it_is_reported(tmp_
     assert "Parity of qnn-htp and onnxruntime" in (outcome.bundle.path / "report.html").read_text()
     again = verify(outcome.bundle.path, "tools.zoo:digit_cnn", "tools.zoo:held_out_digits", samples=8)
     assert again.evidence.deciding.to_dict()["outputs"] == outcome.evidence.deciding.to_dict()["outputs"]
+
+
+def test_what_8_bits_ruin_runs_there_in_16(digit_cnn: Source, tmp_path: Path) -> None:
+    data = open_samples("tools.zoo:calibration_digits", digit_cnn.inputs, digit_cnn.preprocess).take(16)
+    target = choose_precision(load_target("snapdragon-8gen3-npu"), "auto")
+    built = build(digit_cnn, target, data, Options(goal_db=44.0))
+    assert set(built.plan.precision.values()) == {"int8", "int16x8"}
+    path = tmp_path / "model.onnx"
+    built.artifact.write(path)
+    assert {entry.data_type for entry in onnx.load(path).graph.initializer if entry.name.endswith("_zero_point")} == {
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.UINT16,
+        onnx.TensorProto.INT8,
+    }
+    (output,) = digit_cnn.outputs
+    with open_session("qnn-htp", path, options=target.verification.options["qnn-htp"]) as npu:
+        assert npu.report()["cpu"] == []
+        for sample in open_samples("tools.zoo:held_out_digits", digit_cnn.inputs, digit_cnn.preprocess).take(4):
+            assert decibels_of(digit_cnn.reference(sample)[output.name], npu.run(sample)[output.name]) > 44
 
 
 @pytest.mark.slow
