@@ -22,7 +22,7 @@ from exporter.ops.base import operator_of
 from exporter.quantization.apply import runs_in_integers
 from exporter.quantization.costs import macs_of
 from exporter.quantization.plan import Plan
-from exporter.quantization.switches import IN_FORCE, Sample, Switch, Switchboard, rounded_runner
+from exporter.quantization.switches import IN_FORCE, Sample, Switch, Switchboard
 from targets.schema import Form
 
 __all__ = ["Judge", "Rounding", "decibels_of", "measure", "planned_db"]
@@ -120,7 +120,7 @@ def decibels_of(noise: float) -> float:
 def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample]) -> float:
     """SQNR of the worst output on 16 of the samples, in decibels, with all of a plan's roundings in force."""
     dynamic = {name for name, precision in plan.precision.items() if precision == "dynamic_int8"}
-    return decibels_of(_Reference(model, samples).noise(rounded_runner(model, plan, dynamic), _SAMPLES))
+    return decibels_of(Judge(model, plan, samples, dynamic).noise(lambda switch: True))
 
 
 def measure(model: ir.Model, plan: Plan, judge: Judge, least: float, pinned: Collection[str] = ()) -> list[Rounding]:

@@ -30,7 +30,7 @@ from exporter.quantization.apply import (
 from exporter.quantization.plan import Encoding, Plan
 from targets.schema import Form
 
-__all__ = ["IN_FORCE", "Kind", "Switch", "Switchboard", "rounded_runner"]
+__all__ = ["IN_FORCE", "Kind", "Switch", "Switchboard"]
 
 _SWITCHES = "edgewright_switches"
 _ROW_CONSTANTS = (([-1], "int64"), (0.0, "float32"), (255.0, "float32"), (1e-30, "float32"))
@@ -90,24 +90,16 @@ class Switchboard:
         return self(sample, lambda switch: switch.node in nodes and switch.kind in IN_FORCE["int8"])
 
 
-def rounded_runner(model: ir.Model, plan: Plan, dynamic: Collection[str] = ()) -> FloatRunner:
-    """The graph with all of a plan's roundings in force, without switches; the nodes `dynamic` quantize their input as they run."""
-    clone = model.clone()
-    _Wiring(clone.graph, plan, frozenset(dynamic), None, switched=False)
-    return FloatRunner(clone)
-
-
 class _Wiring:
-    """Puts the switches into a graph; or, without `switched`, the roundings themselves."""
+    """Puts the switches into a graph."""
 
-    def __init__(self, graph: ir.Graph, plan: Plan, dynamic: frozenset[str], wide: Plan | None, *, switched: bool = True) -> None:
+    def __init__(self, graph: ir.Graph, plan: Plan, dynamic: frozenset[str], wide: Plan | None) -> None:
         self.switches: list[Switch] = []
-        self._dynamic, self._wide, self._switched = dynamic, wide, switched
+        self._dynamic, self._wide = dynamic, wide
         self._graph, self._plan, self._made = graph, plan, 0
         self._flags = ir.Value(name=_SWITCHES, shape=ir.Shape(("switches",)), type=ir.TensorType(ir.DataType.BOOL))
         nodes, inputs = list(graph), list(graph.inputs)
-        if switched:
-            graph.inputs.append(self._flags)
+        graph.inputs.append(self._flags)
         for value in inputs:
             self._value(value, None)
         for node in nodes:
@@ -133,7 +125,7 @@ class _Wiring:
         for node, index in readers:
             given = stored
             wanted = read_encoding(node, index, self._plan) if runs_in_integers(node, self._plan) else None
-            if wanted is not None and (self._switched or not written or wanted != encoding):
+            if wanted is not None:
                 given = self._chosen(Switch(node_name(node), name), given, wanted)
             # The rounding of what was rounded before, to 8 bits or to 16, is too small to count.
             if not written and self._wide is not None and _is_wide(node, self._wide):
@@ -167,11 +159,8 @@ class _Wiring:
             if value is not None and is_constant(value) and read_encoding(node, index, self._plan) is not None:
                 integers, encoding = encode_constant(node, index, self._plan)
                 rounded = self._constant(encoding.dequantize(integers))
-                if self._switched:
-                    shape = np.shape(encoding.dequantize(integers))
-                    made = [self._node("Identity", [rounded], ir.DataType.FLOAT, shape)]
-                    rounded = self._switch(Switch(node_name(node), name_of(value), "constant"), value, made)
-                node.replace_input_with(index, rounded)
+                copy = self._node("Identity", [rounded], ir.DataType.FLOAT, integers.shape)
+                node.replace_input_with(index, self._switch(Switch(node_name(node), name_of(value), "constant"), value, [copy]))
 
     def _chosen(self, switch: Switch, value: ir.Value, encoding: Encoding) -> ir.Value:
         """`value`, rounded to an encoding where the switch is on."""
@@ -184,9 +173,6 @@ class _Wiring:
 
     def _switch(self, switch: Switch, off: ir.Value, on: list[ir.Node]) -> ir.Value:
         """`off`, or what the last of the nodes `on` gives where the switch is on."""
-        if not self._switched:
-            self._graph.extend(on)
-            return on[-1].outputs[0]
         shape = static_shape(on[-1].outputs[0])
         flag = self._node("Gather", [self._flags, self._constant(np.int64(len(self.switches)))], ir.DataType.BOOL, ())
         copy = self._node("Identity", [off], ir.DataType.FLOAT, shape)
