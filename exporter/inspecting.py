@@ -58,7 +58,11 @@ def inspect(
 
 
 def _with_answers(report: PlacementReport, source: Source, target: Target) -> PlacementReport:
-    """The report of the graph that the compiled artifact was written from, with what the compiler said of it."""
+    """The report of the graph that the compiled artifact was written from, with what the compiler said of it.
+
+    Whether it fits the device's memory is another question, which `export` asks.
+    """
+    target = target.model_copy(update={"memory": target.memory.model_copy(update={"flash": None, "sram": None})})
     options = Options(refine=False, require_compiler=True)
     samples = open_samples(lambda: _random(source), source.inputs, None) if target.artifact.calibrated else None
     built = compile_artifact(build(source, target, samples, options), options)

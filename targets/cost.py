@@ -81,7 +81,13 @@ class CostModel:
             return rate
         return "bandwidth" if self._rates.bandwidth is None else ""
 
-    def node_us(self, kernel: str, macs: int, bytes_moved: int, form: Form) -> float:
+    @property
+    def constants_slower(self) -> float:
+        """How many times longer a byte of a constant takes than one of an activation, where the profile says so; else 1."""
+        slow, fast = self._rates.weights_bandwidth, self._rates.bandwidth
+        return fast / slow if slow is not None and fast is not None else 1.0
+
+    def node_us(self, kernel: str, macs: int, bytes_moved: float, form: Form) -> float:
         """Of a node: its kernel's name, multiply-accumulates, and the bytes of all that it reads and writes in that form."""
         rate = self._float if form == "float32" else self._integer
         work = (macs / rate + bytes_moved / self._bandwidth) / 1e3

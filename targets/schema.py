@@ -214,6 +214,8 @@ class Cost(_Table):
     gmacs_int8: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
     gmacs_float: Annotated[Rate | None, Field(description="10^9 multiply-accumulates a second")] = None
     bandwidth: Annotated[Rate | None, Field(description="10^9 bytes a second")] = None
+    # Of constants, where they lie in slower memory than activations (flash, DRAM); absent: `bandwidth`.
+    weights_bandwidth: Annotated[Rate | None, Field(description="10^9 bytes a second")] = None
     measured: str = ""  # where the rates were measured, and how; empty: they are the peaks of the sources
     # Kernel -> form -> how many times longer it takes than the rates say, instead of the runtime's own figures (`targets/kernels`).
     kernels: Mapping[str, Mapping[Form, Rate]] = Field(default_factory=dict, description="{ KERNEL = { FORM = factor } }")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from exporter.compilers.base import Compiled
 from exporter.graph.summary import Placement
 from exporter.graph.values import activation_nodes, attribute, fused_activation, static_shape
 from exporter.placement.partitions import read_by, stored_bytes
-from exporter.quantization.costs import bytes_moved, kernel_of, macs_of
+from exporter.quantization.costs import bytes_moved, constant_bytes, kernel_of, macs_of
 from targets.cost import CostModel, kernel_table, rates_of
 from targets.schema import ACTIVATIONS, Form, Target
 
@@ -84,7 +84,8 @@ def estimate(graph: ir.Graph, placed: Sequence[Placement], target: Target) -> Es
             model = models[place.unit]
             missing = model.lacks(macs, form)
             why = f"the profile has no {missing} of unit {place.unit}" if missing else ""
-            us = None if missing else model.node_us(kernel_of(node), filled(node, macs, target.pruning.tile), moved, form)
+            slowed = moved + constant_bytes(node, form) * (model.constants_slower - 1)
+            us = None if missing else model.node_us(kernel_of(node), filled(node, macs, target.pruning.tile), slowed, form)
         if why:
             lacking[why] = lacking.get(why, 0) + 1
         nodes[place.node] = NodeEstimate(macs, moved, us)
@@ -92,28 +93,29 @@ def estimate(graph: ir.Graph, placed: Sequence[Placement], target: Target) -> Es
 
 
 def compiler_estimate(
-    rules: Estimate, placed: Sequence[Placement], compiled: Compiled, cycles: Mapping[str, float]
+    rules: Estimate, placed: Sequence[Placement], compiled: Compiled, cycles: Mapping[str, float | None]
 ) -> Estimate | None:
     """The estimate by the cycles that a compiler counted instead; None where it counted none, or tells no clock.
 
     Args:
-        cycles: of each node by name. What a compiler adds, or joins with others and renames, is in its sum alone: that goes to the borders.
+        cycles: of each node by name, None of one that it left to the CPU, whose cycles it does not count. What a compiler adds, or joins with
+            others and renames, is in its sum alone: that goes to the borders.
     """
     clock, total = compiled.figures.get("clock_hz"), compiled.figures.get("cycles")
     if not clock or total is None:
         return None
-    nodes = {
-        place.node: NodeEstimate(
-            rules.nodes[place.node].macs, rules.nodes[place.node].bytes_moved, cycles.get(place.node, 0.0) / clock * 1e6
-        )
-        for place in placed
-    }
+    nodes = {}
+    for place in placed:
+        counted, by_rules = cycles.get(place.node, 0.0), rules.nodes[place.node]
+        nodes[place.node] = replace(by_rules, us=counted / clock * 1e6 if counted is not None else None)
+    uncounted = sum(entry.us is None for entry in nodes.values())
+    lacking = {f"{compiled.compiler} counts no cycles of what it leaves to the CPU": uncounted} if uncounted else {}
     known = sum(entry.us or 0.0 for entry in nodes.values())
     source = (
         f"cycles that {compiled.compiler} {compiled.version} counted for {compiled.architecture} at {clock / 1e6:.4g} MHz: its own model of the "
         "device, not a measurement"
     )
-    return Estimate(source, nodes, _by_unit(placed, nodes), max(total / clock * 1e6 - known, 0.0))
+    return Estimate(source, nodes, _by_unit(placed, nodes), max(total / clock * 1e6 - known, 0.0), lacking)
 
 
 def filled(node: ir.Node, macs: int, tile: int) -> int:

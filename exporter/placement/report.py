@@ -131,9 +131,11 @@ def compiler_answers(built: Built, placed: Sequence[Placement]) -> tuple[Compile
     differing = disagreements(built)
     found = []
     for entry in built.compiled:
-        cycles: dict[str, float] = {}
+        cycles: dict[str, float | None] = {}
         for node, operator in owners(built, entry):
-            cycles[node] = cycles.get(node, 0.0) + operator.figures.get("cycles", 0.0)
+            before = cycles.get(node, 0.0)
+            counted = before is not None and operator.unit != "cpu"
+            cycles[node] = (before or 0.0) + operator.figures.get("cycles", 0.0) if counted else None
         found.append(
             CompilerAnswer(
                 f"{entry.compiler} {entry.version}",

@@ -12,7 +12,7 @@ from exporter.ops.base import Refused, operator_of
 from targets.cost import CostModel
 from targets.schema import Form, Target
 
-__all__ = ["bytes_moved", "kernel_of", "macs_of", "node_us", "slow_builtins"]
+__all__ = ["bytes_moved", "constant_bytes", "kernel_of", "macs_of", "node_us", "slow_builtins"]
 
 # Form -> bytes of a number of its activations, and of its constants.
 _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1), "int16x8": (2, 1), "dynamic_int8": (4, 1)}
@@ -70,14 +70,24 @@ def bytes_moved(node: ir.Node, form: Form) -> int:
 
     Of a table that is looked up, what is read are the rows that are written.
     """
-    activations, constants = _WIDTHS[form]
+    return sum(_moved(node, form))
+
+
+def constant_bytes(node: ir.Node, form: Form) -> int:
+    """Those of `bytes_moved` that are of constants."""
+    return _moved(node, form)[1]
+
+
+def _moved(node: ir.Node, form: Form) -> tuple[int, int]:
+    """Bytes of activations and of constants."""
+    widths = _WIDTHS[form]
     most = sum(_elements(value) for value in node.outputs) if node.op_type in _LOOKUPS else None
-    found = 0
+    found = [0, 0]
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype is not None and value.dtype.is_floating_point():
             elements = _elements(value) if most is None else min(_elements(value), most)
-            found += elements * (constants if is_constant(value) else activations)
-    return found
+            found[is_constant(value)] += elements * widths[is_constant(value)]
+    return found[0], found[1]
 
 
 def _elements(value: ir.Value) -> int:

@@ -84,6 +84,12 @@ def test_a_unit_of_another_kind_has_its_own_rates_or_none(net):
     assert found.borders_us == pytest.approx(8 * 64 / 10.0 / 1e3)  # the int8 tensor goes from one to the other
 
 
+def test_constants_in_slow_memory_take_longer(net):
+    slow = CHIP.model_copy(update={"cost": CHIP.cost.model_copy(update={"weights_bandwidth": CHIP.cost.bandwidth / 4})})
+    before, after = (estimated(net, target)[2].units["cpu"] for target in (CHIP, slow))
+    assert after - before == pytest.approx(3 * (8 * 4 * 9 + 8) / CHIP.cost.bandwidth / 1e3)  # weights and biases
+
+
 def test_factors_of_cpu_kernels_are_for_cpus_alone():
     npu = Unit(name="npu", kind="npu", dtypes=("int8",))
     assert CostModel(PHONE).factor("PRelu", "int8") == kernel_table("litert").factors["PRelu"]["int8"]
@@ -108,6 +114,9 @@ def test_a_compilers_cycles_take_the_place_of_the_rules(net):
     assert found.units == {"cpu": pytest.approx(2.0)}
     assert "its own model of the device, not a measurement" in found.source
     assert compiler_estimate(rules, placed, Compiled("vela", "5", "some-npu", {}, {}, ""), cycles) is None
+    partly = compiler_estimate(rules, placed, compiled, {**cycles, placed[0].node: None})
+    assert partly.total_us is None
+    assert dict(partly.lacking) == {"vela counts no cycles of what it leaves to the CPU": 1}
 
 
 def test_every_precision_has_a_form_of_the_same_activations():

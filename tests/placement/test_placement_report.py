@@ -12,6 +12,7 @@ from targets.loader import load_target
 from targets.schema import Unit
 
 CHIP = load_target("cortex-m7")
+ZOO = ("mtcnn_onet", "facemesh", "efficientnet_lite0", "yolox_char", "ocr_det")  # what Ethos-U takes as it is
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,7 @@ def test_times_have_the_unit_that_fits(us, text):
     assert human_us(us) == text
 
 
-@pytest.mark.parametrize(
-    "model", ["digit_cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mtcnn_onet", "facemesh"))]
-)
+@pytest.mark.parametrize("model", ["digit_cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ZOO)])
 def test_a_compiler_that_is_asked_agrees_and_its_cycles_are_the_estimate(model):
     found = inspect(f"tools.zoo:{model}", "ethos-u55-128", ask_compiler=True)
     (answer,) = found.answers
@@ -79,4 +78,5 @@ def test_a_compiler_that_is_asked_agrees_and_its_cycles_are_the_estimate(model):
     assert answer.operators > answer.left_out == found.on("cpu")
     assert found.estimate is answer.estimate
     assert found.estimate.source.startswith("cycles that vela")
-    assert found.estimate.total_us == pytest.approx(sum(found.estimate.units.values()) + found.estimate.borders_us)
+    whole = sum(found.estimate.units.values()) + found.estimate.borders_us
+    assert found.estimate.total_us == (pytest.approx(whole) if not answer.left_out else None)
