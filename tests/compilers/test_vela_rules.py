@@ -103,6 +103,24 @@ def test_what_the_rules_leave_to_the_cpu_vela_leaves_there(case: str) -> None:
     assert all(placement.reasons and "no reason" not in placement.reasons[0] for placement in found.left_out)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "left"), [("ethos-u55-128", ["BATCH_MATMUL", "BATCH_MATMUL"]), ("ethos-u85-256", [])])
+def test_products_of_two_activations_of_16_bits_are_for_ethos_u85(target: str, left: list[str]) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(24, 72)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            query, key, value = self.mix(x).chunk(3, -1)
+            return (query @ key.transpose(1, 2) * 0.2).softmax(-1) @ value
+
+    for precision, expected in (("int8", []), ("int16x8", left)):
+        built = compiled(Attention(), (1, 12, 24), target, precision)
+        assert on_cpu(built) == expected
+        assert disagreements(built) == ()
+
+
 def test_what_vela_fails_at_is_an_error_with_its_words() -> None:
     """A padded convolution with stride 4 is beyond the NPU, and Vela 5.2.0 ends with an exception where it is alone in being so."""
     with pytest.raises(CompilerFailure) as caught:
@@ -113,8 +131,8 @@ def test_what_vela_fails_at_is_an_error_with_its_words() -> None:
 
 def test_a_rule_that_vela_does_not_share_is_told() -> None:
     built = compiled(BEYOND["three times"][0], (1, 8, 24, 24), "ethos-u55-128")
-    npu, cpu = built.target.units
-    lax = built.target.model_copy(update={"units": (npu.model_copy(update={"limits": ()}), cpu)})
+    npu, *others = built.target.units
+    lax = built.target.model_copy(update={"units": (npu.model_copy(update={"limits": ()}), *others)})
     (found,) = disagreements(replace(built, target=lax))
     assert (found.ours, found.theirs) == ("npu", "cpu")
     sentence = str(found)
