@@ -76,8 +76,9 @@ def _matrix(targets: tuple[Target, ...], rows: Rows) -> list[str]:
     return [
         "## The zoo on every target",
         "",
-        "Each model of the zoo, built as `edgewright export --effort fast` builds it from 16 calibration samples, run on 8 others by the first",
-        "of the runtimes above: the worst output's SQNR in dB against the original, or the code of the refusal; – where no row was made.",
+        "Each model of the zoo, built as `edgewright export --effort fast` builds it from its calibration samples (`tools/zoo_cases.py`), run",
+        "on up to 32 others by the first of the runtimes above: the worst output's SQNR in dB against the original, or the code of the",
+        "refusal; – where no row was made. docs/zoo.md has what more effort and all samples give.",
         "",
         _line(["target", *models]),
         "|---" * (len(models) + 1) + "|",

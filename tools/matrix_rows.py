@@ -33,17 +33,19 @@ from tools.zoo_cases import CASES
 
 __all__ = ["main", "measured", "profile_digest"]
 
-_CALIBRATION: Final = 16  # samples: what this is about is whether an artifact is made and right, not how good it can be
-_TESTS: Final = 8
+_TESTS: Final = 32  # samples at most: an emulated NPU takes seconds for each
 _WHY: Final = 5  # reasons that are kept of a row, the most frequent first
 
 
 def profile_digest(target: Target) -> str:
-    """What a row depends on of its profile, as a short hash: all but what is said to people. A key of the schema is in it where it is set."""
+    """What a row depends on, as a short hash: all of its profile but what is said to people, and how many samples it is judged on.
+
+    A key of the schema is in it where it is set, so that a new one makes no row old.
+    """
     verification = target.verification.model_copy(update={"note": "", "level": "rules"})
     silent = target.model_copy(update={"title": "", "description": "", "sources": (), "verification": verification})
     data = silent.model_dump(mode="json", exclude_defaults=True)
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([_TESTS, data], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def measured(source: Source, target: Target, calibration: Samples, tests: Samples) -> dict[str, Any]:
@@ -112,8 +114,11 @@ def row(source: Source, name: str, calibration: Samples, tests: Samples) -> dict
     try:
         found = measured(source, target, calibration, tests)
     except EdgewrightError as error:
-        status = "refused" if isinstance(error, TargetError) else "failed"
-        found = {"status": status, "code": error.code, "what": error.what, "why": error.why}
+        if isinstance(error, TargetError):
+            found = {"status": "refused", "code": error.code, "what": error.what, "why": error.why}
+        else:  # what a tool printed last says it; what it printed before names files of this machine
+            last = error.why.strip().splitlines()[-1:]
+            found = {"status": "failed", "code": error.code, "what": error.what, "why": "".join(last)}
     return {**found, "profile": profile_digest(target)}
 
 
@@ -123,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     np.seterr(all="ignore")
     case = CASES[model]
     source = load(f"tools.zoo:{case.model}")
-    calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(min(case.samples, _CALIBRATION))
+    calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(case.samples)
     tests = open_samples(case.held_out, source.inputs, source.preprocess).take(min(case.test_samples, _TESTS))
     for target in targets:
         print(json.dumps(row(source, target, calibration, tests)), flush=True)
