@@ -32,8 +32,9 @@ def command() -> None:
 @command.command(name="list")
 @json_option
 def _list(as_json: bool) -> None:
-    """List the environments that are there."""
+    """List the environments that are there, and the names of the runtimes in them."""
     from exporter.runtimes import list_environments
+    from exporter.runtimes.registry import runtimes_in
 
     found = list_environments()
     if as_json:
@@ -41,6 +42,8 @@ def _list(as_json: bool) -> None:
     elif found:
         for entry in found:
             click.echo(f"{entry.pin!s:<44}Python {entry.python_version:<9}{len(entry.wheels)} packages  {entry.pin.folder}")
+            if names := runtimes_in(entry):
+                click.echo(f"    --runtime {' | '.join(names)}")
     else:
         click.echo("there are none; make one: edgewright runtimes add tflite-runtime==2.14.0", err=True)
 
@@ -92,4 +95,6 @@ def _remove(pin: str, platform: str | None, as_json: bool) -> None:
 
 
 def _facts(environment: Environment) -> dict[str, object]:
-    return {**environment.to_dict(), "path": str(environment.pin.folder)}
+    from exporter.runtimes.registry import runtimes_in
+
+    return {**environment.to_dict(), "path": str(environment.pin.folder), "runtimes": list(runtimes_in(environment))}

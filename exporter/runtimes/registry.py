@@ -17,7 +17,7 @@ from exporter.runtimes.emulation import DEFAULT_CORE, PLATFORM, Core, emulator, 
 from exporter.runtimes.environments import RECIPES, Environment, Pin, find_environment, list_environments, parse_pin
 from exporter.runtimes.places import Remote, parse_place
 
-__all__ = ["RUNTIMES", "Availability", "Runtime", "all_runtimes", "available", "environment_of", "runtime_of"]
+__all__ = ["RUNTIMES", "Availability", "Runtime", "all_runtimes", "available", "environment_of", "runtime_of", "runtimes_in"]
 
 
 @dataclass(frozen=True)
@@ -184,17 +184,16 @@ def available(name: str) -> Availability:
 
 
 def all_runtimes() -> tuple[Availability, ...]:
-    """Every runtime that edgewright knows, installed or not, in the order of the table; then what environments of their own hold.
-
-    Of those for emulated cores one core stands for all.
-    """
-    qualified = [
-        f"{runtime.name}=={pin.version}" + (f"@{DEFAULT_CORE}" if pin.platform else "")
-        for pin in (environment.pin for environment in list_environments())
-        for runtime in RUNTIMES
-        if runtime.package == pin.package
-    ]
+    """Every runtime that edgewright knows, installed or not, in the order of the table; then what environments of their own hold."""
+    qualified = [name for environment in list_environments() for name in runtimes_in(environment)]
     return tuple(available(name) for name in (*_BY_NAME, *qualified))
+
+
+def runtimes_in(environment: Environment) -> tuple[str, ...]:
+    """Names of the runtimes that an environment holds; of those for emulated cores, on one core that stands for all."""
+    pin = environment.pin
+    place = f"@{DEFAULT_CORE}" if pin.platform else ""
+    return tuple(f"{runtime.name}=={pin.version}{place}" for runtime in RUNTIMES if runtime.package == pin.package)
 
 
 def _installed(package: str) -> str | None:

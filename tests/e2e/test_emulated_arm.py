@@ -20,6 +20,7 @@ from exporter.verification.runner import ArtifactRunner
 from targets.loader import load_target
 from targets.precision import choose_io
 from tests.conftest import zoo_source
+from tests.runtimes.tiny_models import onnx_relu
 from tools import zoo_data
 
 pytestmark = [
@@ -92,10 +93,14 @@ def test_both_runtimes_start_on_every_core(core: str, tmp_path: Path) -> None:
             assert CORES[core].title in session.machine.processor
 
 
-def test_verify_on_a_core_says_no_latency(artifacts: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(artifacts["digit_cnn"][0])
-    data = ["--data", "tools.zoo:held_out_digits", "--samples", "2"]
-    assert main(["verify", path, "--against", "tools.zoo:digit_cnn", *data, "--on", "cortex-a76", "--json"]) == 0
+def test_verify_on_a_core_says_no_latency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = str(onnx_relu(tmp_path / "relu.onnx")), tmp_path / "data.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32))
+    shape = ("--shape", "x=1,4")
+    assert main(["convert", model, str(tmp_path / "m.tflite"), *shape]) == 0
+    capsys.readouterr()
+    options = ["--against", model, "--data", str(data), *shape, "--on", "cortex-a76", "--json"]
+    assert main(["verify", str(tmp_path / "m.tflite"), *options]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["runtimes"])[:2] == ["litert-xnnpack@cortex-a76", "litert-xnnpack"]
     assert "litert-xnnpack@cortex-a76" not in found["latency"]

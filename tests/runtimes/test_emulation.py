@@ -90,7 +90,10 @@ def test_doctor_lists_an_emulated_runtime(monkeypatch: pytest.MonkeyPatch, capsy
     assert found["litert-xnnpack==2.3.0@cortex-a76"]["present"]
     assert "Cortex-A76" in found["litert-xnnpack==2.3.0@cortex-a76"]["purpose"]
     assert main(["runtimes", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["environments"][0]["platform"] == "aarch64"
+    [entry] = json.loads(capsys.readouterr().out)["environments"]
+    assert entry["platform"] == "aarch64"
+    assert entry["runtimes"] == [f"{name}==2.3.0@cortex-a76" for name in ("litert-ref", "litert-builtin", "litert-xnnpack")]
+    assert all(available(name).present for name in entry["runtimes"])
 
 
 def test_nothing_is_fetched_without_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
