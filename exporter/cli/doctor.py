@@ -31,6 +31,7 @@ class _Program:
     name: str
     purpose: str
     how_to_get: str
+    version_option: str = "--version"
 
 
 _PACKAGES: Final = (
@@ -45,6 +46,12 @@ _PROGRAMS: Final = (
         "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
     ),
     _Program("qemu-system-arm", "runs Cortex-M firmware on this host", "apt-get install qemu-system-arm"),
+    _Program(
+        "qemu-aarch64-static",
+        "runs Arm's own runtimes on this host (runtimes add --platform aarch64, verify --on cortex-a76)",
+        "apt-get install qemu-user-static",
+    ),
+    _Program("ssh", "runs artifacts on other machines (verify --on ssh://HOST)", "apt-get install openssh-client", "-V"),
 )
 
 
@@ -95,19 +102,19 @@ def _packages() -> list[Availability]:
 def _programs() -> list[Availability]:
     from exporter.runtimes import Availability
 
-    return [Availability(p.name, _program_version(p.name), p.how_to_get, p.purpose) for p in _PROGRAMS]
+    return [Availability(p.name, _program_version(p.name, p.version_option), p.how_to_get, p.purpose) for p in _PROGRAMS]
 
 
-def _program_version(name: str) -> str | None:
-    """First line of ``name --version``; "unknown" where the program is there and does not say."""
+def _program_version(name: str, option: str) -> str | None:
+    """First line that the program prints of its version; "unknown" where it is there and does not say."""
     path = shutil.which(name)
     if path is None:
         return None
     try:
-        printed = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        done = subprocess.run([path, option], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return printed.strip().partition("\n")[0] or "unknown"
+    return (done.stdout.strip() or done.stderr.strip()).partition("\n")[0] or "unknown"
 
 
 def _start(runtime: str) -> str:
