@@ -67,6 +67,7 @@ class Availability:
         return self.version is not None
 
 
+_ADD: Final = "edgewright runtimes add"
 _LITERT: Final = ("litert", "ai-edge-litert", ".tflite")
 _PIP_LITERT: Final = "pip install 'ai-edge-litert>=2.0'"
 
@@ -140,7 +141,7 @@ def runtime_of(name: str) -> Runtime:
         raise UsageError("EW-U001", f"there is no runtime {base!r}", fix=f"name one of {', '.join(_BY_NAME)}")
     if base != release:
         pin = parse_pin(f"{found.package}=={version}")
-        found = replace(found, name=name, version=pin.version, how_to_get=f"edgewright runtimes add {pin}")
+        found = replace(found, name=name, version=pin.version, how_to_get=f"{_ADD} {pin}")
     return _at(found, name, place) if at else found
 
 
@@ -151,8 +152,9 @@ def _at(runtime: Runtime, name: str, place: str) -> Runtime:
         return replace(runtime, name=name, remote=where)
     if runtime.package not in RECIPES:
         raise UsageError("EW-U001", f"{runtime.name} does not run on an emulated core", fix=f"name one of {', '.join(RECIPES)}")
-    pin = Pin(runtime.package, runtime.version or _installed(runtime.package) or "VERSION", PLATFORM)
-    how_to_get = f"edgewright runtimes add {pin}" + ("" if emulator() is not None else f"; {how_to_get_emulator()}")
+    pin = Pin(runtime.package, _installed(runtime.package) or "VERSION")
+    add = runtime.how_to_get if runtime.how_to_get.startswith(_ADD) else f"{_ADD} {pin}"
+    how_to_get = f"{add} --platform {PLATFORM}" + ("" if emulator() is not None else f"; {how_to_get_emulator()}")
     purpose = f"{runtime.purpose}, on an emulated {where.title}"
     return replace(
         runtime, name=name, core=where, how_to_get=how_to_get, purpose=purpose, emulates=True, patience_s=10 * runtime.patience_s

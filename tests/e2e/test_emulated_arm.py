@@ -22,6 +22,7 @@ from targets.precision import choose_io
 from tests.conftest import zoo_source
 from tests.runtimes.tiny_models import onnx_relu
 from tools import zoo_data
+from tools.floors import RELEASE
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,6 +81,23 @@ def test_reference_kernels_give_the_same_bits_on_arm(artifacts: dict) -> None:
         outputs("litert-ref@cortex-a76", artifacts[name], name), outputs("litert-ref", artifacts[name], name), strict=True
     ):
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_oldest_runtime_of_a_raspberry_pi_4_on_its_own_core(tmp_path: Path) -> None:
+    """tflite-runtime 2.14 on a Cortex-A72: its XNNPACK rounds otherwise than the reference kernels, by one step at most a layer."""
+    name, runtime = "efficientnet_lite0", f"tflite-runtime=={RELEASE}"
+    add_environment(runtime, platform="aarch64")
+    source, target = zoo_source(name), choose_io(load_target("raspberry-pi-4"), "int8")
+    samples = open_samples(DATA[name][0](), source.inputs, source.preprocess).take(16)
+    made = build(source, target, samples, Options(effort="fast")).artifact
+    made.write(tmp_path / "model.tflite")
+    artifact = (tmp_path / "model.tflite", dict(made.layouts))
+    for found, wanted in zip(
+        outputs(f"{runtime}@cortex-a72", artifact, name), outputs("litert-ref", artifact, name), strict=True
+    ):
+        one, other = found.astype(np.float64), wanted.astype(np.float64)
+        assert np.square(one - other).sum() / np.square(other - other.mean()).sum() < 1e-3
+        assert one.argmax() == other.argmax()
 
 
 @pytest.mark.parametrize("core", list(CORES))

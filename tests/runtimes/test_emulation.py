@@ -69,6 +69,8 @@ def test_what_is_missing_is_said_with_how_to_get_it(monkeypatch: pytest.MonkeyPa
     assert not missing.present
     assert "edgewright runtimes add ai-edge-litert==" in missing.how_to_get
     assert missing.how_to_get.endswith("--platform aarch64; apt-get install qemu-user-static")
+    other = available("tflite-runtime@cortex-a72").how_to_get
+    assert other == "edgewright runtimes add tflite-runtime==2.14.0 --platform aarch64; apt-get install qemu-user-static"
     stand_in()
     assert not available("litert-xnnpack@cortex-a76").present  # without the emulator it is of no use
     with_emulator(monkeypatch, "/usr/bin/qemu-aarch64")
