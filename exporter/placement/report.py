@@ -67,6 +67,18 @@ class PlacementReport:
         """How many nodes a unit runs."""
         return sum(node.unit == unit for node in self.nodes)
 
+    def away(self, *, floats: bool) -> tuple[tuple[Placement, tuple[str, ...]], ...]:
+        """Nodes that are not on the first unit, or (with `floats`) not in the wanted precision there, those alike as one.
+
+        Alike are nodes of one operator on one unit for the same reasons: the placement of the first, and the names of all.
+        """
+        first = next(iter(self.units))
+        alike: dict[tuple[str, str, str, tuple[str, ...]], list[Placement]] = {}
+        for node in self.nodes:
+            if node.unit != first or (floats and node.precision != self.precision and node.reasons):
+                alike.setdefault((node.op_type, node.unit, node.precision, node.reasons), []).append(node)
+        return tuple((nodes[0], tuple(node.node for node in nodes)) for nodes in alike.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``--json``: what stands under "estimate" is estimated, never measured."""
         times = self.estimate.nodes

@@ -70,6 +70,20 @@ def test_times_have_the_unit_that_fits(us, text):
     assert human_us(us) == text
 
 
+def test_nodes_that_are_away_for_the_same_reasons_are_one_row(report):
+    (row, names), *others = report.away(floats=False)
+    assert row.reasons == ("array does not run MaxPool",)
+    assert [node.node for node in report.nodes if node.op_type == "MaxPool"] == list(names)
+    assert all(entry.op_type != "MaxPool" for entry, _ in others)
+    assert sum(len(alike) for _, alike in report.away(floats=False)) == len(report.nodes) - report.on("array")
+
+
+@pytest.mark.slow
+def test_qnn_agrees_with_the_rules():
+    (answer,) = inspect("tools.zoo:efficientnet_lite0", "snapdragon-8gen2-npu", ask_compiler=True).answers
+    assert (answer.left_out, answer.disagreements) == (0, ())
+
+
 @pytest.mark.parametrize("model", ["digit_cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ZOO)])
 def test_a_compiler_that_is_asked_agrees_and_its_cycles_are_the_estimate(model):
     found = inspect(f"tools.zoo:{model}", "ethos-u55-128", ask_compiler=True)
