@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 
 from diagnostics import RuntimeFailure, UsageError
 from exporter.cli.main import main
-from exporter.runtimes import available, list_environments, open_session
+from exporter.runtimes import available, install, list_environments, open_session
 from exporter.runtimes.environments import (
     RECIPES,
     RECORD,
@@ -92,6 +92,36 @@ def test_old_wheels_get_the_numpy_they_were_built_for(pin: str, numpy: str) -> N
 
 def test_releases_sort_by_number() -> None:
     assert sorted(["1.9", "1.10.0", "1.10.0rc1", "2"], key=release_key) == ["1.9", "1.10.0", "1.10.0rc1", "2"]
+
+
+def downloads(pin: str) -> list[list[str]]:
+    """What pip is asked for, call by call, without its options for where and how."""
+    calls: list[list[str]] = []
+
+    def run(command: Sequence[str | Path], what: str) -> str:
+        calls.append([str(part) for part in command[command.index("--dest") + 2 :]])
+        return ""
+
+    install._download(parse_pin(pin), Path("packages"), None, ["pip", "download"], run)
+    return calls
+
+
+def test_a_package_is_downloaded_with_its_requirements_or_alone_with_the_recipes() -> None:
+    assert downloads("tflite-runtime==2.14.0") == [["tflite-runtime==2.14.0", "numpy==1.26.4"]]
+    first, second = downloads("rknn-toolkit2==2.5.0")
+    assert first == ["--no-deps", "rknn-toolkit2==2.5.0"]
+    assert {"torch==2.13.0", "numpy==1.26.4", "onnx==1.18.0"} <= set(second)
+    assert not any(requirement.startswith("rknn") for requirement in second)
+    [together] = downloads("esp-ppq==1.3.12")
+    assert {"esp-ppq==1.3.12", "torch==2.13.0"} <= set(together)
+
+
+def test_wheels_for_arm_are_those_of_its_python_and_of_a_glibc_it_has() -> None:
+    tags = install._tags("3.11.2")
+    values = {tags[i + 1] for i, tag in enumerate(tags) if tag.startswith("--p") or tag == "--abi"}
+    assert {"3.11", "cp311", "abi3", "none", "manylinux_2_28_aarch64", "manylinux2014_aarch64"} <= values
+    assert not any("x86" in value or "2_38" in value for value in values)
+    assert "--only-binary=:all:" in tags  # a source package would be built for this machine
 
 
 def test_every_recipe_can_be_proved_by_a_runtime_or_an_import() -> None:
