@@ -83,10 +83,10 @@ def judged(model: ir.Model, plans: int, least: int) -> int:
 
 
 def expected_gain(stats: Histogram, method: Method, symmetric: bool = False) -> float:
-    """By how many decibels a method's range has less expected squared error than all that was seen; 0 where there is nothing to gain."""
+    """By how many decibels a method's range has less expected squared error on what was seen than all of it with headroom."""
     if not (np.isfinite(stats.low) and np.isfinite(stats.high)) or stats.low >= stats.high:
         return 0.0
-    ranges = [(stats.low, stats.high), choose_range(stats, method, symmetric=symmetric)]
+    ranges = [choose_range(stats, each, symmetric=symmetric) for each in ("headroom", method)]
     lows, highs = (np.array(ends, np.float64) for ends in zip(*ranges, strict=True))
     lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
     if symmetric:

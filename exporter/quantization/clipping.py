@@ -102,7 +102,7 @@ class Floored:
 
 
 def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, steps: int = 255) -> tuple[float, float]:
-    """The real range (low, high) that an encoding of `steps` steps should cover; but for headroom never beyond what was seen, or zero.
+    """The real range (low, high) that an encoding of `steps` steps should cover; beyond what was seen, or zero, for headroom alone.
 
     - minmax: all that was seen.
     - headroom: all that was seen, and as much beyond as lowers the expected squared error on samples that were not (`_headroom`).
@@ -110,19 +110,20 @@ def choose_range(stats: Histogram, method: Method, *, symmetric: bool = False, s
     - entropy: the range whose rounded distribution has the least Kullback-Leibler divergence from the real one (Migacz 2017,
       "8-bit Inference with TensorRT"), both ends apart.
     - mse: the range with the least expected squared error, rounding and clipping together (`expected_error`; Banner, Nahshan and
-      Soudry 2019, "Post training 4-bit quantization of convolutional networks", section 2, on the histogram instead of a fitted density).
+      Soudry 2019, "Post training 4-bit quantization of convolutional networks", section 2, on the histogram instead of a fitted density);
+      an end that it does not cut has headroom.
     """
     if method == "minmax" or stats.low >= stats.high or not np.any(stats.histogram):
         return stats.low, stats.high
     if method == "headroom":
-        below, above = _headroom(stats, -stats.low, -stats.lows, steps), _headroom(stats, stats.high, stats.highs, steps)
-        return stats.low - below, stats.high + above
+        return _with_headroom(stats, stats.low, stats.high, steps)
     if method == "percentile":
         return stats.percentile(_PERCENT)
     lows, highs = _candidates(stats, symmetric, _COARSE if method == "entropy" and not symmetric else _CANDIDATES)
     error = _divergences(stats, lows, highs, steps) if method == "entropy" else expected_error(stats, lows, highs, steps)
     best = int(np.argmin(error))
-    return float(lows[best]), float(highs[best])
+    low, high = float(lows[best]), float(highs[best])
+    return _with_headroom(stats, low, high, steps) if method == "mse" else (low, high)
 
 
 def expected_error(stats: Histogram, low: Array, high: Array, steps: int = 255) -> Array:
@@ -146,6 +147,15 @@ def _rounded(stats: Histogram) -> float:
     """The share of elements that rounding changes: not those of the bin around zero."""
     counts, edges = np.asarray(stats.histogram, np.float64), np.asarray(stats.edges, np.float64)
     return float(counts[(edges[:-1] > 0.0) | (edges[1:] <= 0.0)].sum() / max(counts.sum(), 1.0))
+
+
+def _with_headroom(stats: Histogram, low: float, high: float, steps: int) -> tuple[float, float]:
+    """A range, with headroom at each end that reaches as far as what was seen."""
+    if low <= stats.low:
+        low = min(low, stats.low - _headroom(stats, -stats.low, -stats.lows, steps))
+    if high >= stats.high:
+        high = max(high, stats.high + _headroom(stats, stats.high, stats.highs, steps))
+    return low, high
 
 
 def _headroom(stats: Histogram, end: float, peaks: Array, steps: int) -> float:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
 from calibration.reservoir import spread
 from exporter.graph.values import name_of
-from exporter.quantization.correction import Correction, bias_index, correct_biases
+from exporter.quantization.correction import Correction, bias_index, correct_biases, planned_sqnr
+from exporter.quantization.costs import macs_of
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.reconstruct import learn_roundings, split
-from exporter.quantization.sequential import CLOSE, FAST, round_weights
+from exporter.quantization.sequential import CLOSE, FAST, Look, round_weights
 from targets.schema import Target
 
 __all__ = ["refine"]
+
+_Sample = Mapping[str, np.ndarray[Any, Any]]
+_FOLDS: Final = 4
+_FOLDED_MACS: Final = 2**27  # of a model: where fitting it four times more takes seconds
 
 
 def refine(
     model: ir.Model,
     plan: Plan,
     target: Target,
-    samples: Iterable[Mapping[str, np.ndarray[Any, Any]]],
+    samples: Iterable[_Sample],
     *,
     effort: Effort = "balanced",
     progress: Callable[[int, int], None] | None = None,
@@ -34,7 +40,8 @@ def refine(
     The effort "fast" looks at a few samples, and rounds the weights of narrow layers alone. With "best", all of it is the start
     of what is then learned block by block, scales of activations too (`reconstruct.learn_roundings`); that needs torch.
 
-    Each step is kept only where it raises the SQNR on the samples. `before` is the SQNR (dB) of the plan as it came.
+    Each step is kept only where it raises the SQNR on the samples; of small models only where what is fitted to some of the samples
+    raises it on the others, by more than chance would (`_carries_over`). `before` is the SQNR (dB) of the plan as it came.
     `progress` is called with (layers done, layers) of the step in progress.
 
     Raises UsageError EW-U005 where the effort is "best" and torch is not installed.
@@ -43,10 +50,40 @@ def refine(
     held = spread(samples, look.samples)
     # What judges the learned roundings must not have shaped those they are compared with.
     seen = held if effort != "best" else split(held)[0] or held
-    rounded = round_weights(model, plan, target, seen, look=look, progress=progress)
-    if not all(name in rounded.plan.corrections for name in _biases(model, plan)):
-        rounded = _then(rounded, correct_biases(model, rounded.plan, target, seen, progress=progress))
-    return rounded if effort != "best" else _then(rounded, learn_roundings(model, rounded.plan, target, held, progress=progress))
+    fitted = _fitted(model, plan, target, seen, look, progress)
+    if effort != "fast" and fitted.plan != plan and not _carries_over(model, plan, target, seen, look):
+        fitted = Correction(plan, fitted.before, fitted.before)
+    return fitted if effort != "best" else _then(fitted, learn_roundings(model, fitted.plan, target, held, progress=progress))
+
+
+def _fitted(
+    model: ir.Model,
+    plan: Plan,
+    target: Target,
+    samples: Sequence[_Sample],
+    look: Look,
+    progress: Callable[[int, int], None] | None = None,
+) -> Correction:
+    rounded = round_weights(model, plan, target, samples, look=look, progress=progress)
+    if all(name in rounded.plan.corrections for name in _biases(model, plan)):
+        return rounded
+    return _then(rounded, correct_biases(model, rounded.plan, target, samples, progress=progress))
+
+
+def _carries_over(model: ir.Model, plan: Plan, target: Target, samples: Sequence[_Sample], look: Look) -> bool:
+    """Whether what is fitted to three quarters of the samples gains more than a standard error on the rest, in the mean.
+
+    Where an output is one number a sample, a fit follows the few that there are. Larger models have more outputs, or positions, than
+    a fit could follow, and are taken at their word.
+    """
+    if sum(macs_of(node) for node in model.graph) > _FOLDED_MACS or len(samples) < 2 * _FOLDS:
+        return True
+    gains = []
+    for fold in range(_FOLDS):
+        some, rest = ([s for i, s in enumerate(samples) if (i % _FOLDS == fold) is back] for back in (False, True))
+        before, after = planned_sqnr(model, [plan, _fitted(model, plan, target, some, look).plan], target, rest)
+        gains.append(after - before)
+    return bool(mean(gains) > stdev(gains) / len(gains) ** 0.5)
 
 
 def _then(first: Correction, second: Correction) -> Correction:

@@ -78,5 +78,5 @@ def test_of_proposals_that_are_about_as_good_the_one_that_cuts_least_is_taken(mo
 def test_the_promised_gain_is_what_the_method_s_own_error_says(symmetric):
     store = statistics(residual_net(), samples(residual_net()))
     for stats in store.values.values():
-        assert expected_gain(stats, "minmax", symmetric) == 0.0
+        assert expected_gain(stats, "headroom", symmetric) == 0.0
         assert expected_gain(stats, "mse", symmetric) >= 0.0

@@ -1,0 +1,48 @@
+"""What is fitted to samples is kept where it serves others as well."""
+
+from itertools import cycle
+
+import pytest
+
+import exporter.quantization.refine as module
+from exporter.quantization.refine import refine
+from tests.quantization.planned import planned, residual_net, samples, target
+
+
+@pytest.mark.parametrize(
+    ("gains", "kept"),
+    [
+        ((2.0, 1.5, 1.0, 1.8), True),
+        ((3.0, -2.8, 2.7, -2.2), False),  # on the mean a gain, by chance alone
+        ((-0.1, -0.2, -0.1, -0.3), False),
+    ],
+)
+def test_a_fit_that_gains_on_other_samples_by_chance_alone_is_dropped(monkeypatch, gains, kept):
+    model = residual_net()
+    plan, data = planned(model), samples(model)
+    at = cycle(gains)
+    monkeypatch.setattr(module, "planned_sqnr", lambda model, plans, target, rest: [20.0, 20.0 + next(at)])
+    found = refine(model, plan, target(), data)
+    assert (found.plan != plan) is kept
+    assert (found.after > found.before) is kept
+
+
+def test_folds_are_judged_on_what_they_were_not_fitted_to(monkeypatch):
+    model = residual_net()
+    plan, data = planned(model), samples(model)
+    fits, rests = [], []
+    fitted, judged = module._fitted, module.planned_sqnr
+    monkeypatch.setattr(module, "_fitted", lambda *a, **k: fits.append([id(s) for s in a[3]]) or fitted(*a, **k))
+    monkeypatch.setattr(module, "planned_sqnr", lambda *a, **k: rests.append([id(s) for s in a[3]]) or judged(*a, **k))
+    refine(model, plan, target(), data)
+    whole, *folds = fits
+    assert len(folds) == len(rests) == 4
+    assert all(sorted(some + rest) == sorted(whole) and len(rest) == len(whole) // 4 for some, rest in zip(folds, rests, strict=True))
+
+
+def test_large_models_are_fitted_once(monkeypatch):
+    model = residual_net()
+    plan, data = planned(model), samples(model)
+    monkeypatch.setattr(module, "_FOLDED_MACS", 0)
+    monkeypatch.setattr(module, "planned_sqnr", lambda *a: pytest.fail("a fold was judged"))
+    assert refine(model, plan, target(), data).plan != plan
