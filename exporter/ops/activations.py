@@ -138,8 +138,10 @@ class Clip(Elementwise):
         return super().runs_in(node, dtype) and (dtype == "int8" or self.activation(node) != "RELU_N1_TO_1")
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        low = scalar_of(node.inputs[1]) if len(node.inputs) > 1 else None
-        return activation_rule(node, parameters=(1, 2), floors={0: -np.inf if low is None else low})
+        low, high = (scalar_of(node.inputs[index]) if index < len(node.inputs) else None for index in (1, 2))
+        least, greatest = (-np.inf if low is None else low), (np.inf if high is None else high)
+        output = OutputRule(least=least, greatest=greatest) if least <= greatest else OutputRule()
+        return activation_rule(node, output, parameters=(1, 2), floors={0: least})
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """TFLite has three clamps; others become Max, then Min, with constants (ONNX: the upper bound wins where they cross)."""
@@ -297,7 +299,7 @@ class HardSigmoid(Elementwise):
     }
 
     def quantize(self, node: ir.Node) -> QuantRule:
-        return activation_rule(node, floors={0: hard_sigmoid_floor(node)})
+        return activation_rule(node, OutputRule(least=0.0, greatest=1.0), floors={0: hard_sigmoid_floor(node)})
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """clip(alpha*x + beta, 0, 1) = relu6(6*alpha*x + 6*beta) / 6: the clamp fuses into the addition's kernel."""

@@ -99,6 +99,7 @@ class InputRule:
 class OutputRule:
     """Encoding of one output: its own from calibration, shared with the activation inputs, or fixed by the kernel.
 
+    An "own" encoding reaches from `least` to `greatest` at most: what the operator gives lies between them, whatever it reads.
     `scale` and `zero_point` (for int8) are set for the kind "fixed" only. int16 has the same greatest magnitude at zero point 0, as TFLite's
     kernels want it: 1 for softmax, logistic and tanh, so 1/32768.
     """
@@ -106,6 +107,8 @@ class OutputRule:
     kind: str = "own"  # "own" | "shared" | "fixed"
     scale: float = 0.0
     zero_point: int = 0
+    least: float = -inf
+    greatest: float = inf
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from diagnostics import DataError, ModelError
 from exporter.graph.values import constant, fused_activation, is_constant, name_of
-from exporter.ops.base import OutputRule, QuantRule, Role
+from exporter.ops.base import OutputRule, QuantRule, Role, operator_of
 from exporter.quantization.apply import node_name
 from exporter.quantization.clipping import Floored, Histogram, Method, choose_range
 from exporter.quantization.plan import Encoding, integer_range
@@ -82,6 +82,7 @@ class Encoder:
         self._fixed: dict[_Key, Encoding] = {}
         self._shared: set[_Key] = set()
         self._found: dict[_Key, Encoding] = {}
+        self._limits: dict[_Key, tuple[float, float]] = {}  # what its node can write at least and at most
         self._writers: dict[str, str] = {}  # name -> the dtype of the node that writes the value
         self._read_wide: set[str] = set()
         for node, rule in rules.items():
@@ -159,8 +160,13 @@ class Encoder:
         for key in (*read, *(key for key, _ in written)):
             self._find(key)
         self._read_wide |= {name for name, _ in read if dtype == "int16"}
+        behind = fused_activation(node)
+        if behind is not None and written:
+            clamp = operator_of(behind).quantize(behind).outputs[0]
+            self._limits[written[0][0]] = clamp.least, clamp.greatest
         for key, given in written:
             self._writers[key[0]] = dtype
+            self._limits.setdefault(key, (given.least, given.greatest))
             if given.kind == "fixed":
                 self._fixed[key] = self._fixed_encoding(given, dtype)
             elif given.kind == "shared":
@@ -189,7 +195,7 @@ class Encoder:
         if len(fixed) == 1 and not constants and all(key in self._fixed for key in sources):
             common = next(iter(fixed))
         else:
-            ranges = [self._range(key) for key in keys] + [self._bounds(value) for value in constants]
+            ranges = [self._limited(self._range(key), sources) for key in keys] + [self._bounds(value) for value in constants]
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
             common = self._encode(low, max(high, low + max(map(self._least_range, sources), default=0.0)), dtype)
         for key in keys:
@@ -197,6 +203,12 @@ class Encoder:
         for node, index, value in readers:
             if is_constant(value) or self._found[name_of(value), dtype] != common:
                 self.requantize[f"{node_name(node)}:{index}"] = common
+
+    def _limited(self, found: tuple[float, float], sources: list[_Key]) -> tuple[float, float]:
+        """A range, without what lies beyond all that the values `sources` can be: a clamp whose encoding goes further is no clamp."""
+        limits = [self._limits.get(key, (-np.inf, np.inf)) for key in sources]
+        least, greatest = min((low for low, _ in limits), default=-np.inf), max((high for _, high in limits), default=np.inf)
+        return max(found[0], least), min(found[1], greatest)
 
     def _least_range(self, key: _Key) -> float:
         """How wide the encoding of a value has to be for the kernel that writes it: what cancels out is finer than kernels can tell."""

@@ -106,8 +106,9 @@ def made(case):
 def test_int16_is_float_to_a_few_steps(name, kernels):
     found = lowered(made(CASES[name]), "int16x8", kernels=kernels)
     assert found.steps, "the node ran in float"
-    # Rounding an input costs half a step times the slope, at most 8 (the product of two numbers up to 4, tanh of a range of 4 at scale 1).
-    assert max(found.steps.values()) <= 5
+    # Rounding an input costs half a step times the slope: at most 8 of the product of two numbers up to 4. The output of Tanh is fixed while its
+    # input, up to 4, has one bit of headroom: 4 steps, once for the input and once for what LeakyRelu hands on, and one for its table.
+    assert max(found.steps.values()) <= (9 if name == "Tanh" else 5)
 
 
 @pytest.mark.parametrize("kernels", ["ref", "builtin"])

@@ -297,3 +297,28 @@ def test_sums_that_no_integer_node_reads_stay_as_kernels_add_them_up(behind, enc
     written = "r" if "Relu" in behind else "y"
     assert planned(model, target()).encodings[written].dtype == "int8"
     assert (written in plan.encodings) is encoded
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_headroom_ends_where_a_clamp_does(dtype):
+    """A runtime folds a clamp into the encoding behind it where that reaches no further; what only moves the value keeps to it too."""
+    model = network(
+        """
+        a = Conv (x, w)
+        b = Clip (a, low, high)
+        c = MaxPool <kernel_shape = [2, 2]> (b)
+        y = Conv (c, v)
+        """,
+        inputs="float[1,4,8,8] x",
+        outputs="float[1,4,7,7] y",
+        low=np.float32(-3),
+        high=np.float32(3),
+        w=(4, 4, 1, 1),
+        v=(4, 4, 1, 1),
+    )
+    wide = {node_name(n): "to see" for n in model.graph} if dtype == "int16" else {}
+    plan = make_plan(model, statistics(model), target(), method="headroom", wide=wide)
+    assert plan.encodings["b"] == plan.encodings["c"]
+    assert plan.encodings["b"].dtype == dtype
+    least, greatest = plan.encodings["b"].dequantize(np.array([np.iinfo(dtype).min, np.iinfo(dtype).max]))
+    assert -3.02 <= least < greatest <= 3.02

@@ -37,7 +37,9 @@ def test_folds_are_judged_on_what_they_were_not_fitted_to(monkeypatch):
     refine(model, plan, target(), data)
     whole, *folds = fits
     assert len(folds) == len(rests) == 4
-    assert all(sorted(some + rest) == sorted(whole) and len(rest) == len(whole) // 4 for some, rest in zip(folds, rests, strict=True))
+    assert all(
+        sorted(some + rest) == sorted(whole) and len(rest) == len(whole) // 4 for some, rest in zip(folds, rests, strict=True)
+    )
 
 
 def test_large_models_are_fitted_once(monkeypatch):
