@@ -38,7 +38,7 @@ _LEAST: Final = 0.005  # of the noise that counts: what makes less is not looked
 # Of a bargain: the decibels that one per cent of latency has to gain, the least gain worth another precision, and the greatest share of
 # the latency that may be spent.
 _GAIN_DB: Final = 0.5
-_LEAST_GAIN_DB: Final = 1.0
+_LEAST_GAIN_DB: Final = 0.5
 _MOST: Final = 0.15
 
 _IN_WORDS: Final[Mapping[Form, str]] = {
