@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from calibration import Checkpoint, Preprocess, Samples, Statistics, Store, collect
-from diagnostics import DataError, ModelError, TargetError
+from diagnostics import CompilerFailure, DataError, ModelError, TargetError
 from exporter.built import Built, Written
 from exporter.content import Content
 from exporter.frontends.source import Source
@@ -290,6 +290,8 @@ def check_limits(written: Written, target: Target, model: str) -> None:
 def compile_artifact(built: Built, options: Options = Options(), progress: Progress = SILENT) -> Built:
     """What the target's compiler makes of the artifact; where it is absent the artifact stands alone, with how to get it.
 
+    So it does where a compiler that is optional fails, with the reason.
+
     Raises CompilerFailure: EW-R006 it is absent and required, EW-R007 it refused, EW-R008 it crashed, EW-R009 it took too long.
     Raises TargetError: EW-T003, what it made does not fit the target's memory.
     """
@@ -300,11 +302,19 @@ def compile_artifact(built: Built, options: Options = Options(), progress: Progr
     if table is None:
         return built
     absent = how_to_get(table)
-    if absent and not (table.required or options.require_compiler):
+    required = table.required or options.require_compiler
+    if absent and not required:
         progress.warn(f"{built.target.name}: {absent}")
         return replace(built, not_compiled=absent)
     with progress.stage(f"compile with {table.compiler}"):
-        compiled = compile_for(built.artifact, table)
+        try:
+            compiled = compile_for(built.artifact, table)
+        except CompilerFailure as error:
+            if required or not table.optional:
+                raise
+            failed = "; ".join(filter(None, [f"not compiled: {error.what} ({error.code})", *error.why.splitlines()]))
+            progress.warn(f"{built.target.name}: {failed}")
+            return replace(built, not_compiled=failed)
     require_compiled(compiled, built.target, built.source.name)
     return replace(built, compiled=compiled)
 

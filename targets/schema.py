@@ -121,6 +121,7 @@ COMPILER_OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
     "vela": {"config": str, "system_config": str, "memory_mode": str, "optimise": str, "arena_cache_size": int},
     "qnn-htp": {"soc_model": int, "finalization": int, "cpu_fallback": bool},
     "rknn": {"optimization_level": int},
+    "coreml": {"precision": str},
 }
 
 
@@ -253,10 +254,11 @@ class Pruning(_Table):
 class Compile(_Table):
     """The vendor's compiler that makes of the artifact what the device loads. What is verified is the artifact."""
 
-    compiler: Literal["vela", "qnn-htp", "rknn"]
+    compiler: Literal["vela", "qnn-htp", "rknn", "coreml"]
     architectures: Annotated[tuple[str, ...], Field(min_length=1, description="one compiled artifact each")]
     options: Mapping[str, str | int | float | bool] = Field(default_factory=dict, description="see COMPILER_OPTIONS")
     required: bool = False  # an export without the compiler is an error, not an artifact with a warning
+    optional: bool = False  # apps may load the artifact itself instead: what the compiler fails at is a warning, not an error
     timeout_s: Positive = 600  # of one architecture
 
 

@@ -76,6 +76,9 @@ def _print_estimate(estimate: Estimate) -> None:
 
 
 def _print_answer(answer: CompilerAnswer) -> None:
+    if not answer.operators:
+        click.echo(f"\n{answer.compiler} for {answer.architecture}: compiled; it says of no operator where it runs")
+        return
     mapped = answer.operators - answer.left_out
     click.echo(f"\n{answer.compiler} for {answer.architecture}: {mapped} of {answer.operators} operators run on the accelerator")
     if answer.estimate is not None:

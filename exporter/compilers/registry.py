@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from diagnostics import CompilerFailure
 from exporter.compilers.base import Compiled, Compiler, Task
+from exporter.compilers.coreml import compile_for_coreml
 from exporter.compilers.qnn import compile_for_htp
 from exporter.compilers.rknn import compile_for_rknn
 from exporter.compilers.vela import compile_with_vela
@@ -46,6 +47,13 @@ COMPILERS: Final[Mapping[str, Compiler]] = {
             "compiles QDQ ONNX for Rockchip's NPUs",
             "edgewright runtimes add rknn-toolkit2==2.5.0",
             compile_for_rknn,
+        ),
+        Compiler(
+            "coreml",
+            "coremltools",
+            "converts float ONNX into Core ML's ML programs for Apple's devices",
+            "pip install 'edgewright[coreml]'",
+            compile_for_coreml,
         ),
     )
 }
