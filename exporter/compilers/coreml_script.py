@@ -74,35 +74,39 @@ def _convert(artifact: Path, options: Mapping[str, Any], package: Path) -> dict[
     if refused := [f"{node.name} ({node.op_type}): {reason}" for node in graph if (reason := _refusal(node))]:
         raise _Unconverted("no torch function for " + "; ".join(refused))
     constants, sample = _constants(graph), _sample(graph)
-    given = tuple(torch.from_numpy(sample[name_of(value)]) for value in graph.inputs)
-    # Not jit.trace: where an operator's function asks for the numbers themselves, a trace keeps the sample's answer and export refuses.
-    program = torch.export.export(_module(graph, constants), given, strict=False).run_decompositions({})
-    apart = _apart(dict(zip(_names(graph.outputs), program.module()(*given), strict=True)), source.reference(sample))
+    given = [torch.from_numpy(sample[name_of(value)]) for value in graph.inputs]
     precision = str(options["precision"])
     if precision == "float16":
         _refuse_overflow(_run(graph, constants, given))
-    features = _features([*graph.inputs, *graph.outputs])
+    names = [_identifier(value) for value in (*graph.inputs, *graph.outputs)]
+    if len(set(names)) < len(names):
+        raise _Unconverted(f"inputs and outputs would have the same names in an ML program: {', '.join(names)}")
+    named = dict(zip(names, given, strict=False))
+    # Not jit.trace: where an operator's function asks for the numbers themselves, a trace keeps the sample's answer and export refuses.
+    program = torch.export.export(_module(graph, constants), (), named, strict=False).run_decompositions({})
+    apart = _apart(dict(zip(map(name_of, graph.outputs), program.module()(**named), strict=True)), source.reference(sample))
     converted = ct.convert(
         program,
-        outputs=[_output(value, features[name_of(value)]) for value in graph.outputs],
+        outputs=[_output(value, name) for value, name in zip(graph.outputs, names[len(given) :], strict=True)],
         convert_to="mlprogram",
         minimum_deployment_target=getattr(ct.target, str(options["deployment_target"])),
         compute_precision={"float16": ct.precision.FLOAT16, "float32": ct.precision.FLOAT32}[precision],
         skip_model_load=True,
     )
     converted.save(str(package))
-    _settle(package, {f"given_{index}": features[name_of(value)] for index, value in enumerate(graph.inputs)})
+    _settle(package)
+    features = _features(graph, converted.get_spec().description)
     operators = Counter(op.op_type for op in converted._mil_program.functions["main"].operations if op.op_type != "const")
     return {"operators": dict(sorted(operators.items())), "features": features, "apart": apart}
 
 
 def _module(graph: ir.Graph, constants: Mapping[ir.Value, Tensor]) -> Module:
-    """The graph as a module that takes the inputs and gives the outputs in the graph's order."""
+    """The graph as a module that takes the inputs by whatever names, and gives the outputs, in the graph's order."""
     import torch
 
     class Graph(torch.nn.Module):
-        def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-            values = _run(graph, constants, given)
+        def forward(self, **given: Tensor) -> tuple[Tensor, ...]:
+            values = _run(graph, constants, list(given.values()))
             return tuple(values[value] for value in graph.outputs)
 
     return Graph().eval()
@@ -172,16 +176,23 @@ def _apart(found: Mapping[str, Tensor], wanted: _Arrays) -> float:
     return worst
 
 
-def _names(values: Sequence[ir.Value]) -> list[str]:
-    return [name_of(value) for value in values]
+def _identifier(value: ir.Value) -> str:
+    """The value's name as far as an ML program can have it."""
+    return re.sub(r"^(?=\d)", "_", re.sub(r"\W", "_", name_of(value), flags=re.ASCII))
 
 
-def _features(values: Sequence[ir.Value]) -> dict[str, str]:
-    """Name in the artifact -> name in the ML program, which is an identifier. Raises _Unconverted where two would be the same."""
-    features = {name: re.sub(r"^(?=\d)", "_", re.sub(r"\W", "_", name, flags=re.ASCII)) for name in _names(values)}
-    if len(set(features.values())) < len(values):
-        raise _Unconverted(f"inputs and outputs have no names of their own as identifiers: {', '.join(_names(values))}")
-    return features
+def _features(graph: ir.Graph, description: Any) -> dict[str, str]:
+    """Name in the artifact -> name in the ML program. coremltools says which: some words are its own.
+
+    Raises _Unconverted where the program has other inputs or outputs than the graph.
+    """
+    values, found = [*graph.inputs, *graph.outputs], [*description.input, *description.output]
+    if len(description.input) != len(graph.inputs) or len(description.output) != len(graph.outputs):
+        raise _Unconverted(f"the ML program has the inputs and outputs {', '.join(entry.name for entry in found)}")
+    for value, entry in zip(values, found, strict=True):
+        if tuple(entry.type.multiArrayType.shape) != static_shape(value):
+            raise _Unconverted(f"{value.name} has the shape {tuple(entry.type.multiArrayType.shape)} in the ML program")
+    return {name_of(value): entry.name for value, entry in zip(values, found, strict=True)}
 
 
 def _output(value: ir.Value, feature: str) -> Any:
@@ -191,9 +202,8 @@ def _output(value: ir.Value, feature: str) -> Any:
     return ct.TensorType(name=feature, dtype=np.float32) if value.dtype == ir.DataType.FLOAT else ct.TensorType(name=feature)
 
 
-def _settle(package: Path, renamed: Mapping[str, str]) -> None:
-    """Name the inputs, and take out of a saved package what another run would write in another way: date, identifiers, order of maps."""
-    import coremltools as ct
+def _settle(package: Path) -> None:
+    """Take out of a saved package what another run would write in another way: date, identifiers, order of maps."""
     from coremltools.proto import Model_pb2
 
     manifest = json.loads((package / "Manifest.json").read_text())
@@ -201,8 +211,6 @@ def _settle(package: Path, renamed: Mapping[str, str]) -> None:
     path = package / _DATA / entries[manifest["rootModelIdentifier"]]["path"]
     spec = Model_pb2.Model()
     spec.ParseFromString(path.read_bytes())
-    for old, new in renamed.items():
-        ct.utils.rename_feature(spec, old, new)
     spec.description.metadata.userDefined.pop(_DATE, None)
     path.write_bytes(spec.SerializeToString(deterministic=True))
     own = {old: str(uuid.uuid5(_NAMESPACE, entry["path"])) for old, entry in entries.items()}

@@ -157,11 +157,26 @@ def test_a_difference_from_onnxruntime_is_refused() -> None:
             coreml_script._apart({"y": torch.tensor(wrong)}, wanted)
 
 
-def test_names_that_would_be_one_identifier_are_refused() -> None:
-    values = [ir.Value(name=name) for name in ("a.b", "a/b")]
-    with pytest.raises(coreml_script._Unconverted, match=r"a\.b, a/b"):
-        coreml_script._features(values)
-    assert coreml_script._features([ir.Value(name="0.x")]) == {"0.x": "_0_x"}
+@here
+def test_inputs_keep_their_order_and_names_of_the_programs_own_values_and_words_stay_apart(tmp_path: Path) -> None:
+    inputs = "float[1, 4] state, float[1, 3] relu"
+    model = network("r = Relu (state)\ny = Concat <axis = 1> (r, relu)", inputs=inputs, outputs="float[1, 7] y")
+    found = compiled(model, tmp_path)
+    spec = spec_of(found)
+    shapes = {entry.name: list(entry.type.multiArrayType.shape) for entry in spec.description.input}
+    assert list(shapes.values()) == [[1, 4], [1, 3]]
+    written = [value.name for operation in operators(spec) for value in operation.outputs]
+    assert not set(shapes) & set(written)
+    assert f"state is named {next(iter(shapes))}\n" in found.log
+
+
+@here
+def test_names_that_would_be_one_identifier_are_refused(tmp_path: Path) -> None:
+    model = network("y = Add (a, b)", inputs="float[1, 4] a, float[1, 4] b", outputs="float[1, 4] y")
+    model.graph.inputs[0].name, model.graph.inputs[1].name = "a.b", "a/b"
+    with pytest.raises(CompilerFailure) as caught:
+        compiled(model, tmp_path)
+    assert "the same names in an ML program: a_b, a_b, y" in caught.value.why
 
 
 @here
