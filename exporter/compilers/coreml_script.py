@@ -14,7 +14,8 @@ import sys
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,8 +23,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.frontends.quiet import first_line
-from exporter.graph.values import constant, is_constant, name_of, static_shape
+from exporter.graph.values import attribute, constant, is_constant, name_of, static_shape
 from exporter.ops.base import Refused, operator_of
+from exporter.ops.windows import window_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,9 +118,28 @@ def _run(graph: ir.Graph, constants: Mapping[ir.Value, Tensor], given: Sequence[
     """All values of the graph, computed by the operators' torch facets."""
     values = dict(zip(graph.inputs, given, strict=True)) | dict(constants)
     for node in graph:
-        results = operator_of(node).torch(node, [None if value is None else values[value] for value in node.inputs])
+        read = [None if value is None else values[value] for value in node.inputs]
+        pool = _pool(node)
+        results = operator_of(node).torch(node, read) if pool is None else [pool(read[0])]
         values.update(zip(node.outputs, results, strict=False))
     return values
+
+
+def _pool(node: ir.Node) -> Callable[..., Tensor] | None:
+    """torch's own MaxPool where it has this one, which becomes one operator of an ML program; the facet's gathers become many."""
+    from torch.nn import functional
+
+    if node.op_type != "MaxPool" or len(node.outputs) > 1 or len(attribute(node, "kernel_shape")) > 2:
+        return None
+    window = window_of(node, attribute(node, "kernel_shape"))
+    axes = zip(window.kernel, window.strides, window.before, window.size, window.count, strict=True)
+    regular = all(
+        2 * pad <= kernel and count == (size + 2 * pad - kernel) // stride + 1 for kernel, stride, pad, size, count in axes
+    )
+    if not regular or max(window.dilations) > 1:
+        return None
+    pool = functional.max_pool1d if len(window.kernel) == 1 else functional.max_pool2d
+    return partial(pool, kernel_size=window.kernel, stride=window.strides, padding=window.before)
 
 
 def _constants(graph: ir.Graph) -> dict[ir.Value, Tensor]:

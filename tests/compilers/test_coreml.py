@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -18,6 +19,8 @@ from exporter.backends.onnx.writer import write_onnx
 from exporter.compilers import Compiled, Task, all_compilers, coreml_script
 from exporter.compilers.coreml import compile_for_coreml
 from exporter.frontends import Source
+from exporter.graph.passes import canonicalize
+from exporter.graph.run import FloatRunner
 from exporter.pipeline import Options, build, compile_artifact
 from exporter.quantization.planner import float_plan
 from targets.loader import load_target
@@ -199,5 +202,29 @@ def test_a_profiles_artifact_is_converted(digit_cnn: Source) -> None:
     (found,) = compile_artifact(build(digit_cnn, load_target("apple-ane"), None, Options())).compiled
     assert (found.compiler, found.architecture) == ("coreml", "iOS17")
     types = {operation.type for operation in operators(spec_of(found))}
-    assert {"conv", "relu", "linear"} <= types
+    assert {"conv", "relu", "linear", "max_pool"} <= types
+    assert not {"gather", "reduce_max"} & types
     assert json.loads(json.dumps(found.to_dict()))["options"] == {"precision": "float16"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "own"),
+    [
+        ("kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]", True),
+        ("kernel_shape = [3, 3], strides = [2, 2], pads = [0, 0, 1, 1]", True),  # of which no window reaches the padding
+        ("kernel_shape = [2, 2], strides = [2, 2]", True),
+        ("kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1", False),
+        ("kernel_shape = [3, 3], strides = [2, 2], pads = [0, 0, 2, 2]", False),
+        ("kernel_shape = [2, 2], dilations = [2, 2]", False),
+    ],
+)
+def test_torchs_own_pool_is_taken_where_it_computes_the_same(attributes: str, own: bool) -> None:
+    torch = pytest.importorskip("torch")
+    text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[1, 2, 7, 7] x) => (float[1, 2, h, w] y) {{ y = MaxPool <{attributes}> (x) }}'
+    model = canonicalize(ir.from_proto(onnx.parser.parse_model(text)))
+    (node,) = model.graph
+    pool = coreml_script._pool(node)
+    assert (pool is not None) is own
+    if pool is not None:
+        x = np.random.default_rng(1).standard_normal((1, 2, 7, 7)).astype(np.float32)
+        np.testing.assert_array_equal(pool(torch.from_numpy(x)).numpy(), FloatRunner(model)({"x": x})["y"])
