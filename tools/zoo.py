@@ -32,6 +32,7 @@ from tools.zoo_data import (
     imagenet_photos,
     photos,
     unseen_photos,
+    varied_photos,
 )
 from tools.zoo_decoded import decoded
 from tools.zoo_text import MAGIKA, MINILM
@@ -65,6 +66,7 @@ __all__ = [
     "silero_vad",
     "silero_vad_if",
     "unseen_photos",
+    "varied_photos",
     "yolox_char",
     "yolox_char_decoded",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "photo_file",
     "photos",
     "unseen_photos",
+    "varied_photos",
 ]
 
 FOOLBOX: Final = Wheel("foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
@@ -47,7 +48,7 @@ _MATE: Final = DebianPackage(
 
 # Photos that the wheels of scikit-image (folder "data") and scikit-learn carry, and two packages of Debian. The sets share no photo and no
 # scene. Nobody has chosen a method by the "unseen" ones.
-_PHOTOS: Final[Mapping[str, tuple[str, ...]]] = {
+_SETS: Final[Mapping[str, tuple[str, ...]]] = {
     "calibration": (
         "skimage/data/astronaut.png",
         "skimage/data/brick.png",
@@ -124,11 +125,12 @@ _PHOTOS: Final[Mapping[str, tuple[str, ...]]] = {
         ),
     ),
 }
+_PHOTOS: Final[Mapping[str, tuple[str, ...]]] = {**_SETS, "varied": (*_SETS["calibration"], *_SETS["held_out"])}
 _DEBIAN: Final[Mapping[str, DebianPackage]] = {"opencv": _OPENCV, "mate": _MATE}
 _CALIBRATION_DIGITS: Final = 512
 
 Split = Literal["calibration", "held_out"]
-PhotoSplit = Literal["calibration", "held_out", "unseen"]
+PhotoSplit = Literal["calibration", "held_out", "varied", "unseen"]
 
 
 def imagenet_photos() -> Path:
@@ -150,7 +152,8 @@ def photos(split: PhotoSplit, count: int = 128, size: int = 224) -> Path:
     """Folder with `count` crops, `size` x `size` RGB PNGs, of photos that packages carry.
 
     The crops come from all photos of the split in turn, of random place and side (half of the photo's shorter side up to all of it),
-    mirrored at random; the seed is fixed, so the same arguments give the same pixels. The photos of the splits are different ones.
+    mirrored at random; the seed is fixed, so the same arguments give the same pixels. The photos of the splits are different ones;
+    "varied" is "calibration" and "held_out" together.
     """
     from PIL import Image
 
@@ -182,6 +185,11 @@ def held_out_photos() -> Path:
 def unseen_photos() -> Path:
     """246 crops of 41 photos that neither calibrated nor judged anything while a method was chosen. Needs Debian's packages."""
     return photos("unseen", 246)
+
+
+def varied_photos() -> Path:
+    """128 crops of all 18 photos that are not `unseen_photos`: what calibrates where those judge."""
+    return photos("varied")
 
 
 def digits(split: Split = "held_out") -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
