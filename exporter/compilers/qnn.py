@@ -52,7 +52,9 @@ def compile_for_htp(task: Task, version: str) -> Compiled:
         said = "\n".join(line for line in error.why.splitlines() if ":onnxruntime:" not in line)
         raise CompilerFailure(error.code, error.what, why=said or error.why, fix=error.fix) from None
     try:
-        report = json.loads(printed.strip().splitlines()[-1])
+        report = json.loads(
+            [line for line in printed.splitlines() if line.startswith("{")][-1]
+        )  # its libraries may print after it
         made = {name: (task.folder / name).read_bytes() for name in (_CONTEXT, _CODE)}
     except (OSError, ValueError, IndexError) as error:
         raise CompilerFailure(
