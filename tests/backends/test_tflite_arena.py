@@ -99,28 +99,24 @@ def measured(path: Path) -> dict[str, int]:
         return session.report()
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_head_and_total_are_what_tflite_micro_measures(case: str, tmp_path: Path) -> None:
-    make, shape = CASES[case]
-    found = built(make().eval(), target(), shape)
-    path = tmp_path / "model.tflite"
+def told_as_measured(found: Built, path: Path) -> None:
     found.artifact.write(path)
     told, seen = forecast(read_tflite(path.read_bytes())), measured(path)
     assert told is not None
     assert told.head == seen["arena_head"]
     assert told.total == pytest.approx(seen["arena_total"], rel=0.05)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_head_and_total_are_what_tflite_micro_measures(case: str, tmp_path: Path) -> None:
+    make, shape = CASES[case]
+    told_as_measured(built(make().eval(), target(), shape), tmp_path / "model.tflite")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mtcnn_onet", "facemesh", "efficientnet_lite0", "yolox_char", "okay_nabu", "alexa"])
 def test_so_it_is_of_real_models(name: str, tmp_path: Path) -> None:
-    found = built(f"tools.zoo:{name}", target())
-    path = tmp_path / "model.tflite"
-    found.artifact.write(path)
-    told, seen = forecast(read_tflite(path.read_bytes())), measured(path)
-    assert told is not None
-    assert told.head == seen["arena_head"]
-    assert told.total == pytest.approx(seen["arena_total"], rel=0.05)
+    told_as_measured(built(f"tools.zoo:{name}", target()), tmp_path / "model.tflite")
 
 
 def test_the_peak_is_named_with_its_tensors_and_scratch() -> None:
