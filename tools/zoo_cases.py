@@ -41,7 +41,7 @@ def _case(
 CASES: Final[dict[str, Case]] = {
     case.model: case
     for case in (
-        _case("efficientnet_lite0", "zoo_images", "scenes", None, 64, 246),
+        _case("efficientnet_lite0", "zoo_images", "scenes", None, 128, 246),
         _case("digit_cnn", "zoo_data", "digits", "digit_accuracy", 128, 1000),
         _case("cifar_cnn", "zoo_images", "thumbnails", "cifar_accuracy", 128, 20),
         _case("mtcnn_onet", "zoo_images", "faces", "face_accuracy", 100, 100),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tools.zoo_data import calibration_photos
+
 __all__ = ["mobilenetv2"]
 
 _MEAN: Final = (0.485, 0.456, 0.406)
@@ -17,16 +19,18 @@ def mobilenetv2() -> dict[str, Any]:
     What it answers means nothing, so there is no task and no accuracy; how near an artifact is to it does.
     """
     import torch
+    from PIL import Image
 
     from calibration import Preprocess
     from tools.breadth_models import make
-    from tools.zoo_images import calibration_scenes
 
     torch.manual_seed(0)
     net, (example,) = make("timm:mobilenetv2_100")
     preprocess = {"resize": 256, "crop": 224, "interpolation": "bicubic", "mean": _MEAN, "std": _STD}
     apply = Preprocess(**preprocess)
-    photos = [torch.from_numpy(apply.apply_image(photo)) for photo, _ in zip(calibration_scenes(), range(_PHOTOS), strict=False)]
+    # Photos that stay whatever calibrates: they are part of the network.
+    paths = sorted(calibration_photos().iterdir())[:_PHOTOS]
+    photos = [torch.from_numpy(apply.apply_image(Image.open(path).convert("RGB"))) for path in paths]
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the average of all batches, not a moving one
