@@ -95,6 +95,19 @@ def test_bytes_of_a_short_file_are_padded_at_the_far_ends(tmp_path):
     assert set(row[4:-4].tolist()) == {256}
 
 
+def test_files_and_their_kinds_stay_what_they_were_whatever_is_installed_later(tmp_path, monkeypatch):
+    installed = [(tmp_path / f"{number}.txt", number) for number in range(3)]
+    for path, number in installed:
+        path.write_bytes(bytes([65 + number]) * 80)
+    monkeypatch.setenv("EDGEWRIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(zoo_text, "_installed_files", lambda split: installed if split == "held_out" else installed[:1])
+    files = zoo_text.files.__wrapped__
+    assert [part.tolist() for part in (files("held_out")[0][:, 0], files("held_out")[1])] == [[65, 66, 67], [0, 1, 2]]
+    del installed[0]
+    assert files("held_out")[1].tolist() == [0, 1, 2]
+    assert files("calibration")[0].shape == (1, 2048)
+
+
 def test_paths_of_ctc_are_joined_then_stripped_of_blanks():
     assert zoo_metrics.decode_ctc(np.asarray([0, 1, 1, 0, 1, 2, 2, 0]), "ab") == "aab"
 

@@ -59,7 +59,7 @@ CASES: Final[dict[str, Case]] = {
         ),
         _case("facemesh", "zoo_images", "portraits", "portrait_accuracy", 100, 100),
         _case("facemesh_half", "zoo_images", "portraits", "portrait_accuracy", 100, 100),
-        _case("magika", "zoo_text", "files", "files_kept", 128, 786),
+        _case("magika", "zoo_text", "files", "files_kept", 128, 790),
         _case("silero_vad", "zoo_audio", "speech", "speech_auc", 192, 937),
         _case("silero_vad_if", "zoo_audio", "speech", "speech_auc", 192, 937, "_if"),
         _case("basic_pitch", "zoo_audio", "chords", "note_f1", 12, 16),

@@ -14,11 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
-from tools.fetch import NpmPackage, Wheel, fetch_npm, fetch_wheel
+from tools.fetch import NpmPackage, Wheel, build_once, fetch_npm, fetch_wheel
 from tools.zoo_data import Split
 
 __all__ = [
@@ -146,11 +146,25 @@ def held_out_sentences() -> Iterator[dict[str, Array]]:
 
 
 @cache
-def files(split: Split) -> tuple[tuple[Path, ...], tuple[int, ...]]:
-    """Files of this Python's library and packages, some of each kind, and each one's class by its extension.
+def files(split: Split) -> tuple[Array, Array]:
+    """Files as `zoo.magika` reads them, int32 [N, 2048], some of each kind, and each one's class by its extension, int64 [N].
 
-    They depend on what is installed; a file that calibrates is never held out.
+    They are those of this Python's library and packages when they were first asked for, and stay what they were whatever is installed
+    later; a file that calibrates is never held out.
     """
+
+    def build(folder: Path) -> None:
+        for each in get_args(Split):
+            picked = _installed_files(each)
+            rows = np.concatenate([byte_features(path)["bytes"] for path, _ in picked])
+            np.savez_compressed(folder / f"{each}.npz", bytes=rows, kinds=np.asarray([kind for _, kind in picked], np.int64))
+
+    with np.load(build_once("magika-files-1", build) / f"{split}.npz") as stored:
+        return stored["bytes"], stored["kinds"]
+
+
+def _installed_files(split: Split) -> list[tuple[Path, int]]:
+    """Files of a split, as many of each kind as `_PER_KIND` allows, and their classes, in an order drawn from a fixed seed."""
     kinds, chosen = _extensions(), defaultdict(list)
     for root in dict.fromkeys(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")):
         for path in sorted(Path(root).rglob("*.*")):
@@ -159,8 +173,7 @@ def files(split: Split) -> tuple[tuple[Path, ...], tuple[int, ...]]:
                 chosen[kind].append(path)
     most = _PER_KIND[split]
     picked = [(path, kind) for kind, paths in sorted(chosen.items()) for path in paths[:: max(1, len(paths) // most)][:most]]
-    order = np.random.default_rng(0).permutation(len(picked))
-    return tuple(picked[i][0] for i in order), tuple(picked[i][1] for i in order)
+    return [picked[i] for i in np.random.default_rng(0).permutation(len(picked))]
 
 
 def byte_features(path: Path) -> dict[str, Array]:
@@ -178,12 +191,12 @@ def byte_features(path: Path) -> dict[str, Array]:
 
 def calibration_files() -> Iterator[dict[str, Array]]:
     """Bytes of the files that calibrate `zoo.magika`."""
-    return map(byte_features, files("calibration")[0])
+    return ({"bytes": row[None]} for row in files("calibration")[0])
 
 
 def held_out_files() -> Iterator[dict[str, Array]]:
     """Bytes of others."""
-    return map(byte_features, files("held_out")[0])
+    return ({"bytes": row[None]} for row in files("held_out")[0])
 
 
 def _extensions() -> Mapping[str, int]:
