@@ -101,6 +101,7 @@ CASES: Final[tuple[Case, ...]] = (
     _one("PRelu", np.abs(_weight(64, 1, 1)) / 4),
     _one("Softmax", shape=_SCORES, axis=-1),
     _one("LogSoftmax", shape=_SCORES, axis=-1),
+    _one("LayerNormalization", _weight(384), _weight(384), shape=_TOKENS),
     *(_two(op_type) for op_type in ("Add", "Sub", "Mul", "Max", "Min")),
     *(_one(op_type, _weight(64, 1, 1)) for op_type in ("Add", "Sub", "Mul")),
     *(_two(op_type, second=(1, 64, 1, 1)) for op_type in ("Add", "Mul")),

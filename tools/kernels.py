@@ -31,7 +31,7 @@ from exporter.graph.values import activation_nodes
 from exporter.host import processor
 from exporter.pipeline import Options, build
 from exporter.quantization.apply import precision_of
-from exporter.quantization.costs import bytes_moved, kernel_of, macs_of
+from exporter.quantization.costs import SKIPPED_NORMALIZATION, bytes_moved, kernel_of, macs_of
 from exporter.runtimes.worker import ADAPTERS, Adapter
 from targets.loader import load_target
 from targets.precision import choose_io, choose_precision, precisions_of
@@ -74,6 +74,8 @@ def measured(runtime: str) -> str:
                 found.setdefault(case.kernel, {}).setdefault(form, []).append(time)
         alone = {form: times[0].seconds for form, times in found["Sigmoid"].items()}
         found["Conversion"] = {"int8": [bench.conversion(alone["float32"], alone["int8"])]}
+        if runtime == "onnxruntime":
+            found[SKIPPED_NORMALIZATION] = {"float32": [bench.skipped_normalization()]}
     floats, integers, bandwidth = _rates(found["Conv"], found["Add"])
     table = {
         kernel: {form: _factor(times, floats if form == "float32" else integers, bandwidth) for form, times in forms.items()}
@@ -174,6 +176,24 @@ class _Bench:
             adapters.append(self._opened(built, sigmoid))
         inside, outside, integers, floats = map(median, paired_rounds(adapters, _BUDGET_S))
         return _Time(max(outside - inside - float_s + integer_s, floats - integers) / 2, 0, 5 * prod(shape))
+
+    def skipped_normalization(self) -> _Time:
+        """Of a sum of two values that is normalized, as onnxruntime fuses it where it finds the two operators."""
+        case = next(case for case in CASES if case.kernel == "LayerNormalization")
+        shape = case.inputs[0]
+        stored = [numpy_helper.from_array(array, f"c{index}") for index, array in enumerate(case.constants)]
+        nodes = [
+            helper.make_node("Add", ["x0", "x1"], ["a"]),
+            helper.make_node("LayerNormalization", ["a", *(entry.name for entry in stored)], ["y0"]),
+        ]
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x0", "x1", "y0")]
+        graph = helper.make_graph(nodes, "skipped", ends[:2], ends[2:], stored)
+        path = self._path("skipped.onnx")
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+        adapter = ADAPTERS[self._base.artifact.runtime](str(path), self._options)
+        sample = case.sample(0)["x0"]
+        adapter.feed({"x0": sample, "x1": sample})
+        return _Time(median(paired_rounds([adapter], _BUDGET_S)[0]), 0, 3 * sample.nbytes)
 
     def dispatch(self) -> float:
         """Seconds of a node that does next to nothing: what a chain of them takes beyond a single one, for each."""

@@ -12,25 +12,30 @@ from exporter.ops.base import Refused, operator_of
 from targets.cost import CostModel
 from targets.schema import Form, Target
 
-__all__ = ["bytes_moved", "constant_bytes", "kernel_of", "macs_of", "node_us", "slow_builtins"]
+__all__ = ["SKIPPED_NORMALIZATION", "bytes_moved", "constant_bytes", "kernel_of", "macs_of", "node_us", "slow_builtins"]
 
 # Form -> bytes of a number of its activations, and of its constants.
 _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1), "int16x8": (2, 1), "dynamic_int8": (4, 1)}
 
 
-# Format -> what the artifact may hold -> its kernel, and those it is written out with, each with the numbers that it reads and writes for one
-# of its output.
+# What onnxruntime makes of a sum that is normalized.
+SKIPPED_NORMALIZATION: Final = "SkipLayerNormalization"
+# Format -> what the artifact, or its runtime, may hold -> its kernel, and those it is written out with, each with the numbers that it reads and
+# writes for one of its output.
 _WRITTEN_OUT: Final = {
-    "tflite": {"HARD_SWISH": ("HardSwish", (("Add", 2), ("Mul", 3)))},
-    "onnx": {"PRelu": ("PRelu", (("Mul", 2), ("Max", 3)))},
+    "tflite": {"HARD_SWISH": (("HardSwish", 2), (("Add", 2), ("Mul", 3)))},
+    "onnx": {
+        "PRelu": (("PRelu", 2), (("Mul", 2), ("Max", 3))),
+        SKIPPED_NORMALIZATION: ((SKIPPED_NORMALIZATION, 3), (("Add", 3), ("LayerNormalization", 2))),
+    },
 }
 _LOOKUPS: Final = frozenset({"Gather", "GatherElements", "GatherND"})
 _MANY: Final = 1 << 16  # numbers: kernels are compared at their work, not at what it costs to call them
 
 
 def slow_builtins(target: Target) -> frozenset[str]:
-    """TFLite builtins, or ONNX operators, that on `target` take longer than what legalizing writes them out as: builtins in integers,
-    ONNX operators in float, since onnxruntime computes those without an integer kernel in float as well.
+    """TFLite builtins, or operators of onnxruntime, that on `target` take longer than what they are written out as: builtins in integers,
+    operators of onnxruntime in float, since it computes those without an integer kernel in float as well.
     """
     if target.artifact.format == "tflite" and not target.artifact.calibrated:
         return frozenset()
@@ -41,7 +46,7 @@ def slow_builtins(target: Target) -> frozenset[str]:
         return model.node_us(kernel, 0, numbers * _WIDTHS[form][0] * _MANY, form)
 
     candidates = _WRITTEN_OUT[target.artifact.format].items()
-    return frozenset(name for name, (whole, parts) in candidates if us(whole, 2) > sum(us(*part) for part in parts))
+    return frozenset(name for name, (whole, parts) in candidates if us(*whole) > sum(us(*part) for part in parts))
 
 
 def node_us(model: CostModel, node: ir.Node, form: Form) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, fused_into, is_constant, name_of, static_shape
+from exporter.ops.base import Refused, Role, operator_of
 from exporter.quantization.apply import encode_constant, node_name, read_encoding, runs_in_integers, stores_integers
 from exporter.quantization.plan import Encoding, Plan
 
@@ -165,10 +166,10 @@ class _Inserter:
                 node.replace_input_with(index, stored or self._initializer(title, array))
                 continue
             if stored is None:
-                if encoding.dtype == "int16":  # kernels of 16 bits take all of their activations in one dtype
-                    array = (array.astype(np.int32) - encoding.zero_point[0]).astype(np.int32)
-                    encoding = self._outside(encoding)
-                    array = (array + encoding.zero_point[0]).astype(encoding.dtype)
+                if encoding.dtype == "int16" or _is_activation(node, index):  # kernels take all of their activations in one dtype
+                    outside = self._outside(encoding)
+                    array = (array.astype(np.int32) + (outside.zero_point[0] - encoding.zero_point[0])).astype(outside.dtype)
+                    encoding = outside
                 stored = self._initializer(title, array, _TYPES[encoding.dtype])
                 name = title.removesuffix("_quantized")
                 self._dequantize(stored, encoding, name, f"{name}_dequantized", before=node)
@@ -274,6 +275,15 @@ class _Inserter:
         else:
             self._graph.append(node)
         return result
+
+
+def _is_activation(node: ir.Node, index: int) -> bool:
+    """Whether the constant that `node` reads there stands for an activation, not for a weight or bias."""
+    try:
+        rules = operator_of(node).quantize(node).inputs
+    except Refused:
+        return False
+    return index < len(rules) and rules[index].role is Role.ACTIVATION
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:

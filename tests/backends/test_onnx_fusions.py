@@ -1,0 +1,99 @@
+"""Forms that onnxruntime turns into its fast kernels: what it makes of an artifact when it loads it."""
+
+import collections
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration import open_samples
+from exporter.backends.onnx.writer import write_onnx
+from exporter.frontends.source import Signature
+from exporter.graph.run import FloatRunner
+from exporter.quantization.costs import SKIPPED_NORMALIZATION
+from exporter.quantization.planner import float_plan, make_plan
+from targets.loader import load_target
+from targets.precision import choose_precision
+from tests.quantization.planned import network, run, samples, session, sqnr, statistics
+
+
+def _kinds(content: bytes, tmp_path) -> collections.Counter:
+    path = tmp_path / "optimized.onnx"
+    session(content, str(path))
+    return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def _normalized_sum():
+    return network(
+        "a = Add (x0, x1)  y = LayerNormalization <axis = -1> (a, scale, bias)",
+        inputs="float[1,8,32] x0, float[1,8,32] x1",
+        outputs="float[1,8,32] y",
+        scale=(32,),
+        bias=(32,),
+    )
+
+
+@pytest.mark.parametrize(("factor", "skipped"), [(None, 0), (1.0, 1)])
+def test_a_sum_is_normalized_apart_where_both_at_once_are_slower(factor, skipped, tmp_path):
+    profile = choose_precision(load_target("x86-64-cpu"), "float32")
+    if factor is not None:
+        cost = profile.cost.model_copy(update={"kernels": {SKIPPED_NORMALIZATION: {"float32": factor}}})
+        profile = profile.model_copy(update={"cost": cost})
+    model = _normalized_sum()
+    content = write_onnx(model, float_plan(model, profile), profile)
+    assert _kinds(content, tmp_path)["SkipLayerNormalization"] == skipped
+    sample = next(iter(samples(model)))
+    np.testing.assert_allclose(run(content, sample)["y"], FloatRunner(model)(sample)["y"], rtol=0, atol=1e-5)
+
+
+def test_other_runtimes_read_a_plain_sum():
+    model, profile = _normalized_sum(), load_target("jetson-orin")
+    graph = onnx.load_from_string(write_onnx(model, float_plan(model, profile), profile)).graph
+    assert [node.op_type for node in graph.node] == ["Add", "LayerNormalization"]
+
+
+@pytest.mark.parametrize("shape", [(24,), (1, 24)])
+def test_a_bias_behind_a_product_of_integers_leaves_it_in_integers(shape, tmp_path):
+    """A sum that float nodes read (a normalization) is handed out as floats; with a bias of one axis it would be a Gemm of floats."""
+    model = network(
+        "a = MatMul (x, w)  b = Add (a, c)  y = LayerNormalization <axis = -1> (b, scale, bias)",
+        inputs="float[1,8,32] x",
+        outputs="float[1,8,24] y",
+        w=(32, 24),
+        c=shape,
+        scale=(24,),
+        bias=(24,),
+    )
+    profile = load_target("x86-64-cpu")
+    plan = make_plan(model, statistics(model), profile, floats={model.graph[1].name: "as asked"})
+    content = write_onnx(model, plan, profile)
+    kinds = _kinds(content, tmp_path)
+    assert (kinds["MatMulIntegerToFloat"], kinds["Gemm"], kinds["MatMul"]) == (1, 0, 0)
+    found = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in samples(model)]
+    assert sqnr(*map(np.asarray, zip(*found, strict=True))) > 30
+
+
+def test_constants_beside_activations_are_of_their_dtype(tmp_path):
+    """Of a table in int8 beside uint8 activations onnxruntime would make floats, all of it, in every run; a sum would run in float."""
+    model = network(
+        "a = Gather (table, i)  b = Add (a, c)  y = MatMul (b, w)",
+        inputs="int64[1,8] i",
+        outputs="float[1,8,24] y",
+        table=(64, 32),
+        c=(32,),
+        w=(32, 24),
+    )
+    profile = load_target("x86-64-cpu")
+    rows = [{"i": np.random.default_rng(seed).integers(0, 64, (1, 8))} for seed in range(8)]
+    given = open_samples(rows, [Signature("i", (1, 8), "int64")])
+    plan = make_plan(model, statistics(model, given), profile)
+    content = write_onnx(model, plan, profile)
+    path = tmp_path / "optimized.onnx"
+    session(content, str(path))
+    graph = onnx.load(path).graph
+    stored = {entry.name: entry.data_type for entry in graph.initializer}
+    (lookup,) = [node for node in graph.node if node.op_type == "Gather"]
+    assert stored[lookup.input[0]] == onnx.TensorProto.UINT8
+    assert [node.op_type for node in graph.node] == ["Gather", "QLinearAdd", "MatMulIntegerToFloat"]
+    found = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in given]
+    assert sqnr(*map(np.asarray, zip(*found, strict=True))) > 30
