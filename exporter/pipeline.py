@@ -113,10 +113,12 @@ def legalized(model: ir.Model, target: Target) -> ir.Model:
     from exporter.quantization.correction import ensure_biases
     from exporter.quantization.costs import slow_builtins
     from exporter.quantization.given import settle
+    from targets.releases.tflite import LACKING
 
     graph = qdq_form(model) if target.artifact.precision == "int8" else model
     quantized = is_quantized(graph)
-    avoid = () if quantized else slow_builtins(target)  # what is written out has no encodings of the source
+    # What is written out has no encodings of the source.
+    avoid = () if quantized else slow_builtins(target) | LACKING.get(target.artifact.runtime, frozenset())
     graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float, avoid))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
     if target.has_float and not quantized:

@@ -84,7 +84,7 @@ IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {
 #   elements: of each activation; input_channels, output_channels: axis 1 of what is read and written, of three or more axes;
 #   kernel, stride, dilation: of a window, along each of its axes; kernel_axes: how many axes it has; padded_kernel, padded_stride: of a
 #   window that pads (padded_stride: or dilates); scale: by what a Resize multiplies each axis that it changes, 0 where that is no whole
-#   number; operands: how many of its inputs are computed, not constants.
+#   number; operands: how many of its inputs are computed, not constants; mirrored: how many axes a Pad fills with what lies inside.
 Measure = Literal[
     "batch",
     "rank",
@@ -100,6 +100,7 @@ Measure = Literal[
     "padded_stride",
     "scale",
     "operands",
+    "mirrored",
 ]
 
 # Artifact.runtime -> the format that it runs, or that its compiler reads.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
 _DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 PAGE: Final = _DOCS / "targets.md"
 RESULTS: Final = _DOCS / "targets"
+_POOR_DB: Final = 20.0
 
 _LEVELS: Final = (
     "*run*: the artifact runs here on the runtime that ships, or the one with the same kernels for this machine; *emulated*: on the",
@@ -50,6 +52,7 @@ def targets_page() -> str:
             "",
             *_matrix(targets, rows),
             *_refusals(targets, rows),
+            *_beside_reference(targets, rows),
             "## Profiles",
             "",
             *(line for target in targets for line in _profile(target)),
@@ -78,12 +81,70 @@ def _matrix(targets: tuple[Target, ...], rows: Rows) -> list[str]:
         "",
         "Each model of the zoo, built as `edgewright export --effort fast` builds it from its calibration samples (`tools/zoo_cases.py`), run",
         "on up to 32 others by the first of the runtimes above: the worst output's SQNR in dB against the original, or the code of the",
-        "refusal; – where no row was made. docs/zoo.md has what more effort and all samples give.",
+        "refusal; – where no row was made. A figure says how near the original an artifact was, not that this is enough: nothing is held",
+        "against a gate here. docs/zoo.md has what more effort and all samples give.",
+        "",
+        _counted(targets, rows),
         "",
         _line(["target", *models]),
         "|---" * (len(models) + 1) + "|",
         *(_line([f"`{target.name}`", *(_cell(rows.get(target.name, {}).get(model)) for model in models)]) for target in targets),
         "",
+    ]
+
+
+def _counted(targets: tuple[Target, ...], rows: Rows) -> str:
+    """How many rows there are of each kind, as a sentence."""
+    found = [row for target in targets for model, row in rows.get(target.name, {}).items() if model in CASES]
+    kinds = Counter(row["status"] for row in found)
+    poor = sum(row["status"] == "verified" and row["sqnr_db"] is not None and float(row["sqnr_db"]) < _POOR_DB for row in found)
+    return (
+        f"{len(found)} of {len(targets) * len(CASES)} rows: {kinds['verified']} measured ({poor} of them below {_POOR_DB:.0f} dB), "
+        f"{kinds['refused']} refused by name, {kinds['failed']} failed."
+    )
+
+
+def _beside_reference(targets: tuple[Target, ...], rows: Rows) -> list[str]:
+    """Rows of targets that TensorFlow Lite Micro proves; those that are alike stand in one line."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    reasons: dict[str, None] = {}
+    for model in CASES:
+        for target in targets:
+            row = rows.get(target.name, {}).get(model, {})
+            if "reference" not in row:
+                continue
+            found, told, arena = row["reference"], row.get("arena_told"), row["arena"]
+            kernels = [
+                f"{kernel['op']} {kernel['dtype']}: {kernel['mismatches']:,} by {kernel['max_lsb']}"
+                for kernel in found["kernels"]
+            ]
+            reasons |= {
+                f"{kernel['op']} of {kernel['dtype']}: {kernel['reason'] or 'no reason is known'}": None
+                for kernel in found["kernels"]
+            }
+            cells = (
+                model,
+                f"{arena:,}",
+                "–" if told is None else f"{100 * (told - arena) / arena:+.1f} %",
+                f"{found['mismatches']:,} of {found['elements']:,}"
+                + (f" by {found['max_lsb']:g}" if found["mismatches"] else ""),
+                f"{found['compared']:,}",
+                "; ".join(kernels) or "none",
+            )
+            lines.setdefault(cells, []).append(f"`{target.name}`")
+    return [
+        "## TensorFlow Lite Micro beside LiteRT's reference kernels",
+        "",
+        "The same artifact on both: the integers of its outputs that differ, and by how many steps of the encoding; then each operator by",
+        "itself, from the very tensors that it read on tflite-micro, so that what one operator computes otherwise is not counted at the next.",
+        "The arena is what tflite-micro's recording allocator measures, beside what was told from the file.",
+        "",
+        _line(["model", "targets", "arena, bytes", "told", "outputs that differ", "integers compared", "operators that differ"]),
+        "|---" * 7 + "|",
+        *(_line([model, ", ".join(where), *rest]) for (model, *rest), where in lines.items()),
+        "",
+        *(f"- {_text(reason)}." for reason in reasons),
+        *([""] if reasons else []),
     ]
 
 

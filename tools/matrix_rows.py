@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -20,21 +21,25 @@ import numpy as np
 from calibration import Samples, open_samples
 from diagnostics import EdgewrightError, TargetError
 from exporter.built import Built
-from exporter.fitting import require_measured
+from exporter.fitting import arena_forecasts, require_measured
 from exporter.frontends import Source, load
 from exporter.graph.columns import column_groups
 from exporter.graph.summary import place
 from exporter.graph.values import activation_nodes
 from exporter.pipeline import Options, build, compile_artifact
 from exporter.quantization.apply import precision_of
+from exporter.runtimes import open_session
+from exporter.verification.kernels import MICRO_AND_REFERENCE, differences, kernel_parity
 from exporter.verification.metrics import json_number
 from exporter.verification.prove import measure
+from exporter.verification.runner import ArtifactRunner, agreement
 from targets import Target, load_target
 from tools.zoo_cases import CASES
 
 __all__ = ["main", "measured", "profile_digest"]
 
 _TESTS: Final = 32  # samples at most, from all over the set: an emulated NPU takes seconds for each
+_KERNELS: Final = 4  # of them on which every operator is compared, whether or not outputs differ
 _WHY: Final = 5  # reasons that are kept of a row, the most frequent first
 
 
@@ -72,6 +77,7 @@ def measured(source: Source, target: Target, calibration: Samples, tests: Sample
             columns=column_groups(built.graph),
             options=target.verification.options,
         )
+        beside = _beside_reference(artifact, built, tests) if target.verification.runtimes[:2] == MICRO_AND_REFERENCE else {}
     require_measured(built, evidence.memory.get("arena_total"))
     worst = evidence.deciding.worst("sqnr_db")
     return {
@@ -81,9 +87,34 @@ def measured(source: Source, target: Target, calibration: Samples, tests: Sample
         "sqnr_db": json_number(worst[1]) if worst is not None else None,
         "bytes": built.artifact.size,
         **({"arena": evidence.memory["arena_total"]} if "arena_total" in evidence.memory else {}),
+        **beside,
         **_placed(built),
         "compiled": [_compiled(entry) for entry in built.compiled],
         "not_compiled": built.not_compiled,
+    }
+
+
+def _beside_reference(artifact: Path, built: Built, tests: Samples) -> dict[str, Any]:
+    """An artifact for TensorFlow Lite Micro on LiteRT's reference kernels: its outputs on all samples; every operator from the same tensors,
+    on the first samples and on those whose outputs differ; and what the arena was told to take."""
+    layouts, pairs, chosen = built.artifact.layouts, [], []
+    with open_session(MICRO_AND_REFERENCE[0], artifact) as micro, open_session(MICRO_AND_REFERENCE[1], artifact) as reference:
+        encode = ArtifactRunner(micro, layouts).encode
+        for position, sample in enumerate(tests):
+            raw = encode(sample)
+            pairs.append((micro.run(raw), reference.run(raw)))
+            if position < _KERNELS or agreement(pairs[-1:]).mismatches:
+                chosen.append(sample)
+    kernels = kernel_parity(artifact, chosen, layouts=layouts)
+    told = arena_forecasts(built.artifact, built.target)
+    return {
+        **({"arena_told": told[0].total} if told else {}),
+        "reference": {
+            **asdict(agreement(pairs)),
+            "kernels": [asdict(found) for found in differences(kernels)],
+            "compared": sum(layer.elements for layer in kernels),
+            "uncompared": list(kernels.uncompared),
+        },
     }
 
 

@@ -103,6 +103,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
             f"{first} and {second} differ in {agreement.mismatches} of {agreement.elements} output elements, "
             f"by at most {agreement.max_lsb:.4g}: their kernels round differently"
         )
+    warnings += [f"tflite-micro beside litert-ref, from the same tensors: {found}" for found in evidence.kernels]
     return ReportData(
         manifest=manifest,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -82,6 +82,14 @@ def _scales(node: ir.Node) -> list[int]:
     return [after // before if after % before == 0 else 0 for before, after in pairs if before != after]
 
 
+def _mirrored(node: ir.Node) -> list[int]:
+    source = node.inputs[0]
+    if node.op_type != "Pad" or source is None or attribute(node, "mode", "constant") == "constant":
+        return []
+    pairs = zip(static_shape(source), static_shape(node.outputs[0]), strict=True)
+    return [sum(before != after for before, after in pairs)]
+
+
 _MEASURES: Final[Mapping[Measure, Callable[[ir.Node], Sequence[int]]]] = {
     "batch": lambda node: [shape[0] for shape in _shapes(node, least_rank=4)],
     "rank": lambda node: [len(shape) for shape in _shapes(node)],
@@ -97,4 +105,5 @@ _MEASURES: Final[Mapping[Measure, Callable[[ir.Node], Sequence[int]]]] = {
     "padded_stride": _padded_stride,
     "scale": _scales,
     "operands": lambda node: [len(_computed(node.inputs))],
+    "mirrored": _mirrored,
 }

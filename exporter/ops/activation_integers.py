@@ -39,16 +39,14 @@ _SUM_BITS: Final = 12  # of a sum of exponentials
 
 
 def clamp_integers(x: Stored, to: Affine, low: float, high: float) -> Array:
-    """x between two real bounds. Source: QuantizedReluX in LiteRT `kernels/activations.cc`.
+    """x between two real bounds. Source: QuantizedReluX in LiteRT `kernels/activations.cc`, whose factor is of single precision.
 
-    Where the encoding itself clamps, the writer requantizes instead. Source: `kernels/quantize.cc`.
+    Where the encoding itself clamps, or there are two bounds, the writer requantizes. Source: `kernels/quantize.cc`, in double precision.
     """
-    bounds = clamped_bounds(low, high, to)
-    if bounds == clamped_bounds(-np.inf, np.inf, to):
-        found = multiply(x.centred, *quantize_multiplier(float(x.scale) / float(np.float32(to.scale[0]))))
-        return np.asarray(np.clip(found + to.zero_point[0], *bounds))
-    found = multiply(x.centred, *quantize_multiplier(float(x.scale / np.float32(to.scale[0]))))
-    return np.asarray(np.clip(found + to.zero_point[0], *bounds))
+    bounds, scale = clamped_bounds(low, high, to), np.float32(to.scale[0])
+    requantizes = np.isfinite(high) or bounds == clamped_bounds(-np.inf, np.inf, to)
+    factor = float(x.scale) / float(scale) if requantizes else float(x.scale / scale)
+    return np.asarray(np.clip(multiply(x.centred, *quantize_multiplier(factor)) + to.zero_point[0], *bounds))
 
 
 def logistic(x: Array) -> Array:

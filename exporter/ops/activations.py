@@ -58,12 +58,19 @@ def _clamps_floats(node: ir.Node) -> bool:
 
 
 def _lower_clamp(to: Lowering, builtin: str, int8_version: int, low: float, high: float) -> None:
-    """The clamping kernels take integers one by one; where the output's encoding clamps by itself, requantizing (vectorised) does it all."""
+    """The clamping kernels take integers one by one; where the output's encoding clamps by itself, requantizing (vectorised) does it all.
+
+    Two bounds are clamped in the output's encoding: tflite-micro's kernels of these do not requantize.
+    """
     x, y = to.input(0), to.output()
     if to.clamps(y, low, high):
         to.emit("QUANTIZE", [x], [y])
-    else:
-        to.emit(builtin, [x], [y], version=version(1, int8_version, to.quantized))
+        return
+    if to.quantized and builtin != "RELU":
+        requantized = to.temp(y, to.shape(y))
+        to.emit("QUANTIZE", [x], [requantized])
+        x = requantized
+    to.emit(builtin, [x], [y], version=version(1, int8_version, to.quantized))
 
 
 @register
@@ -145,7 +152,8 @@ class Clip(Elementwise):
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """TFLite has three clamps; others become Max, then Min, with constants (ONNX: the upper bound wins where they cross)."""
-        if rewriter.runtime != "tflite" or self.activation(node) != "NONE":
+        builtin = self.activation(node)
+        if rewriter.runtime != "tflite" or (builtin != "NONE" and rewriter.runs(builtin)):
             return None
         value = input_of(node, 0)
         for index, op_type, idle in ((1, "Max", -_FARTHEST), (2, "Min", _FARTHEST)):

@@ -32,6 +32,7 @@ ADVICE: Final[Mapping[Measure, str]] = {
     "padded_kernel": "bring the window that pads from {found} to {wanted}, or pad before it",
     "padded_stride": "use a stride of {wanted}, not {found}, or pad before it",
     "scale": "resize by {wanted} along each axis",
+    "mirrored": "pad with a constant, not with what lies inside of {found} axes",
     "operands": "make {wanted} of the {found} computed operands constant",
     "output_channels": "bring the output channels from {found} to {wanted}",
     "rank": "work on tensors of {wanted} axes, not {found}",

@@ -28,6 +28,7 @@ from exporter.runtimes.places import base_name, placed
 from exporter.runtimes.registry import runtime_of
 from exporter.verification.compare import Comparison, compare
 from exporter.verification.gates import Gate, GateResult, check
+from exporter.verification.kernels import MICRO_AND_REFERENCE, Difference, differences, kernel_parity
 from exporter.verification.layers import LayerQuality, watch_layers
 from exporter.verification.metric import evaluate
 from exporter.verification.onnx_parity import emulated_parity
@@ -102,6 +103,7 @@ class Evidence:
         layers: every quantized value against the float original's.
         parity: the TFLite artifact's layers against those of the ONNX artifact of the same plan; an ONNX artifact's in an emulator against
             those on the CPU.
+        kernels: operators that tflite-micro and LiteRT's reference kernels compute differently from the same tensors, where both run.
         memory: what tflite-micro's recording allocator reports, in bytes.
         golden: raw inputs and outputs of a few samples on the deciding runtime, by tensor name.
         warnings: what could not be measured, and why.
@@ -114,6 +116,7 @@ class Evidence:
     agreement: Agreement | None = None
     layers: tuple[LayerQuality, ...] = ()
     parity: Parity | None = None
+    kernels: tuple[Difference, ...] = ()
     latency: tuple[Latency, ...] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
     golden: tuple[tuple[Mapping[str, Array], Mapping[str, Array]], ...] = ()
@@ -185,6 +188,8 @@ def prove(
                 runs_in_integers(node, built.plan) for node in built.graph.graph
             )
             parity = layer_parity(built.graph, built.plan, artifact, few) if comparable else None
+            if tuple(evidence.comparisons)[:2] == MICRO_AND_REFERENCE:
+                evidence = replace(evidence, kernels=differences(kernel_parity(artifact, few, layouts=built.artifact.layouts)))
             if target.artifact.format == "onnx" and runtime_of(runtimes[0]).emulates:
                 try:
                     parity = emulated_parity(artifact, few[:1], runtimes[0], target.verification.options.get(runtimes[0], {}))

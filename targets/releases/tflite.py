@@ -5,14 +5,17 @@ Facts from TensorFlow's own table of minimum runtime versions (its versioning to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["OUTSIDE_RELEASE", "UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
+__all__ = ["LACKING", "OUTSIDE_RELEASE", "UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
 
 UNKNOWN_RELEASE: Final = "2.23.0"  # newest release in the table: what is not listed is assumed to need it
 # Reads constants behind the flatbuffer: run on tflite-runtime 2.14.0; whether an older one does is not on record.
 OUTSIDE_RELEASE: Final = "2.14.0"
+
+# `Artifact.runtime` -> builtins that a graph is written with elsewhere and that no release of it runs.
+LACKING: Final[Mapping[str, frozenset[str]]] = {"tflite-micro": frozenset({"RELU_N1_TO_1"})}
 
 _RELEASES: Final[dict[str, tuple[str, ...]]] = {
     op: tuple(row.split())

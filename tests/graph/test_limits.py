@@ -16,14 +16,16 @@ def nodes() -> dict[str, ir.Node]:
     proto = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 21]>
         g (float[2,8,9,10] x, float[1,8,9,10] z, float[3,4] m)
-          => (float[2,6,4,2] c, float[2,8,1,1] p, float[2,8,9,10] s, float[3,5] k, float[3,3] q)
-        <float[6,8,3,5] w, float[4,5] b> {
+          => (float[2,6,4,2] c, float[2,8,1,1] p, float[2,8,9,10] s, float[3,5] k, float[3,3] q, float[4,6] r, float[4,6] f)
+        <float[6,8,3,5] w, float[4,5] b, int64[4] around = {0, 1, 0, 2}> {
           c = Conv<strides = [2,3], dilations = [1,1]>(x, w)
           p = GlobalAveragePool(x)
           s = Add(x, z)
           k = MatMul(m, b)
           t = Transpose<perm = [1,0]>(m)
           q = MatMul(m, t)
+          r = Pad<mode = "reflect">(t, around)
+          f = Pad(t, around)
         }"""
     )
     for name, shape in (("w", (6, 8, 3, 5)), ("b", (4, 5))):
@@ -51,6 +53,9 @@ def nodes() -> dict[str, ir.Node]:
         ("p", "size", (2, 8, 9, 10, 2, 8, 1, 1)),
         ("k", "operands", (1,)),
         ("q", "operands", (2,)),
+        ("r", "mirrored", (1,)),
+        ("f", "mirrored", ()),
+        ("q", "mirrored", ()),
     ],
 )
 def test_what_is_counted(nodes, node, measure, numbers):

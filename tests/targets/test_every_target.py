@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from exporter.runtimes import available
 from targets import load_target, target_names
 from targets.precision import choose_precision, precisions_of
 from tools.matrix_rows import measured, row
+from tools.zoo_cases import CASES
 
 # A stem, a depthwise and a pointwise convolution around a residual, a pooling and a classifier: what every device is made for.
 PLAIN = """
@@ -98,6 +100,42 @@ def test_every_target_exports_a_plain_network_and_proves_it(name: str, network) 
     assert float(found["sqnr_db"]) > GOOD_DB
     first = load_target(name).units[0].name
     assert all(where.startswith(f"{first} ") for where in found["nodes"]), found["nodes"]
+    if load_target(name).artifact.runtime == "tflite-micro":
+        explained_beside_the_reference(found)
+
+
+def explained_beside_the_reference(found: dict[str, Any]) -> None:
+    """On tflite-micro: every integer that any operator writes is the reference kernels', or one step off for a reason that is known."""
+    beside = found["reference"]
+    assert beside["compared"] > 0
+    assert beside["uncompared"] == []
+    assert [kernel for kernel in beside["kernels"] if not kernel["reason"]] == []
+    assert beside["mismatches"] == 0 or beside["kernels"], "outputs differ though no operator does"
+    assert abs(found["arena_told"] - found["arena"]) <= 0.05 * found["arena"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        *(
+            ("digit_cnn", "int8"),
+            ("digit_cnn", "int16x8"),
+            ("digit_cnn", "auto"),
+            ("cifar_cnn", "int8"),
+            ("cifar_cnn", "int16x8"),
+        ),
+        *(("mtcnn_onet", "int8"), ("mtcnn_onet", "auto"), ("facemesh", "int8")),  # PRelu has no kernel of 16 bits
+    ],
+)
+def test_zoo_models_are_on_tflite_micro_what_they_are_on_the_reference_kernels(model: str, precision: str) -> None:
+    skip_without_runtime("cortex-m55")
+    case = CASES[model]
+    source = load(f"tools.zoo:{case.model}")
+    calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(16)
+    tests = open_samples(case.held_out, source.inputs, source.preprocess).take(8)
+    found = measured(source, choose_precision(load_target("cortex-m55"), precision), calibration, tests)
+    explained_beside_the_reference(found)
 
 
 OTHERS = [

@@ -74,6 +74,26 @@ def test_the_page_names_every_target_and_every_refusal(results):
         assert f"### `{name}`" in page
 
 
+def test_the_page_sets_micro_rows_beside_the_reference_and_counts(results):
+    kernel = {
+        "op": "FULLY_CONNECTED",
+        "dtype": "int8",
+        "mismatches": 2,
+        "elements": 320,
+        "max_lsb": 1,
+        "reason": "once and twice",
+    }
+    beside = {"max_lsb": 1.0, "mismatches": 3, "elements": 320, "kernels": [kernel], "compared": 4000, "uncompared": []}
+    row = {"status": "verified", "sqnr_db": 12.0, "arena": 1000, "arena_told": 1020, "reference": beside}
+    for name in ("cortex-m7", "cortex-m55"):
+        (results / f"{name}.json").write_text(json.dumps({"digit_cnn": row, "magika": REFUSED}))
+    page = matrix_page.targets_page()
+    micro = "| digit_cnn | `cortex-m55`, `cortex-m7` | 1,000 | +2.0 % | 3 of 320 by 1 | 4,000 | FULLY_CONNECTED int8: 2 by 1 |"
+    assert micro in page
+    assert "- FULLY_CONNECTED of int8: once and twice." in page
+    assert "rows: 2 measured (2 of them below 20 dB), 2 refused by name, 0 failed." in page
+
+
 def test_the_page_says_limits_and_sources(results):
     page = matrix_page.targets_page()
     assert "  - elements of Softmax: at most 16000 (Softmax takes one axis of at most 16,000 elements)" in page

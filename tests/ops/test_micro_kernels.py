@@ -1,0 +1,104 @@
+"""Every family of integer kernels on tflite-micro: LiteRT's reference kernels bit for bit, or one step apart for the reason that is given."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from integer_bench import feeds, planned
+from op_bench import single
+from test_integer_kernels import FAMILIES, Draw
+
+from exporter.backends.tflite.writer import write_tflite
+from exporter.graph.artifacts import read_tflite
+from exporter.ops.fixed_point import multiply, multiply_long, quantize_multiplier, round_away
+from exporter.runtimes import available, open_session
+from exporter.verification.kernels import differences, kernel_parity
+
+pytestmark = pytest.mark.skipif(not available("tflite-micro").present, reason="needs tflite-micro")
+
+# Families of builtins that no profile of TensorFlow Lite Micro lists: it has no kernel of them, or none of 16 bits.
+ABSENT = {"GELU", "GELU by tanh", "TOPK_V2", "ARG_MAX"}
+ABSENT_IN_16 = {
+    *("GATHER", "MIRROR_PAD", "REDUCE_MAX", "RESIZE_BILINEAR half pixel", "RESIZE_BILINEAR corners"),
+    *("RESIZE_BILINEAR asymmetric", "RESIZE_NEAREST_NEIGHBOR", "LOG_SOFTMAX", "ELU", "HARD_SWISH", "PRELU"),
+}
+
+
+def wide(node: Any) -> bool:
+    return True
+
+
+def network(family: str, seed: int, choose: Callable[[Any], bool] | None, path: Path) -> list[dict[str, np.ndarray]]:
+    """Writes one network of a family and gives samples of it, half of which saturate."""
+    draw = Draw(seed)
+    model = FAMILIES[family](draw)
+    samples = feeds(model, draw.random, draw.number(0.1, 20), draw.number(-5, 5))
+    path.write_bytes(write_tflite(*planned(model, samples, choose)).content)
+    return [*samples, *({name: 2 * array for name, array in sample.items()} for sample in samples)]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ABSENT])
+def test_every_kernel_is_the_reference_kernel_or_one_step_off_with_a_reason(family: str, bits: int, tmp_path: Path) -> None:
+    if bits == 16 and family in ABSENT_IN_16:
+        pytest.skip("no profile lists it in 16 bits")
+    for seed in (0, 1):
+        path = tmp_path / "model.tflite"
+        samples = network(family, zlib.crc32(family.encode()) + seed, wide if bits == 16 else None, path)
+        parity = kernel_parity(path, samples, isolate=False)
+        assert parity.samples == len(samples)
+        assert parity.layers
+        assert [found for found in differences(parity) if not found.reason] == []
+        assert family == "ELU" or "y0_quantized" not in parity.uncompared
+
+
+def tensors_of(runtime: str, path: Path, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with open_session(runtime, path, keep_tensors=True, isolate=False) as session:
+        session.run(sample)
+        return session.tensors()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_fully_connected_layer_is_rounded_as_the_reason_says(bits: int, tmp_path: Path) -> None:
+    """Each runtime's integers are those of its formula, and the two formulas are not the same."""
+    random, path = np.random.default_rng(0), tmp_path / "model.tflite"
+    model = single("Gemm", (40, 64), random.normal(size=(24, 64)).astype(np.float32), transB=1)
+    samples = feeds(model, random, 1.0, 0.2)
+    path.write_bytes(write_tflite(*planned(model, samples, wide if bits == 16 else None)).content)
+    facts = read_tflite(path.read_bytes())
+    (node,) = (node for node in facts.nodes if node.op_type == "FULLY_CONNECTED")
+    x, weight, y = (facts.tensor(name) for name in (node.inputs[0], node.inputs[1], node.outputs[0]))
+    micro, reference = (tensors_of(name, path, samples[0]) for name in ("tflite-micro", "litert-ref"))
+    centred = micro[x.name].astype(np.int64) - x.zero_point[0]
+    sums = centred @ reference[weight.name].astype(np.int64).T + reference[node.inputs[2]]
+    factors = [float(np.float32(x.scale[0])) * scale / y.scale[0] for scale in weight.scale]
+    pairs = np.asarray([quantize_multiplier(factor) for factor in factors], np.int64)
+    fixed = (multiply_long if bits == 16 else multiply)(sums, pairs[:, 0], pairs[:, 1])
+    real = round_away(sums * np.asarray(factors))
+    limit = 2 ** (bits - 1)
+    for found, wanted in ((micro, fixed), (reference, real)):
+        clamped = np.clip(wanted + y.zero_point[0], -limit, limit - 1)
+        assert np.array_equal(found[y.name], clamped)
+    assert bits == 8 or not np.array_equal(fixed, real)
+
+
+def test_a_product_of_16_bits_is_scaled_as_the_reason_says(tmp_path: Path) -> None:
+    random, path = np.random.default_rng(0), tmp_path / "model.tflite"
+    model = single("Mul", (400, 64), (400, 64))
+    samples = feeds(model, random, 1.0, 0.0)
+    path.write_bytes(write_tflite(*planned(model, samples, wide)).content)
+    facts = read_tflite(path.read_bytes())
+    (node,) = (node for node in facts.nodes if node.op_type == "MUL")
+    left, right, to = (np.float32(facts.tensor(name).scale[0]) for name in (*node.inputs, *node.outputs))
+    for runtime, factor in (
+        ("tflite-micro", float(left) * float(right) / float(to)),
+        ("litert-ref", float(left * right / to)),
+    ):
+        found = tensors_of(runtime, path, samples[0])
+        product = found[node.inputs[0]].astype(np.int64) * found[node.inputs[1]]
+        assert np.array_equal(found[node.outputs[0]], np.clip(multiply(product, *quantize_multiplier(factor)), -32768, 32767))

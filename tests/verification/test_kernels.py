@@ -1,0 +1,88 @@
+"""tflite-micro's kernels beside LiteRT's reference kernels: equal bit for bit, or one step apart for the reason that is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import add_int8
+from torch import nn
+
+from calibration import open_samples
+from diagnostics import DataError
+from exporter.frontends import load
+from exporter.pipeline import Options, build
+from exporter.runtimes import available
+from exporter.verification.kernels import Difference, differences, kernel_parity
+from exporter.verification.parity import LayerParity, Parity
+from exporter.verification.prove import prove
+from targets import load_target
+from targets.precision import choose_precision
+
+pytestmark = pytest.mark.skipif(not available("tflite-micro").present, reason="needs tflite-micro")
+
+
+def test_what_one_operator_computes_otherwise_is_not_counted_at_the_next(tmp_path: Path) -> None:
+    """Two layers of 16 bits behind one another: the second differs on some inputs of its own, and is judged on all of them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Softmax(-1), nn.Linear(64, 64)).eval()
+    source = load(model, inputs=(torch.zeros(20, 64),))
+    data = [{source.inputs[0].name: np.random.default_rng(seed).normal(size=(20, 64)).astype(np.float32)} for seed in range(3)]
+    opened = open_samples(data, source.inputs)
+    built = build(source, choose_precision(load_target("cortex-m7"), "int16x8"), opened, Options(refine=False, method="minmax"))
+    path = tmp_path / "model.tflite"
+    built.artifact.write(path)
+    parity = kernel_parity(path, opened)
+    assert parity.uncompared == ()
+    assert {layer.op for layer in parity} >= {"FULLY_CONNECTED int16", "SOFTMAX int16"}
+    assert all(layer.elements == 3 * 20 * 64 for layer in parity)
+    assert parity.max_lsb <= 1
+    proof = prove(built, opened)
+    assert {found.op for found in proof.kernels} <= {"FULLY_CONNECTED", "SOFTMAX"}
+    assert proof.kernels == differences(kernel_parity(path, opened.take(4)))
+
+
+def layer(op: str, off_by_one: int, more: int = 0) -> LayerParity:
+    return LayerParity("t", op, 100, off_by_one, more, 2 if more else min(off_by_one, 1))
+
+
+def test_a_reason_is_given_for_one_step_of_a_kernel_that_is_known_alone() -> None:
+    parity = Parity(
+        1,
+        (layer("ADD int8", 0), layer("FULLY_CONNECTED int16", 3), layer("FULLY_CONNECTED int16", 2), layer("MUL int8", 1, 1)),
+        (),
+    )
+    known, unknown = differences(parity)
+    assert (known.op, known.dtype, known.mismatches, known.elements, known.max_lsb) == ("FULLY_CONNECTED", "int16", 5, 200, 1)
+    assert "fixed-point number of 16 bits" in known.reason
+    assert unknown == Difference("MUL", "int8", 2, 100, 2, "")
+    assert str(unknown) == "MUL of int8 differs in 2 of 100 elements by at most 2: no reason is known"
+
+
+def test_there_is_something_to_compare_on(tmp_path: Path) -> None:
+    path = add_int8(tmp_path / "model.tflite")
+    with pytest.raises(DataError, match="EW-D001"):
+        kernel_parity(path, [])
+
+
+class Clamps(nn.Module):
+    """A clamp of its own between encodings that do not clamp: the branches beside it have wider ones."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        six, one = torch.clamp(x, 0, 6), torch.clamp(x, -1, 1)
+        return torch.cat([six, x, one], 1) * 2.5
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16x8"])
+def test_clamps_that_stand_alone_are_right_on_tflite_micro(precision: str, tmp_path: Path) -> None:
+    """Its RELU6 does not requantize, and it has no RELU_N1_TO_1."""
+    source = load(Clamps().eval(), inputs=(torch.zeros(1, 3, 8, 8),))
+    random = np.random.default_rng(0)
+    data = [{source.inputs[0].name: random.normal(0, 6, (1, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    opened = open_samples(data, source.inputs)
+    built = build(source, choose_precision(load_target("cortex-m7"), precision), opened, Options(refine=False, method="minmax"))
+    evidence = prove(built, opened)
+    assert evidence.kernels == ()
+    assert evidence.deciding.worst("sqnr_db")[1] > (35 if precision == "int8" else 70)
