@@ -3,9 +3,10 @@
 ::
 
     x -> Shape -> Gather(0) -> Concat(-1) -> Reshape(x, .)          x -> Reshape(x, [1, -1])
+    Mul(rate: int64, 0) -> Cast -> Add(y, .)                        Add(y, 0.0)
 
 Requires: static shapes. Ensures: no node has constants as its only inputs, up to the size limits and to operators that draw random numbers;
-a graph output that is a constant is an initializer.
+no integers are multiplied by zeros; a graph output that is a constant is an initializer.
 """
 
 from __future__ import annotations
@@ -172,8 +173,9 @@ def _is_opaque(node: ir.Node) -> bool:
 
 
 def _foldable(node: ir.Node) -> bool:
-    """A node of the standard whose inputs are all known and that gives tensors of a known and moderate size."""
-    if _is_opaque(node) or any(constant(value) is None for value in node.inputs if value is not None):
+    """A node of the standard whose result is known and of a known and moderate size: its inputs are, or one of them makes it zeros."""
+    known = not any(constant(value) is None for value in node.inputs if value is not None)
+    if _is_opaque(node) or not (known or _is_zero(node)):
         return False
     try:
         return all(prod(static_shape(value)) <= _LIMIT for value in node.outputs if value.name)
@@ -181,10 +183,18 @@ def _foldable(node: ir.Node) -> bool:
         return False
 
 
+def _is_zero(node: ir.Node) -> bool:
+    """Whether integers are multiplied by zeros. Floats may be infinite or NaN, which zero times is NaN."""
+    dtype = node.outputs[0].dtype
+    if node.op_type != "Mul" or dtype is None or not dtype.is_integer():
+        return False
+    return any((array := constant(value)) is not None and not array.any() for value in node.inputs)
+
+
 def _fold(model: ir.Model, node: ir.Node) -> None:
     """Let the node's outputs be initializers of the same names; a node that the reference implementation cannot compute stays."""
     outputs = [value for value in node.outputs if value.name]
-    arrays = _computed(node, model.opset_imports.get("", 0))
+    arrays = _zeros(node) if _is_zero(node) else _computed(node, model.opset_imports.get("", 0))
     if arrays is None:
         return
     encoding = pair_encoding(node) if node.op_type == "DequantizeLinear" else None
@@ -199,6 +209,10 @@ def _fold(model: ir.Model, node: ir.Node) -> None:
         old.name = None
         graph.register_initializer(new)
     graph.remove(node, safe=True)
+
+
+def _zeros(node: ir.Node) -> Sequence[np.ndarray[Any, Any]]:
+    return [np.zeros(static_shape(node.outputs[0]), node.outputs[0].dtype.numpy())]  # type: ignore[union-attr]
 
 
 def _computed(node: ir.Node, opset: int) -> Sequence[np.ndarray[Any, Any]] | None:
