@@ -17,6 +17,7 @@ from exporter.progress import Progress
 from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
+from exporter.quantization.costs import macs_of
 from exporter.quantization.mixed import Mixer, Mixture, Others
 from exporter.quantization.narrowing import narrowed
 from exporter.quantization.paying import faster_in_float, int16_candidates
@@ -36,6 +37,7 @@ _MARGIN_DB: Final = 1.0  # above the goal on calibration samples: others come ou
 _ENOUGH_DB: Final = 1.5  # above that no further round is worth its time
 _STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
 _ROUNDS: Final = 4
+_QUICK_MACS: Final = 2**31  # half a second: more to measure than that would take longer than all else that the effort "fast" does
 _SPEED_DB: Final = 0.5  # that nodes may cost which leave the integers for the sake of speed
 
 
@@ -75,8 +77,7 @@ def integer_plan(
     auto = target.artifact.precision == "auto"
     if target.artifact.activations != "int8" or not (auto or target.quantization.float_fallback):
         return refined(_narrowed(graph, nearest, target, samples, progress))
-    if effort == "fast" and not auto:
-        # Measuring what each rounding costs would take longer than all else.
+    if effort == "fast" and not auto and _probing_macs(graph, nearest) > _QUICK_MACS:
         return refined(_narrowed(graph, nearest, target, samples, progress))
     hybrid = _hybrid(graph, target)
     candidates = int16_candidates(graph, nearest, target) if auto else {}
@@ -114,6 +115,11 @@ def integer_plan(
         return plan
     learned = refined(replace(plan, roundings={}, corrections={}))
     return max(plan, learned, key=lambda plan: planned_db(graph, plan, samples))
+
+
+def _probing_macs(graph: ir.Model, plan: Plan) -> int:
+    """Multiply-accumulates that measuring what each rounding costs takes at least: one run of the graph for each node in integers."""
+    return sum(macs_of(node) for node in graph.graph) * sum(precision == "int8" for precision in plan.precision.values())
 
 
 def _narrowed(graph: ir.Model, plan: Plan, target: Target, samples: Iterable[Sample], progress: Progress) -> Plan:
