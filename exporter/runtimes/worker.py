@@ -257,7 +257,7 @@ class OpenVino(Adapter):
         return [fact["layerType"].value + " " + fact["runtimePrecision"].value for fact in facts]
 
     def feed(self, arrays: Arrays) -> None:
-        self._feeds = [np.ascontiguousarray(arrays[info["name"]]) for info in self.inputs]
+        self._feeds = [np.asarray(arrays[info["name"]], order="C") for info in self.inputs]
 
     def invoke(self) -> None:
         self._request.infer(self._feeds)

@@ -127,6 +127,23 @@ def test_a_form_that_the_older_opset_lacks_is_refused() -> None:
     assert "it cannot be said in opset 18" in caught.value.why
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+def test_a_pad_that_is_the_same_in_every_opset_is_said_in_an_older_one(mode: str) -> None:
+    given = model("Pad", inputs=[np.array([0, 1, 0, 2])], mode=mode)
+    older = fit_floor(given, Floor.parse("onnxruntime>=1.13"), "t")
+    assert [(node.op_type, node.domain) for node in older.graph.node] == [("Pad", "")]
+    assert [(entry.domain, entry.version) for entry in older.opset_import] == [("", 17)]
+
+
+@pytest.mark.parametrize("inputs", [[np.array([1, 2]), np.float32(0), np.array([1])], [np.array([0, 1, 0, 2])]])
+def test_a_pad_of_a_later_definition_is_refused(inputs: list[np.ndarray]) -> None:
+    with pytest.raises(TargetError, match="EW-T005") as caught:
+        fit_floor(
+            model("Pad", inputs=inputs, mode="constant" if len(inputs) > 1 else "wrap"), Floor.parse("onnxruntime>=1.13"), "t"
+        )
+    assert "it cannot be said in opset 17" in caught.value.why
+
+
 def test_control_flow_is_refused_by_name() -> None:
     inner = helper.make_graph(
         [helper.make_node("Constant", [], ["k"], value_float=1.0)], "b", [], [helper.make_empty_tensor_value_info("k")]

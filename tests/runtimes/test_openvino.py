@@ -25,6 +25,13 @@ g (float[1,4] x, float[n,4] z) => (float[1,4] y, int64[1,4] k, float[n,4] v, flo
 }"""
 
 
+def test_a_number_without_axes_is_an_input(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]> g (float x) => (float y) { y = Sqrt(x) }'), path)
+    with open_session("openvino", path) as session:
+        assert session.run({"x": np.asarray(9, np.float32)})["y"] == 3
+
+
 def test_values_keep_the_names_and_dtypes_of_the_artifact(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(onnx.parser.parse_model(NAMES), path)

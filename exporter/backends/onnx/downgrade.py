@@ -17,6 +17,7 @@ from targets.releases.onnxruntime import Format, first_release, format_for
 __all__ = ["fit_floor"]
 
 _MOST_REASONS: Final = 20
+_ASIDE: Final = "edgewright.aside"  # a domain that the converter does not look at
 
 
 def fit_floor(proto: onnx.ModelProto, floor: Floor, target: str) -> onnx.ModelProto:
@@ -59,13 +60,32 @@ def _convert(proto: onnx.ModelProto, form: Format, floor: Floor, target: str, op
     for node in plain.graph.node:
         _drop_defaults(node, opset)
     try:
+        _rename(plain, "", _ASIDE)
         converted: onnx.ModelProto = version_converter.convert_version(plain, form.opset)
+        _rename(converted, _ASIDE, "")
         converted.ir_version = min(proto.ir_version, form.ir_version)
         onnx.checker.check_model(converted, full_check=True)
     except Exception as error:  # the converter raises RuntimeError, ConvertError or whatever an adapter asserts
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise _refused(floor, target, opset, f"it cannot be said in opset {form.opset}: {' '.join(lines)}") from error
     return converted
+
+
+def _rename(proto: onnx.ModelProto, domain: str, other: str) -> None:
+    """Move each Pad that is the same in every opset from one domain to another: the converter has no way back for any.
+
+    Later definitions have an input of axes and the mode "wrap".
+    """
+    for node in proto.graph.node:
+        mode = next((entry.s for entry in node.attribute if entry.name == "mode"), b"constant")
+        if (node.op_type, node.domain) == ("Pad", domain) and len(node.input) <= 3 and mode != b"wrap":
+            node.domain = other
+    if other:
+        proto.opset_import.append(onnx.helper.make_opsetid(other, 1))
+    else:
+        kept = [entry for entry in proto.opset_import if entry.domain != domain]
+        del proto.opset_import[:]
+        proto.opset_import.extend(kept)
 
 
 def _drop_defaults(node: onnx.NodeProto, opset: int) -> None:
