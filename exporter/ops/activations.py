@@ -227,13 +227,11 @@ class PRelu(Elementwise):
         return activation_rule(node)
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
-        """LeakyRelu for one slope (TFLite 2.14 under XNNPACK reads a single slope as many), max(x, 0) + slope * min(x, 0) where no kernel
-        takes it; max(x, slope * x) where a kernel is slow and slopes of 1 at most make that the same to the last bit."""
-        f, x, slopes = Formula(node, rewriter), input_of(node, 0), constant(node.inputs[1])
+        """For TFLite, LeakyRelu for one slope (2.14 under XNNPACK reads a single slope as many), max(x, 0) + slope * min(x, 0) where no kernel
+        takes it."""
         if rewriter.runtime != "tflite":
-            # A slope of 0 would turn an infinity into NaN.
-            same = slopes is not None and is_float(x) and bool(((slopes <= 1) & (slopes != 0)).all())
-            return None if rewriter.runs("PRelu") or not same else [f("Max", x, f("Mul", x, input_of(node, 1)))]
+            return None
+        f, x = Formula(node, rewriter), input_of(node, 0)
         slope = scalar_of(node.inputs[1])
         if slope is not None and is_float(x) and rank(input_of(node, 1)) <= rank(x):
             return [rewriter.op("LeakyRelu", x, alpha=slope)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Final
 
@@ -22,10 +23,11 @@ _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1)
 SKIPPED_NORMALIZATION: Final = "SkipLayerNormalization"
 # Format -> what the artifact, or its runtime, may hold -> its kernel, and those it is written out with, each with the numbers that it reads and
 # writes for one of its output.
-_WRITTEN_OUT: Final = {
+_Part = tuple[str, int]
+_WRITTEN_OUT: Final[Mapping[str, Mapping[str, tuple[_Part, tuple[_Part, ...]]]]] = {
     "tflite": {"HARD_SWISH": (("HardSwish", 2), (("Add", 2), ("Mul", 3)))},
     "onnx": {
-        "PRelu": (("PRelu", 2), (("Mul", 2), ("Max", 3))),
+        "PRelu": (("PReluKernel", 2), (("Relu", 2), ("Min", 2), ("Mul", 2), ("Add", 3))),
         SKIPPED_NORMALIZATION: ((SKIPPED_NORMALIZATION, 3), (("Add", 3), ("LayerNormalization", 2))),
     },
 }

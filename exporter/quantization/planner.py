@@ -19,6 +19,7 @@ from exporter.ops.base import QuantRule, Refused, Role, operator_of
 from exporter.ops.forms import lacking
 from exporter.quantization.apply import node_name
 from exporter.quantization.clipping import Method
+from exporter.quantization.costs import slow_builtins
 from exporter.quantization.encoder import Encoder, ValueStatistics, is_float
 from exporter.quantization.joins import float_joins
 from exporter.quantization.plan import Plan
@@ -61,7 +62,7 @@ def make_plan(
     _check_names(graph)
     floors = floors_of(model, stats.values, target.artifact.activations, wide)
     if target.quantization.float_fallback and target.artifact.io_dtype == "float32":
-        floats = {**float_joins(graph, stats.values), **floats}
+        floats = {**_computed_in_float(graph, target), **float_joins(graph, stats.values), **floats}
     rules, reasons = _rules(
         graph, target.artifact, stats, leave_idle=target.quantization.float_fallback, floats=floats, floors=floors, wide=wide
     )
@@ -97,6 +98,16 @@ def _unrounded(graph: ir.Graph, rules: Mapping[ir.Node, QuantRule], target: Targ
         if node in rules and node.op_type in target.quantization.float_sums
         if not (value.is_graph_output() and target.artifact.io_dtype != "float32")
         if not any(user in rules for user in consumers(value))
+    }
+
+
+def _computed_in_float(graph: ir.Graph, target: Target) -> dict[str, str]:
+    """Why nodes run in float that could run in integers: their runtime computes them in float either way, and rounds their constants for it."""
+    slow = slow_builtins(target) if target.artifact.format == "onnx" else frozenset()
+    return {
+        node_name(node): f"{target.artifact.runtime} computes {node.op_type} in float"
+        for node, _ in activation_nodes(graph)
+        if node.op_type in slow
     }
 
 

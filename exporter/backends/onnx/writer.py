@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from exporter.backends.onnx.downgrade import fit_floor
 from exporter.backends.onnx.external import PROTOBUF_LIMIT, take_out
+from exporter.backends.onnx.fast_forms import fast_forms
 from exporter.backends.onnx.float16 import to_float16
-from exporter.backends.onnx.fusions import keep_apart
 from exporter.backends.onnx.qdq import insert_qdq
 from exporter.content import Content
 from exporter.quantization.plan import Plan
@@ -57,7 +57,7 @@ def onnx_artifact(model: ir.Model, plan: Plan, target: Target, limit: int = PROT
     elif precisions - {"float32"}:
         scheme = target.quantization
         insert_qdq(copy, plan, scheme.activations, scheme.biases, scheme.activations_wide)
-    keep_apart(copy.graph, target)
+    fast_forms(copy.graph, target)
     _strip(copy)
     beside = take_out(copy.graph, limit)
     proto = ir.serde.serialize_model(copy)

@@ -23,6 +23,54 @@ def _kinds(content: bytes, tmp_path) -> collections.Counter:
     return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
+@pytest.mark.parametrize(
+    ("last", "parts"),
+    [(1e-3, ["Mul", "Max"]), (0.0, ["Relu", "Min", "Mul", "Add"]), (1.5, ["Relu", "Min", "Mul", "Add"])],
+)
+def test_prelu_is_written_out_and_exact(last, parts):
+    slopes = np.asarray([0.5, -0.25, 1.0, last], np.float32).reshape(4, 1, 1)
+    model = network("y = PRelu (x, s)", inputs="float[1,4,8,8] x", outputs="float[1,4,8,8] y", s=slopes)
+    profile = choose_precision(load_target("x86-64-cpu"), "float32")
+    content = write_onnx(model, float_plan(model, profile), profile)
+    graph = onnx.load_from_string(content).graph
+    assert [node.op_type for node in graph.node] == parts
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    x = np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)
+    x[0, :3, 0, 0], x[0, :3, 0, 1], x[0, 3, 0, 0] = np.inf, -np.inf, np.inf
+    np.testing.assert_array_equal(run(content, {"x": x})["y"], FloatRunner(model)({"x": x})["y"])
+
+
+def test_prelu_runs_in_float_between_integers(tmp_path):
+    """It is computed in float whatever its plan says: one rounding behind it, none of its slopes, and no encoding tied to another."""
+    model = network(
+        "a = Conv (x, w)  b = PRelu (a, s)  y = Conv (b, v)",
+        inputs="float[1,4,8,8] x",
+        outputs="float[1,4,8,8] y",
+        w=(16, 4, 1, 1),
+        s=np.linspace(-0.9, 0.9, 16, dtype=np.float32).reshape(16, 1, 1),
+        v=(4, 16, 1, 1),
+    )
+    profile = load_target("x86-64-cpu")
+    plan = make_plan(model, statistics(model), profile)
+    assert plan.precision[model.graph[1].name] == "float32"
+    assert "PRelu" in plan.reasons[model.graph[1].name]
+    content = write_onnx(model, plan, profile)
+    kinds = _kinds(content, tmp_path)
+    assert (kinds["QLinearConv"], kinds["Mul"], kinds["Max"], kinds["PRelu"]) == (2, 1, 1, 0)
+    assert kinds["QuantizeLinear"] == 2
+    found = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in samples(model)]
+    assert sqnr(*map(np.asarray, zip(*found, strict=True))) > 30
+
+
+def test_other_runtimes_read_prelu():
+    model, profile = (
+        network("y = PRelu (x, s)", inputs="float[1,4,8,8] x", outputs="float[1,4,8,8] y", s=(4, 1, 1)),
+        load_target("jetson-orin"),
+    )
+    graph = onnx.load_from_string(write_onnx(model, float_plan(model, profile), profile)).graph
+    assert [node.op_type for node in graph.node] == ["PRelu"]
+
+
 def _normalized_sum():
     return network(
         "a = Add (x0, x1)  y = LayerNormalization <axis = -1> (a, scale, bias)",
