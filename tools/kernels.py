@@ -39,7 +39,7 @@ from targets.schema import Cost, Form, Target
 from tools.bench.latency_worker import paired_rounds
 from tools.kernel_cases import CASES, Case
 
-__all__ = ["alone", "main", "measured", "measured_rates"]
+__all__ = ["UNWRITTEN", "alone", "main", "measured", "measured_rates"]
 
 _FORMS: Final[tuple[Form, ...]] = ("float32", "int8", "int16x8", "dynamic_int8")
 # Runtime -> the profile whose artifacts it runs, its package, and how it is opened.
@@ -50,7 +50,7 @@ _RUNTIMES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 # onnxruntime gives every reader of a DequantizeLinear one of its own (its transformer EnsureUniqueDQForNodeUnit).
 _DEQUANTIZE_FOR_EACH: Final = frozenset({"onnxruntime"})
 # What artifacts for onnxruntime do not have, since it is slow there: its kernel, the operator, and whether that stands behind a sum.
-_UNWRITTEN: Final = (("PReluKernel", "PRelu", False), (SKIPPED_NORMALIZATION, "LayerNormalization", True))
+UNWRITTEN: Final = (("PReluKernel", "PRelu", False), (SKIPPED_NORMALIZATION, "LayerNormalization", True))
 _BUDGET_S: Final = 0.3
 _LEAST: Final = 0.02  # a kernel that does nothing (a reshape in place) has no time to divide by
 _CHAIN: Final = 33
@@ -77,7 +77,7 @@ def measured(runtime: str) -> str:
         alone = {form: times[0].seconds for form, times in found["Sigmoid"].items()}
         found["Conversion"] = {"int8": [bench.conversion(alone["float32"], alone["int8"])]}
         if runtime == "onnxruntime":
-            for kernel, operator, summed in _UNWRITTEN:
+            for kernel, operator, summed in UNWRITTEN:
                 found[kernel] = {"float32": [bench.as_it_is(next(case for case in CASES if case.kernel == operator), summed)]}
     floats, integers, bandwidth = _rates(found["Conv"], found["Add"])
     table = {
