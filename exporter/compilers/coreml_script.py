@@ -14,18 +14,17 @@ import sys
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compilers.coreml_torch import Unconverted, constants_of, require_nodes, require_whole, run
 from exporter.frontends.quiet import first_line
-from exporter.graph.values import attribute, constant, is_constant, name_of, static_shape
+from exporter.graph.values import name_of, static_shape
 from exporter.ops.base import Refused, operator_of
-from exporter.ops.windows import window_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,18 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_Arrays = Mapping[str, np.ndarray[Any, Any]]
-
-# Relative to the greatest magnitude of an output: the rounding of sums in another order lies far below, another formula above.
-_APART: Final = 1e-4
 _NAMESPACE: Final = uuid.UUID("6d0f7d1e-3f0c-5c9b-9a35-0c7a4e1f5b11")  # of the identifiers in a package's manifest
 _DATA: Final = "Data"
 _DATE: Final = "com.github.apple.coremltools.conversion_date"
 _DEBUG: Final = "executorch_debug_handle_mapping.json"
-
-
-class _Unconverted(Exception):
-    """Why there is no ML program, a sentence for the user."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         report = _convert(Path(artifact), json.loads(options), Path(package))
     except Exception as error:  # whatever torch or coremltools raises is a refusal
-        print(error if isinstance(error, _Unconverted) else f"{type(error).__name__}: {first_line(error)}", file=sys.stderr)
+        print(error if isinstance(error, Unconverted) else f"{type(error).__name__}: {first_line(error)}", file=sys.stderr)
         return 1
     sys.stderr.flush()
     print(json.dumps(report), flush=True)
@@ -74,19 +65,21 @@ def _convert(artifact: Path, options: Mapping[str, Any], package: Path) -> dict[
     source = load(artifact)
     graph = source.model.graph
     if refused := [f"{node.name} ({node.op_type}): {reason}" for node in graph if (reason := _refusal(node))]:
-        raise _Unconverted("no torch function for " + "; ".join(refused))
-    constants, sample = _constants(graph), _sample(graph)
+        raise Unconverted("no torch function for " + "; ".join(refused))
+    constants, sample = constants_of(graph), _sample(graph)
     given = [torch.from_numpy(sample[name_of(value)]) for value in graph.inputs]
+    require_nodes(source.model, constants, sample)
     precision = str(options["precision"])
     if precision == "float16":
-        _refuse_overflow(_run(graph, constants, given))
+        _refuse_overflow(run(graph, constants, given))
     names = [_identifier(value) for value in (*graph.inputs, *graph.outputs)]
     if len(set(names)) < len(names):
-        raise _Unconverted(f"inputs and outputs would have the same names in an ML program: {', '.join(names)}")
+        raise Unconverted(f"inputs and outputs would have the same names in an ML program: {', '.join(names)}")
     named = dict(zip(names, given, strict=False))
     # Not jit.trace: where an operator's function asks for the numbers themselves, a trace keeps the sample's answer and export refuses.
     program = torch.export.export(_module(graph, constants), (), named, strict=False).run_decompositions({})
-    apart = _apart(dict(zip(map(name_of, graph.outputs), program.module()(**named), strict=True)), source.reference(sample))
+    found = dict(zip(map(name_of, graph.outputs), program.module()(**named), strict=True))
+    apart = require_whole(found, source.reference(sample), graph, constants, given)
     converted = ct.convert(
         program,
         outputs=[_output(value, name) for value, name in zip(graph.outputs, names[len(given) :], strict=True)],
@@ -108,53 +101,18 @@ def _module(graph: ir.Graph, constants: Mapping[ir.Value, Tensor]) -> Module:
 
     class Graph(torch.nn.Module):
         def forward(self, **given: Tensor) -> tuple[Tensor, ...]:
-            values = _run(graph, constants, list(given.values()))
+            values = run(graph, constants, list(given.values()))
             return tuple(values[value] for value in graph.outputs)
 
     return Graph().eval()
 
 
-def _run(graph: ir.Graph, constants: Mapping[ir.Value, Tensor], given: Sequence[Tensor]) -> dict[ir.Value, Tensor]:
-    """All values of the graph, computed by the operators' torch facets."""
-    values = dict(zip(graph.inputs, given, strict=True)) | dict(constants)
-    for node in graph:
-        read = [None if value is None else values[value] for value in node.inputs]
-        pool = _pool(node)
-        results = operator_of(node).torch(node, read) if pool is None else [pool(read[0])]
-        values.update(zip(node.outputs, results, strict=False))
-    return values
-
-
-def _pool(node: ir.Node) -> Callable[..., Tensor] | None:
-    """torch's own MaxPool where it has this one, which becomes one operator of an ML program; the facet's gathers become many."""
-    from torch.nn import functional
-
-    if node.op_type != "MaxPool" or len(node.outputs) > 1 or len(attribute(node, "kernel_shape")) > 2:
-        return None
-    window = window_of(node, attribute(node, "kernel_shape"))
-    axes = zip(window.kernel, window.strides, window.before, window.size, window.count, strict=True)
-    regular = all(
-        2 * pad <= kernel and count == (size + 2 * pad - kernel) // stride + 1 for kernel, stride, pad, size, count in axes
-    )
-    if not regular or max(window.dilations) > 1:
-        return None
-    pool = functional.max_pool1d if len(window.kernel) == 1 else functional.max_pool2d
-    return partial(pool, kernel_size=window.kernel, stride=window.strides, padding=window.before)
-
-
-def _constants(graph: ir.Graph) -> dict[ir.Value, Tensor]:
-    import torch
-
-    read = [*(value for node in graph for value in node.inputs if value is not None), *graph.outputs]
-    return {value: torch.from_numpy(np.array(constant(value))) for value in read if is_constant(value)}
-
-
 def _refuse_overflow(values: Mapping[ir.Value, Tensor]) -> None:
-    """Raises _Unconverted where a number of the sample or a constant is infinite in float16 alone."""
+    """Raises Unconverted where a number of the sample or a constant is infinite in float16 alone."""
     greatest = float(np.finfo(np.float16).max)
     for value, tensor in values.items():
         if tensor.is_floating_point() and bool((tensor.isfinite() & (tensor.abs() > greatest)).any()):
-            raise _Unconverted(
+            raise Unconverted(
                 f"{value.name} holds numbers beyond {greatest:g}, which float16 does not have; "
                 'ask for options = { precision = "float32" } in [compile]'
             )
@@ -181,22 +139,6 @@ def _sample(graph: ir.Graph) -> dict[str, np.ndarray[Any, Any]]:
     return sample
 
 
-def _apart(found: Mapping[str, Tensor], wanted: _Arrays) -> float:
-    """The greatest difference of two runs of one sample, in parts of the output's greatest magnitude. Raises _Unconverted above `_APART`."""
-    worst = 0.0
-    for name, tensor in found.items():
-        ours, theirs = (np.asarray(array, np.float64) for array in (tensor.detach(), wanted[name]))
-        if ours.shape != theirs.shape:
-            raise _Unconverted(f"output {name} has the shape {ours.shape} in torch and {theirs.shape} in onnxruntime")
-        apart = float(np.abs(ours - theirs).max(initial=0.0)) / max(float(np.abs(theirs).max(initial=0.0)), 1e-30)
-        if not apart <= _APART:  # a NaN is no agreement
-            raise _Unconverted(
-                f"output {name} differs by {apart:.3g} of its magnitude between torch and onnxruntime; {_APART:g} is allowed"
-            )
-        worst = max(worst, apart)
-    return worst
-
-
 def _identifier(value: ir.Value) -> str:
     """The value's name as far as an ML program can have it."""
     return re.sub(r"^(?=\d)", "_", re.sub(r"\W", "_", name_of(value), flags=re.ASCII))
@@ -205,14 +147,14 @@ def _identifier(value: ir.Value) -> str:
 def _features(graph: ir.Graph, description: Any) -> dict[str, str]:
     """Name in the artifact -> name in the ML program. coremltools says which: some words are its own.
 
-    Raises _Unconverted where the program has other inputs or outputs than the graph.
+    Raises Unconverted where the program has other inputs or outputs than the graph.
     """
     values, found = [*graph.inputs, *graph.outputs], [*description.input, *description.output]
     if len(description.input) != len(graph.inputs) or len(description.output) != len(graph.outputs):
-        raise _Unconverted(f"the ML program has the inputs and outputs {', '.join(entry.name for entry in found)}")
+        raise Unconverted(f"the ML program has the inputs and outputs {', '.join(entry.name for entry in found)}")
     for value, entry in zip(values, found, strict=True):
         if tuple(entry.type.multiArrayType.shape) != static_shape(value):
-            raise _Unconverted(f"{value.name} has the shape {tuple(entry.type.multiArrayType.shape)} in the ML program")
+            raise Unconverted(f"{value.name} has the shape {tuple(entry.type.multiArrayType.shape)} in the ML program")
     return {name_of(value): entry.name for value, entry in zip(values, found, strict=True)}
 
 

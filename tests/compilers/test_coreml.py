@@ -16,11 +16,13 @@ import pytest
 
 from diagnostics import CompilerFailure
 from exporter.backends.onnx.writer import write_onnx
-from exporter.compilers import Compiled, Task, all_compilers, coreml_script
+from exporter.compilers import Compiled, Task, all_compilers
 from exporter.compilers.coreml import compile_for_coreml
+from exporter.compilers.coreml_torch import Unconverted, constants_of, pool_of, require_nodes, require_whole, run
 from exporter.frontends import Source
 from exporter.graph.passes import canonicalize
 from exporter.graph.run import FloatRunner
+from exporter.ops.activations import Relu
 from exporter.pipeline import Options, build, compile_artifact
 from exporter.quantization.planner import float_plan
 from targets.loader import load_target
@@ -151,13 +153,63 @@ def test_another_precision_is_refused_before_anything_runs(tmp_path: Path) -> No
     assert caught.value.code == "EW-R007"
 
 
-def test_a_difference_from_onnxruntime_is_refused() -> None:
+def parts(model: ir.Model, **sample: np.ndarray) -> tuple[Any, ...]:
+    """The model's constants and inputs as tensors."""
     torch = pytest.importorskip("torch")
-    wanted = {"y": np.array([1.0, -2.0], np.float32)}
-    assert coreml_script._apart({"y": torch.tensor([1.0, -2.0])}, wanted) == 0.0
-    for wrong in ([1.0, -2.001], [1.0, float("nan")], [[1.0, -2.0]]):
-        with pytest.raises(coreml_script._Unconverted, match="output y"):
-            coreml_script._apart({"y": torch.tensor(wrong)}, wanted)
+    return constants_of(model.graph), [torch.from_numpy(sample[value.name or ""]) for value in model.graph.inputs]
+
+
+def test_a_difference_that_rounding_does_not_explain_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    model = network("y = Relu (x)", inputs="float[1, 2] x", outputs="float[1, 2] y")
+    constants, given = parts(model, x=np.float32([[1, -2]]))
+    wanted = {"y": np.float32([[1, 0]])}
+    assert require_whole({"y": torch.tensor([[1.0, 0.0]])}, wanted, model.graph, constants, given) == 0.0
+    for wrong in ([[1.0, -0.001]], [[1.0, float("nan")]], [1.0, 0.0]):
+        with pytest.raises(Unconverted, match="output y"):
+            require_whole({"y": torch.tensor(wrong)}, wanted, model.graph, constants, given)
+
+
+def cancelling() -> ir.Model:
+    """A variance as the mean of squares less the square of the mean: of numbers near each other, rounding is all that is left."""
+    return network(
+        """
+        m = ReduceMean (x)
+        q = Mul (x, x)
+        a = ReduceMean (q)
+        b = Mul (m, m)
+        v = Sub (a, b)
+        y = Sqrt (v)
+        """,
+        inputs="float[1, 500] x",
+        outputs="float[1, 1] y",
+    )
+
+
+def test_what_is_left_of_a_difference_may_be_as_far_off_as_rounding_makes_it() -> None:
+    model, random = cancelling(), np.random.default_rng(0)
+    sample = {"x": (30 + 0.1 * random.standard_normal((1, 500))).astype(np.float32)}
+    constants, given = parts(model, **sample)
+    require_nodes(model, constants, sample)
+    exact = run(model.graph, constants, given, lambda tensor: tensor.double())[model.graph.outputs[0]]
+    wanted = FloatRunner(model)(sample)
+    single = run(model.graph, constants, given)[model.graph.outputs[0]]
+    assert require_whole({"y": single}, wanted, model.graph, constants, given) < 0.1
+    assert abs(float(single) - float(exact)) > 1e-4 * float(exact)
+    with pytest.raises(Unconverted, match="single precision is"):
+        require_whole({"y": 1.5 * single}, wanted, model.graph, constants, given)
+
+
+def test_another_formula_is_refused_by_its_nodes_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one part in a thousand, which the classes hardly show."""
+    pytest.importorskip("torch")
+    model = classifier()
+    sample = {"x": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)}
+    constants, _ = parts(model, **sample)
+    require_nodes(model, constants, sample)
+    monkeypatch.setattr(Relu, "torch", lambda self, node, inputs: [1.001 * inputs[0].relu()])
+    with pytest.raises(Unconverted, match=r"\(Relu\) differs by 0\.001 of its magnitude"):
+        require_nodes(model, constants, sample)
 
 
 @here
@@ -223,7 +275,7 @@ def test_torchs_own_pool_is_taken_where_it_computes_the_same(attributes: str, ow
     text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[1, 2, 7, 7] x) => (float[1, 2, h, w] y) {{ y = MaxPool <{attributes}> (x) }}'
     model = canonicalize(ir.from_proto(onnx.parser.parse_model(text)))
     (node,) = model.graph
-    pool = coreml_script._pool(node)
+    pool = pool_of(node)
     assert (pool is not None) is own
     if pool is not None:
         x = np.random.default_rng(1).standard_normal((1, 2, 7, 7)).astype(np.float32)
