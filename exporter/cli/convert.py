@@ -16,6 +16,7 @@ from exporter.cli.options import (
     precision_option,
     runtime_option,
     shape_option,
+    worker_options,
 )
 
 __all__ = ["command"]
@@ -44,6 +45,7 @@ __all__ = ["command"]
 @allow_pickle_option
 @force_option
 @json_option
+@worker_options
 def command(
     model: str,
     out: str,

@@ -20,6 +20,7 @@ from exporter.cli.options import (
     runtime_option,
     shape_option,
     target_option,
+    worker_options,
 )
 
 __all__ = ["command"]
@@ -72,6 +73,7 @@ __all__ = ["command"]
 @allow_pickle_option
 @force_option
 @json_option
+@worker_options
 def command(model: str, targets: tuple[str, ...], shapes: tuple[str, ...], as_json: bool, **chosen: Any) -> int:
     """Quantize, write and prove MODEL for one or more targets.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from typing import Any, Final, TypeVar
 
 import click
@@ -26,6 +27,7 @@ __all__ = [
     "runtime_option",
     "shape_option",
     "target_option",
+    "worker_options",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -85,6 +87,30 @@ def target_option(*, multiple: bool = False, required: bool = False) -> Callable
         metavar="TARGET",
         help="Name of a target or path of a profile (TOML)" + ("; repeatable." if multiple else "."),
     )
+
+
+def worker_options(command: Callable[..., int]) -> Callable[..., int]:
+    """``--worker-seconds`` and ``--worker-memory``: what every process that runs an artifact may take, while the command runs."""
+
+    @click.option(
+        "--worker-seconds",
+        type=click.FloatRange(0, min_open=True),
+        metavar="S",
+        help="Time limit of each call of a runtime's process (and $EDGEWRIGHT_WORKER_SECONDS); default: the runtime's own.",
+    )
+    @click.option(
+        "--worker-memory",
+        metavar="SIZE",
+        help="Memory limit of a runtime's process, e.g. 4GiB (and $EDGEWRIGHT_WORKER_MEMORY); default: nearly all of the machine's.",
+    )
+    @wraps(command)
+    def limiting(*arguments: Any, worker_seconds: float | None, worker_memory: str | None, **options: Any) -> int:
+        from exporter.runtimes.limits import Limits, limited, parse_bytes
+
+        with limited(Limits(worker_seconds, None if worker_memory is None else parse_bytes(worker_memory))):
+            return command(*arguments, **options)
+
+    return limiting
 
 
 def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:

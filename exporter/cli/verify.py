@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from exporter.cli.options import allow_pickle_option, emit_json, json_option, on_option, parse_shapes, shape_option
+from exporter.cli.options import (
+    allow_pickle_option,
+    emit_json,
+    json_option,
+    on_option,
+    parse_shapes,
+    shape_option,
+    worker_options,
+)
 
 __all__ = ["command"]
 
@@ -24,6 +32,7 @@ __all__ = ["command"]
 @shape_option
 @allow_pickle_option
 @json_option
+@worker_options
 def command(
     artifact: str,
     against: str,

@@ -1,16 +1,20 @@
-"""How long a worker may take and how much memory it may hold, whatever the target: `$EDGEWRIGHT_WORKER_SECONDS` and `_MEMORY`."""
+"""How long a worker may take and how much memory it may hold, whatever the target: `--worker-seconds` and `--worker-memory` of a command,
+else `$EDGEWRIGHT_WORKER_SECONDS` and `_MEMORY`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
 from diagnostics import UsageError
 
-__all__ = ["MEMORY", "SECONDS", "Limits", "chosen_limits", "parse_bytes"]
+__all__ = ["MEMORY", "SECONDS", "Limits", "chosen_limits", "limited", "parse_bytes"]
 
 SECONDS: Final = "EDGEWRIGHT_WORKER_SECONDS"
 MEMORY: Final = "EDGEWRIGHT_WORKER_MEMORY"
@@ -30,12 +34,29 @@ class Limits:
     memory_bytes: int | None = None
 
 
+_UNLIMITED: Final = Limits()
+_GIVEN: Final[ContextVar[Limits]] = ContextVar("limits", default=_UNLIMITED)
+
+
+@contextmanager
+def limited(limits: Limits) -> Iterator[None]:
+    """Within it these limits hold, where they are given, instead of the environment's."""
+    token = _GIVEN.set(limits)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
 def chosen_limits(environment: Mapping[str, str] = os.environ) -> Limits:
     """The user's choice. Raises UsageError EW-U001 where it cannot be parsed."""
-    seconds, memory = environment.get(SECONDS), environment.get(MEMORY)
+    given, seconds, memory = _GIVEN.get(), environment.get(SECONDS), environment.get(MEMORY)
     if seconds and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", seconds):
         raise UsageError("EW-U001", f"{SECONDS}={seconds} is no number of seconds", fix=f"for example {SECONDS}=600")
-    return Limits(float(seconds) if seconds else None, parse_bytes(memory) if memory else None)
+    return Limits(
+        given.seconds if given.seconds is not None else float(seconds) if seconds else None,
+        given.memory_bytes if given.memory_bytes is not None else parse_bytes(memory) if memory else None,
+    )
 
 
 def parse_bytes(text: str) -> int:

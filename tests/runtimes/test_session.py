@@ -14,7 +14,7 @@ from tiny_models import add_int8, fully_connected_int8, onnx_relu, same_names_fl
 from diagnostics import DataError, ModelError, RuntimeFailure, UsageError
 from exporter.quantization.plan import Encoding
 from exporter.runtimes import Session, open_session
-from exporter.runtimes.limits import parse_bytes
+from exporter.runtimes.limits import Limits, chosen_limits, limited, parse_bytes
 
 X = np.arange(12, dtype=np.int8).reshape(1, 2, 2, 3) * 10
 TFLITE = ("litert-ref", "litert-builtin", "litert-xnnpack", "tflite-micro")
@@ -267,6 +267,18 @@ def test_the_users_own_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EDGEWRIGHT_WORKER_SECONDS", "soon")
     with pytest.raises(UsageError, match="no number of seconds"):
         fake_session(tmp_path)
+
+
+def test_limits_that_are_given_come_before_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_WORKER_SECONDS", "soon")
+    with pytest.raises(UsageError), limited(Limits(memory_bytes=2**30)):
+        chosen_limits()
+    monkeypatch.setenv("EDGEWRIGHT_WORKER_SECONDS", "600")
+    with limited(Limits(seconds=1.5)):
+        assert chosen_limits() == Limits(1.5, None)
+        with pytest.raises(RuntimeFailure, match=r"did not answer within 1\.5 s"):
+            fake_session(tmp_path, start="time.sleep(60)", timeout_s=None)
+    assert chosen_limits() == Limits(600.0, None)
 
 
 @pytest.mark.parametrize(("text", "found"), [("1", 1), ("512MiB", 2**29), ("4g", 2**32), ("2 TB", 2**41), ("8KiB", 2**13)])
