@@ -58,6 +58,8 @@ def test_prelu_runs_in_float_between_integers(tmp_path):
     kinds = _kinds(content, tmp_path)
     assert (kinds["QLinearConv"], kinds["Mul"], kinds["Max"], kinds["PRelu"]) == (2, 1, 1, 0)
     assert kinds["QuantizeLinear"] == 2
+    stored = {entry.name: tuple(entry.dims) for entry in onnx.load_from_string(content).graph.initializer}
+    assert (1, 16, 1, 8) in stored.values()  # a row of slopes
     found = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in samples(model)]
     assert sqnr(*map(np.asarray, zip(*found, strict=True))) > 30
 
@@ -69,6 +71,32 @@ def test_other_runtimes_read_prelu():
     )
     graph = onnx.load_from_string(write_onnx(model, float_plan(model, profile), profile)).graph
     assert [node.op_type for node in graph.node] == ["PRelu"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_one_number_beside_a_last_axis_of_one_has_as_many_axes(precision):
+    model = network(
+        "a = Mul (x, c)  y = Sub (d, a)", inputs="float[1,5,7,1] x", outputs="float[1,5,7,1] y", c=np.float32([0.5]), d=np.float32(2)
+    )
+    profile = choose_precision(load_target("x86-64-cpu"), precision)
+    quick = {kernel: {"int8": 0.01, "float32": 1.0} for kernel in ("Mul", "Sub")}
+    profile = profile.model_copy(update={"cost": profile.cost.model_copy(update={"kernels": quick})})
+    plan = float_plan(model, profile) if precision == "float32" else make_plan(model, statistics(model), profile)
+    content = write_onnx(model, plan, profile)
+    graph = onnx.load_from_string(content).graph
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    assert sorted(tuple(entry.dims) for entry in graph.initializer if "_as_1x1x1x1" in entry.name) == [(1,) * 4] * 2
+    sample = next(iter(samples(model)))
+    np.testing.assert_allclose(
+        run(content, sample)["y"], FloatRunner(model)(sample)["y"], atol=0.05 if precision == "int8" else 0
+    )
+
+
+def test_scalars_stay_where_other_axes_are_last():
+    model = network("y = Mul (x, c)", inputs="float[1,5,7] x", outputs="float[1,5,7] y", c=np.float32(0.5))
+    profile = choose_precision(load_target("x86-64-cpu"), "float32")
+    graph = onnx.load_from_string(write_onnx(model, float_plan(model, profile), profile)).graph
+    assert [tuple(entry.dims) for entry in graph.initializer] == [()]
 
 
 def _normalized_sum():
@@ -92,6 +120,20 @@ def test_a_sum_is_normalized_apart_where_both_at_once_are_slower(factor, skipped
     assert _kinds(content, tmp_path)["SkipLayerNormalization"] == skipped
     sample = next(iter(samples(model)))
     np.testing.assert_allclose(run(content, sample)["y"], FloatRunner(model)(sample)["y"], rtol=0, atol=1e-5)
+
+
+def test_constants_that_change_every_few_elements_stay_out_of_integer_kernels(tmp_path):
+    model = network(
+        "a = MatMul (x, w)  b = Mul (a, c)  y = MatMul (b, v)",
+        inputs="float[1,2,8,32] x",
+        outputs="float[1,2,8,4] y",
+        w=(32, 2),
+        c=(8, 1),
+        v=(2, 4),
+    )
+    profile = load_target("x86-64-cpu")
+    kinds = _kinds(write_onnx(model, make_plan(model, statistics(model), profile), profile), tmp_path)
+    assert (kinds["QLinearMul"], kinds["Mul"]) == (0, 1)
 
 
 def test_other_runtimes_read_a_plain_sum():

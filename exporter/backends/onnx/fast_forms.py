@@ -5,6 +5,7 @@
     PRelu(x, s)                         Max(x, x * s), or Relu(x) + Min(x, 0) * s     (its kernel is a plain loop)
     Add -> LayerNormalization           Sum -> LayerNormalization             (SkipLayerNormalization is a plain loop)
     MatMul(int8, int8) -> Add(b [n])    MatMul(int8, int8) -> Add(b [1, 1, n])    (Gemm with a float bias has no integer kernel)
+    Mul(x [n, 1], a [1])                Mul(x [n, 1], a [1, 1])               (a last axis of length 1 in both is looped over)
 
 What onnxruntime (1.31) does by itself: SkipLayerNormFusion takes an Add, no Sum; MatMulAddFusion takes a bias of one or two axes, and runs
 before the product of integers is recognised.
@@ -17,13 +18,14 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import consumers, is_constant, name_of, rank
+from exporter.graph.values import consumers, is_constant, name_of, rank, static_shape
 from exporter.quantization.costs import SKIPPED_NORMALIZATION, slow_builtins
 from targets.schema import Target
 
 __all__ = ["fast_forms"]
 
 _FUSABLE_RANK: Final = 2  # of a bias that onnxruntime makes a Gemm's
+_ELEMENTWISE: Final = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min"))
 _ZERO: Final = "PRelu/zero"
 
 
@@ -33,17 +35,16 @@ def fast_forms(graph: ir.Graph, target: Target) -> None:
         return
     slow = slow_builtins(target)
     for node in list(graph):
-        if (
-            node.op_type == "PRelu"
-            and "PRelu" in slow
-            and node.inputs[0] is not None
-            and node.inputs[0].dtype == ir.DataType.FLOAT
-        ):
+        if node.op_type in _ELEMENTWISE:
+            _lengthen(graph, node)
+        if node.op_type == "PRelu" and "PRelu" in slow and node.outputs[0].dtype == ir.DataType.FLOAT:
             _write_out(graph, node)
         elif node.op_type == "Add":
             if SKIPPED_NORMALIZATION in slow and _is_normalized(node.outputs[0]):
                 node.op_type = "Sum"
             _widen_bias(graph, node)
+    for name in [name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
+        del graph.initializers[name]
 
 
 # --- PRelu ------------------------------------------------------------------------------------------------------------
@@ -55,6 +56,16 @@ def _write_out(graph: ir.Graph, node: ir.Node) -> None:
     assert x is not None
     assert slope is not None
     array = slope.const_value.numpy() if slope.const_value is not None else None
+    producer, shape = x.producer(), static_shape(x)
+    if (
+        array is not None
+        and array.size > 1
+        and producer is not None
+        and producer.op_type == "DequantizeLinear"
+        and len(shape) == 4
+    ):
+        # Between integers images lie channels-last: a row of slopes is one run there, where those of a pixel are many.
+        slope = _twin(graph, slope, ((1,) * (4 - rank(slope)) + static_shape(slope))[:-1] + shape[-1:])
     if array is not None and bool(((array <= 1) & (array != 0)).all()):
         parts = [_new("Mul", node, "scaled", x, slope)]
         parts.append(_new("Max", node, "", x, parts[0].outputs[0]))
@@ -80,6 +91,41 @@ def _zero(graph: ir.Graph) -> ir.Value:
     return graph.initializers[_ZERO]
 
 
+# --- constants of one element ----------------------------------------------------------------------------------------
+
+
+def _lengthen(graph: ir.Graph, node: ir.Node) -> None:
+    """Let the node read a constant of one element, or the integer behind it, with as many axes as its other input has.
+
+    Elsewhere it stays: onnxruntime looks for scalars in what it fuses.
+    """
+    for index, value in enumerate(node.inputs if len(node.inputs) == 2 else ()):
+        other = node.inputs[1 - index]
+        if value is None or other is None or rank(value) >= rank(other) or static_shape(other)[-1] != 1:
+            continue
+        decoder = value.producer()
+        if decoder is not None and (
+            decoder.op_type != "DequantizeLinear" or len(value.uses()) > 1 or "axis" in decoder.attributes
+        ):
+            continue
+        user, place, stored = (node, index, value) if decoder is None else (decoder, 0, decoder.inputs[0])
+        if stored is None or not is_constant(stored) or stored.const_value is None or stored.const_value.size != 1:
+            continue
+        user.replace_input_with(place, _twin(graph, stored, (1,) * rank(other)))
+        if decoder is not None:
+            value.shape = ir.Shape((1,) * rank(other))
+
+
+def _twin(graph: ir.Graph, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+    """The constant broadcast to another shape."""
+    assert value.const_value is not None
+    name = f"{name_of(value)}_as_{'x'.join(map(str, shape))}"
+    if name not in graph.initializers:
+        tensor = ir.Tensor(np.array(np.broadcast_to(value.const_value.numpy(), shape)), name=name)
+        graph.register_initializer(ir.val(name, const_value=tensor))
+    return graph.initializers[name]
+
+
 # --- sums -------------------------------------------------------------------------------------------------------------
 
 
@@ -95,13 +141,8 @@ def _widen_bias(graph: ir.Graph, node: ir.Node) -> None:
             continue
         if not is_constant(value) or rank(value) > _FUSABLE_RANK or rank(other) <= _FUSABLE_RANK:
             continue
-        array, name = value.const_value.numpy(), f"{name_of(value)}_wide"
-        if name not in graph.initializers:
-            tensor = ir.Tensor(array.reshape((1,) * (rank(other) - array.ndim) + array.shape), name=name)
-            graph.register_initializer(ir.val(name, const_value=tensor))
-        node.replace_input_with(index, graph.initializers[name])
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name_of(value)]
+        shape = static_shape(value)
+        node.replace_input_with(index, _twin(graph, value, (1,) * (rank(other) - len(shape)) + shape))
 
 
 def _is_integer_product(node: ir.Node | None) -> bool:

@@ -35,6 +35,7 @@ _TYPES = {
 }
 
 
+_LEAST_RUN: Final = 16  # elements
 # Signed -> unsigned dtype of the same width, and how much greater its integers of the same numbers are.
 _UNSIGNED: Final = {"int8": ("uint8", 128), "int16": ("uint16", 32768)}
 
@@ -166,7 +167,8 @@ class _Inserter:
                 node.replace_input_with(index, stored or self._initializer(title, array))
                 continue
             if stored is None:
-                if encoding.dtype == "int16" or _is_activation(node, index):  # kernels take all of their activations in one dtype
+                # Kernels take all of their activations in one dtype.
+                if encoding.dtype == "int16" or (_is_activation(node, index) and not _is_strewn(node, array)):
                     outside = self._outside(encoding)
                     array = (array.astype(np.int32) + (outside.zero_point[0] - encoding.zero_point[0])).astype(outside.dtype)
                     encoding = outside
@@ -284,6 +286,22 @@ def _is_activation(node: ir.Node, index: int) -> bool:
     except Refused:
         return False
     return index < len(rules) and rules[index].role is Role.ACTIVATION
+
+
+def _is_strewn(node: ir.Node, array: np.ndarray[Any, Any]) -> bool:
+    """Whether a constant is repeated and varied so often along the elements of an output that integer kernels, which set up each run of them
+    anew, are slower than float ones with the conversions: left in int8, it is in no kernel's dtype.
+    """
+    if node.op_type not in ("Add", "Sub", "Mul") or array.size <= 1:
+        return False
+    wide = static_shape(node.outputs[0])
+    run, kind = 1, None
+    for size, own in zip(reversed(wide), [*reversed(array.shape), *[1] * (len(wide) - array.ndim)], strict=True):
+        if size > 1:
+            if kind is not None and kind != (own == size):
+                break
+            run, kind = run * size, own == size
+    return run < _LEAST_RUN
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
