@@ -98,6 +98,14 @@ def test_default_attributes_that_the_older_opset_does_not_know_are_dropped() -> 
     assert "noop_with_empty_axes" not in {attribute.name for attribute in node.attribute}
 
 
+def test_what_a_reduction_does_without_axes_is_dropped_where_it_has_some() -> None:
+    given = model("ReduceMin", inputs=[np.array([1])], noop_with_empty_axes=1)
+    [node] = fit_floor(given, Floor.parse("onnxruntime>=1.13"), "t").graph.node
+    assert {attribute.name for attribute in node.attribute} <= {"axes", "keepdims"}
+    with pytest.raises(TargetError, match="EW-T005"):
+        fit_floor(model("ReduceMin", noop_with_empty_axes=1), Floor.parse("onnxruntime>=1.13"), "t")
+
+
 def test_all_operators_that_are_too_young_are_named_with_opset_and_release() -> None:
     nodes = [
         helper.make_node("Gelu", ["x"], ["a"], name="one"),

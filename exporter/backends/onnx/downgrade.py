@@ -5,6 +5,7 @@ onnx's version converter does the work and is not taken at its word: the result 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from targets.releases.onnxruntime import Format, first_release, format_for
 __all__ = ["fit_floor"]
 
 _MOST_REASONS: Final = 20
+_WITHOUT_AXES: Final = "noop_with_empty_axes"
 _ASIDE: Final = "edgewright.aside"  # a domain that the converter does not look at
 
 
@@ -57,8 +59,9 @@ def _convert(proto: onnx.ModelProto, form: Format, floor: Floor, target: str, op
 
     plain = onnx.ModelProto()
     plain.CopyFrom(proto)
+    filled = {entry.name for entry in plain.graph.initializer if 0 not in entry.dims}
     for node in plain.graph.node:
-        _drop_defaults(node, opset)
+        _drop_idle(node, opset, filled)
     try:
         _rename(plain, "", _ASIDE)
         converted: onnx.ModelProto = version_converter.convert_version(plain, form.opset)
@@ -88,13 +91,19 @@ def _rename(proto: onnx.ModelProto, domain: str, other: str) -> None:
         proto.opset_import.extend(kept)
 
 
-def _drop_defaults(node: onnx.NodeProto, opset: int) -> None:
-    """Attributes that say what is the case without them: an older definition may not know them."""
+def _drop_idle(node: onnx.NodeProto, opset: int, filled: Collection[str]) -> None:
+    """Attributes that say what is the case without them: an older definition may not know them.
+
+    Those that have their default, and what a reduction does without axes where it has some. `filled`: constants with elements.
+    """
     if node.domain:
         return
     known = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset).attributes
     kept = [
-        entry for entry in node.attribute if entry.name not in known or not _is_default(entry, known[entry.name].default_value)
+        entry
+        for entry in node.attribute
+        if not (entry.name in known and _is_default(entry, known[entry.name].default_value))
+        and not (entry.name == _WITHOUT_AXES and len(node.input) > 1 and node.input[1] in filled)
     ]
     del node.attribute[:]
     node.attribute.extend(kept)
