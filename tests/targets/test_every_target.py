@@ -153,6 +153,8 @@ def test_every_precision_that_a_profile_lists_runs_on_its_runtime(name: str, pre
     source, calibration, tests = network(PLAIN)
     found = measured(source, choose_precision(load_target(name), precision), calibration, tests)
     assert float(found["sqnr_db"]) > LEAST_DB[precision]
+    if load_target(name).artifact.runtime == "tflite-micro":
+        explained_beside_the_reference(found)
 
 
 @pytest.mark.parametrize("name", target_names())
