@@ -128,7 +128,7 @@ def _beside_reference(targets: tuple[Target, ...], rows: Rows) -> list[str]:
                 "–" if told is None else f"{100 * (told - arena) / arena:+.1f} %",
                 f"{found['mismatches']:,} of {found['elements']:,}"
                 + (f" by {found['max_lsb']:g}" if found["mismatches"] else ""),
-                f"{found['compared']:,}",
+                f"{found['compared']:,}" + (f", not {', '.join(found['uncompared'])}" if found["uncompared"] else ""),
                 "; ".join(kernels) or "none",
             )
             lines.setdefault(cells, []).append(f"`{target.name}`")
