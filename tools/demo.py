@@ -27,9 +27,9 @@ def main() -> int:
     photos = export(
         "tools.zoo:efficientnet_lite0",
         targets=["android-arm64-cpu", "x86-64-cpu", "android-gpu"],
-        calibration=zoo.varied_photos(),
+        calibration=zoo.calibration_photos(),
         test=zoo.unseen_photos(),
-        samples=128,
+        samples=64,
         test_samples=246,
         gates=["top1_agreement>=0.95", "sqnr_db>=20"],
         out=out / "efficientnet_lite0",

@@ -25,6 +25,7 @@ __all__ = ["Array", "pack_offsets", "round_rows", "rounding_error", "unpack_offs
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _BLOCK: Final = 16  # columns whose error is spread at once over all behind them: a product of matrices instead of 16 of vectors
+_ALIKE: Final = 2**32  # inputs whose strengths are apart by less than so small a part of the greatest are as strong as each other
 
 
 def rounding_error(rows: Array, integers: Array, moment: Array, scale: Array) -> Array:
@@ -46,7 +47,9 @@ def round_rows(rows: Array, moment: Array, scale: Array, limit: Array | int, *, 
 
 def _with_feedback(rows: Array, moment: Array, scale: Array, limit: Array | int) -> Array:
     """Column by column, those of the strongest inputs first."""
-    order = np.argsort(-np.diagonal(moment, axis1=1, axis2=2), axis=-1, kind="stable")
+    strength = np.diagonal(moment, axis1=1, axis2=2)
+    # Inputs as strong as each other keep their order, whatever the last bit of their sums is on this processor.
+    order = np.argsort(-np.rint(strength / strength.max(axis=-1, keepdims=True) * _ALIKE), axis=-1, kind="stable")
     back = np.argsort(order, axis=-1, kind="stable")
     left = np.take_along_axis(rows, order[:, None, :], axis=2)
     ordered = np.take_along_axis(np.take_along_axis(moment, order[:, :, None], axis=1), order[:, None, :], axis=2)

@@ -37,7 +37,6 @@ _DAMPING: Final = 0.01
 # Weight of staying at the float weights, in parts of the moment's diagonal. On efficientnet-lite0, 1 follows the samples' noise and loses
 # 2 dB on other photos, 10 to 30 gain 1 to 1.5 dB over no fit.
 _RIDGE: Final = 30.0
-_SQUARED: Final = (2.0**-40, 2.0**40)  # between them sums of squares in float32 neither vanish nor overflow
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _rounded(
         assert encoding is not None
         given: list[Array] = []
         runner.inputs_of(node_name(node), lambda i, x, to=given, w=work: to.append(_sampled(w, i, x)))  # type: ignore[misc]
-        inputs, outputs = np.concatenate(given, axis=-1), np.concatenate(work.wanted, axis=-1)
+        inputs, outputs = (np.concatenate(parts, axis=-1, dtype=np.float64) for parts in (given, work.wanted))
         work.wanted.clear()
         scale = np.asarray(encoding.scale, np.float64).reshape((1, 1, 1) if encoding.axis is None else (*layer.rows.shape[:2], 1))
         limit = greatest_weight(encoding.dtype, reduced=reduced)
@@ -137,7 +136,7 @@ def _rounded(
             integers = np.clip(np.rint(layer.rows / scale), -limit, limit)
         bias = node.inputs[work.bias] if work.bias is not None else None
         if bias is not None:
-            left = wanted - np.matmul(integers * scale, middle.astype(np.float64))
+            left = wanted - np.matmul(integers * scale, middle)
             corrections[name_of(bias)] = tuple((left.ravel() - np.asarray(constant(bias)).ravel()).astype(np.float32).tolist())
         inside = replace(inside, roundings=roundings, corrections=corrections)
         for index in (1, work.bias):
@@ -191,27 +190,25 @@ def _fit(rows: Array, vectors: Array, residual: Array, scale: Array, limit: int)
 
     Args:
         rows: [groups, outputs, inputs].
-        vectors: float32 [groups, inputs, vectors], as the integer network has them.
-        residual: float32 [groups, outputs, vectors], what the float network makes of them; it is overwritten.
+        vectors: float64 [groups, inputs, vectors], as the integer network has them: in float32, sums depend on the processor's kernels,
+            and what is rounded near a tie would too.
+        residual: float64 [groups, outputs, vectors], what the float network makes of them; it is overwritten.
         scale: [groups, outputs, 1] or [1, 1, 1].
     """
-    least, greatest = _SQUARED
-    if not least < max(np.abs(vectors).max(initial=0.0), np.abs(residual).max(initial=0.0)) < greatest:
-        vectors, residual = vectors.astype(np.float64), residual.astype(np.float64)
-    residual -= np.matmul(rows.astype(vectors.dtype), vectors)
+    residual -= np.matmul(rows, vectors)
     integers, count = np.empty_like(rows), vectors.shape[2]
     for start in range(0, rows.shape[2], _WIDEST):
         part = slice(start, start + _WIDEST)
         given = vectors[:, part]
-        moment = _shrunk(np.matmul(given, given.swapaxes(1, 2)).astype(np.float64) / count, count)
+        moment = _shrunk(np.matmul(given, given.swapaxes(1, 2)) / count, count)
         diagonal = np.diagonal(moment, axis1=1, axis2=2)
         strength = np.maximum(diagonal.mean(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
         pull = moment + _diagonal(_RIDGE * (diagonal + 0.1 * strength))
-        cross = np.matmul(given, residual.swapaxes(1, 2)).astype(np.float64) / count
+        cross = np.matmul(given, residual.swapaxes(1, 2)) / count
         fitted = rows[:, :, part] + np.linalg.solve(pull, cross).swapaxes(1, 2)
         integers[:, :, part] = round_rows(fitted, moment + _diagonal(_DAMPING * strength + 0 * diagonal), scale, limit)
         if part.stop < rows.shape[2]:
-            residual += np.matmul((rows[:, :, part] - integers[:, :, part] * scale).astype(given.dtype), given)
+            residual += np.matmul((rows[:, :, part] - integers[:, :, part] * scale), given)
     return integers
 
 

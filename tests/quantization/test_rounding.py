@@ -85,3 +85,14 @@ def test_a_damaged_text_is_refused(text):
     with pytest.raises(ModelError) as error:
         unpack_offsets(text, np.zeros(4, np.int8))
     assert error.value.code == "EW-Q002"
+
+
+def test_inputs_of_the_same_strength_keep_their_order():
+    """Whichever of two equal sums a processor's kernels make the greater by its last bit."""
+    rows, moment, scale = problem(3, 1, 8, 24, vectors=48)
+    moment /= np.sqrt(np.diagonal(moment[0])[:, None] * np.diagonal(moment[0]))
+    found = set()
+    for seed in range(4):
+        bits = 1 + np.random.default_rng(seed).integers(-2, 3, 24) * np.finfo(np.float64).eps
+        found.add(round_rows(rows, moment * np.sqrt(bits[:, None] * bits), scale, 127).tobytes())
+    assert len(found) == 1
