@@ -20,7 +20,7 @@ from exporter.quantization.correction import correct_biases
 from exporter.quantization.plan import Plan
 from exporter.quantization.refine import refine
 from exporter.quantization.segments import Runner, outputs_of
-from exporter.quantization.sequential import Look, round_weights
+from exporter.quantization.sequential import CLOSE, Look, round_weights
 from exporter.quantization.vectors import layer_of
 from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr, target
 
@@ -100,12 +100,31 @@ def test_a_short_look_leaves_wide_layers_at_the_nearest_and_corrects_the_biases_
     model = wide_net()
     data, fresh = mixtures(model, 32), mixtures(model, 32, seed=7)
     plan = coarse(planned(model, data=data), model)
-    rounded = round_weights(model, plan, target(), data, look=Look(8, (256, 1024), 64)).plan
+    rounded = round_weights(model, plan, target(), data, look=Look(8, (256, 1024), (0.2,), 64)).plan
     assert set(rounded.roundings) == {"w3", "w4"}  # 32 and 64 inputs; the others have 72
     assert set(rounded.corrections) == {"b1", "b2", "b3", "b4"}
     wanted = reference(model, fresh)
     corrected = correct_biases(model, plan, target(), list(data)[:8]).plan
     assert sqnr(wanted, outputs(model, rounded, fresh)) > sqnr(wanted, outputs(model, corrected, fresh)) + 0.5
+
+
+def test_samples_that_repeat_themselves_do_not_say_how_to_round():
+    """64 samples of 8 kinds: with all dampings to choose from, what one half says of the other tells that they are 8."""
+    model = network("y = Gemm <transB = 1> (x, w, b)", inputs="float[1,96] x", outputs="float[1,32] y", w=(32, 96), b=(32,))
+
+    def kinds(seed):
+        random = np.random.default_rng(seed)
+        arrays = np.repeat(random.normal(size=(8, 1, 96)), 8, axis=0) + 0.1 * random.normal(size=(64, 1, 96))
+        return open_samples([{"x": array.astype(np.float32)} for array in arrays], [Signature("x", (1, 96), "float32")])
+
+    data, fresh = kinds(0), kinds(1)
+    plan = coarse(planned(model, data=data), model)
+    wanted = reference(model, fresh)
+    looks = (replace(CLOSE, dampings=CLOSE.dampings[:1]), CLOSE)
+    alone, chosen = (
+        sqnr(wanted, outputs(model, round_weights(model, plan, target(), data, look=look).plan, fresh)) for look in looks
+    )
+    assert chosen > alone + 1.0
 
 
 def test_what_is_left_of_a_walk_gives_the_outputs_of_the_whole_graph():
