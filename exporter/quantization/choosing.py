@@ -31,7 +31,7 @@ _CLOSE: Final[_Search] = (("mse", "percentile"), (10.0, 3.0, 1.0, -math.inf), 16
 _JUDGED_MACS: Final = (
     2**35
 )  # as many more samples as this many multiply-accumulates allow: what happens rarely decides on small ones
-_FAST: Final[_Search] = (("mse",), (1.0,), 8)
+_FAST: Final[_Search] = (("mse",), (1.0,), 4)
 # A proposal must gain more than this over keeping all that was seen: less does not carry over to other inputs. Among proposals, so much less
 # is as good where fewer values are cut (the rule of one standard error: Hastie, Tibshirani and Friedman 2009, section 7.10).
 _MARGIN_DB: Final = 1.0

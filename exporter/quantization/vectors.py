@@ -75,16 +75,18 @@ def layer_of(node: ir.Node) -> Layer | None:
 
 
 def _windows(node: ir.Node, array: Array, positions: Array, groups: int) -> Array:
-    kernel = static_shape(node.inputs[1])[2:]  # type: ignore[arg-type]
-    rank = len(kernel)
-    strides = attribute(node, "strides", (1,) * rank)
-    dilations = attribute(node, "dilations", (1,) * rank)
+    """What the kernel sees at some positions: few of a large map, so each entry is fetched. Outside of the map are zeros."""
+    kernel, places = static_shape(node.inputs[1])[2:], static_shape(node.outputs[0])[2:]  # type: ignore[arg-type]
+    rank, channels = len(kernel), array.shape[1]
+    strides, dilations = (attribute(node, name, (1,) * rank) for name in ("strides", "dilations"))
     pads = attribute(node, "pads", (0,) * 2 * rank)
-    if any(pads):
-        array = np.pad(array, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
-    spans = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
-    windows = np.lib.stride_tricks.sliding_window_view(array, spans, axis=tuple(range(2, 2 + rank)))
-    every = (slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
-    windows = np.moveaxis(windows[every], 1, 1 + rank)  # [batch, *places, channels, *kernel]
-    taken = windows[np.unravel_index(positions, windows.shape[: 1 + rank])]
-    return np.asarray(taken.reshape(len(positions), groups, -1).transpose(1, 2, 0))
+    index, *at = np.unravel_index(positions, (len(array), *places))
+    inside = np.ones((*kernel, len(positions)), np.bool_)
+    for axis, size in enumerate(array.shape[2:]):
+        seen = at[axis] * strides[axis] + (np.arange(kernel[axis]) * dilations[axis] - pads[axis])[:, None]
+        seen = seen.reshape(*(kernel[axis] if axis == other else 1 for other in range(rank)), -1)
+        inside &= (seen >= 0) & (seen < size)
+        index = index * size + np.clip(seen, 0, size - 1)
+    taken = np.take(array.swapaxes(0, 1).reshape(channels, -1), index, axis=1)  # [channels, *kernel, positions]
+    np.copyto(taken, 0, where=~inside)
+    return taken.reshape(groups, -1, len(positions))

@@ -15,6 +15,7 @@ from exporter.backends.onnx.writer import write_onnx
 from exporter.frontends.source import Signature
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant
+from exporter.quantization import sequential
 from exporter.quantization.apply import encode_constant
 from exporter.quantization.correction import correct_biases
 from exporter.quantization.plan import Plan
@@ -240,3 +241,14 @@ def test_the_number_of_threads_changes_no_bit():
         done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
         found.add(done.stdout.strip())
     assert found == {digest()}
+
+
+@pytest.mark.parametrize("judged", [2, 64])
+def test_the_outputs_are_compared_on_as_many_samples_as_the_look_says(monkeypatch, judged):
+    model, counts = wide_net(), []
+    monkeypatch.setattr(
+        sequential, "sqnr", lambda _, wanted, found: counts.append((len(wanted), len(found))) or float(len(counts))
+    )
+    rounded = round_weights(model, planned(model), target(), samples(model, 8), look=replace(CLOSE, judged=judged))
+    assert counts == [(min(judged, 8),) * 2] * 2
+    assert (rounded.before, rounded.after) == (1.0, 2.0)
