@@ -76,9 +76,9 @@ def integer_plan(
         slow, nearest = {}, whole
     auto = target.artifact.precision == "auto"
     if target.artifact.activations != "int8" or not (auto or target.quantization.float_fallback):
-        return refined(_narrowed(graph, nearest, target, samples, progress))
+        return refined(_narrowed(graph, nearest, target, samples, effort, progress))
     if effort == "fast" and not auto and _probing_macs(graph, nearest) > _QUICK_MACS:
-        return refined(_narrowed(graph, nearest, target, samples, progress))
+        return refined(_narrowed(graph, nearest, target, samples, effort, progress))
     hybrid = _hybrid(graph, target)
     candidates = int16_candidates(graph, nearest, target) if auto else {}
     finer = make_plan(graph, statistics, target, method=methods, floats=slow, wide=candidates) if candidates else None
@@ -92,7 +92,7 @@ def integer_plan(
             plan = make_plan(graph, statistics, target, method=methods, floats={**slow, **floats}, wide=wide)
             dynamic = [name for name, form in mixture.forms.items() if form == "dynamic_int8"]
             plan = _with_dynamic(graph, plan, hybrid, dynamic)
-        return _narrowed(graph, plan, target, samples, progress)
+        return _narrowed(graph, plan, target, samples, effort, progress)
 
     with progress.stage("measure what rounding costs"):
         others = Others(forms, target.quantization.float_fallback, finer)
@@ -122,12 +122,14 @@ def _probing_macs(graph: ir.Model, plan: Plan) -> int:
     return sum(macs_of(node) for node in graph.graph) * sum(precision == "int8" for precision in plan.precision.values())
 
 
-def _narrowed(graph: ir.Model, plan: Plan, target: Target, samples: Iterable[Sample], progress: Progress) -> Plan:
+def _narrowed(
+    graph: ir.Model, plan: Plan, target: Target, samples: Iterable[Sample], effort: Effort | None, progress: Progress
+) -> Plan:
     """`plan` with the weights in 4 bits that the precision "int8x4" has so."""
     if target.artifact.precision != "int8x4":
         return plan
     with progress.stage("choose what takes 4 bits"):
-        return narrowed(graph, plan, target, samples)
+        return narrowed(graph, plan, target, samples, together=effort in ("balanced", "best"))
 
 
 def _search(mixed: Callable[[float], Plan], reached: Callable[[Plan], float], wanted: float, rounds: int) -> Plan:
