@@ -76,7 +76,11 @@ def test_other_runtimes_read_prelu():
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_one_number_beside_a_last_axis_of_one_has_as_many_axes(precision):
     model = network(
-        "a = Mul (x, c)  y = Sub (d, a)", inputs="float[1,5,7,1] x", outputs="float[1,5,7,1] y", c=np.float32([0.5]), d=np.float32(2)
+        "a = Mul (x, c)  y = Sub (d, a)",
+        inputs="float[1,5,7,1] x",
+        outputs="float[1,5,7,1] y",
+        c=np.float32([0.5]),
+        d=np.float32(2),
     )
     profile = choose_precision(load_target("x86-64-cpu"), precision)
     quick = {kernel: {"int8": 0.01, "float32": 1.0} for kernel in ("Mul", "Sub")}

@@ -4,7 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calibration import open_samples
 from exporter import export
+from exporter.frontends.source import Signature
 from exporter.graph.values import constant
 from exporter.quantization.apply import encode_constant
 from exporter.quantization.narrowing import narrowed
@@ -63,6 +65,31 @@ def test_what_costs_most_for_its_bytes_stays_in_8_bits(plans):
     assert changed == {
         value.name for node in layers(model) for value in node.inputs[1:] if narrow.encodings[node.inputs[1].name].dtype == "int4"
     }
+
+
+def test_what_rounding_together_mends_need_not_stay_in_8_bits():
+    """Two weights of one size: the inputs of the one are copies of few, so that its weights make up for one another."""
+    random = np.random.default_rng(3)
+    model = network(
+        "a = Gemm <transB = 1> (x, w1, b1) b = Gemm <transB = 1> (z, w2, b2) y = Add (a, b) u = Gemm <transB = 1> (z, w3, b3)",
+        inputs="float[1,64] x, float[1,64] z",
+        outputs="float[1,32] y, float[1,128] u",
+        w1=(32, 64),
+        b1=(32,),
+        w2=(32, 64),
+        b2=(32,),
+        w3=(128, 64),
+        b3=(128,),
+    )
+    mix = random.normal(size=(4, 64))
+    arrays = [
+        {"x": (3 * random.normal(size=(1, 4)) @ mix).astype(np.float32), "z": 5 * random.normal(size=(1, 64)).astype(np.float32)}
+        for _ in range(48)
+    ]
+    data = open_samples(arrays, [Signature(name, (1, 64), "float32") for name in ("x", "z")])
+    plan = planned(model, data=data)
+    found = [narrowed(model, plan, target(), data, together=together).encodings for together in (False, True)]
+    assert [(each["w1"].dtype, each["w2"].dtype) for each in found] == [("int8", "int4"), ("int4", "int8")]
 
 
 def test_biases_follow_their_weights_scales(plans):

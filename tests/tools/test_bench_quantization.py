@@ -211,6 +211,15 @@ def test_every_loss_is_a_line(changed, line):
     assert line in page(net=model(**changed))
 
 
+def test_weights_of_4_bits_have_a_table_with_their_size_beside_that_of_8():
+    found = model()
+    found["rows"]["ours:balanced:android-arm64-cpu"] = row(25.0, runtime="litert-xnnpack")
+    found["rows"]["ours:int8x4:android-arm64-cpu"] = row(14.0, runtime="litert-xnnpack", bytes=1024, top1_agreement=0.85)
+    assert "| net | android-arm64-cpu | LiteRT | 14.0 | top-1 agreement 0.850 | 1 (0.50) | 1.0 |" in page(net=found)
+    found["rows"]["ours:int8x4:android-arm64-cpu"] = {"by": "edgewright", "runtime": "litert-xnnpack", "error": "no"}
+    assert "| net | android-arm64-cpu | no |" in page(net=found)
+
+
 def test_an_error_says_nothing_of_where_things_lie(tmp_path):
     workload = Workload(WORKLOADS["digit_cnn"], tmp_path / "net")
     text = f"cannot load {workload.artifacts}/nncf.onnx, see {quantization.ROOT}/tools"

@@ -53,6 +53,12 @@ def quantization_section(result: Mapping[str, Any]) -> list[str]:
         "",
         *_auto(models),
         "",
+        "### Weights in 4 bits (`--precision int8x4 --effort best`)",
+        "",
+        "Made by `python -m tools.bench quantization --form ours:int8x4`: three quarters of the weights in 4 bits, activations in 8.",
+        "",
+        *_narrow(models),
+        "",
         "### Where a peer is ahead",
         "",
         *(_lost(models) or ["Nowhere."]),
@@ -182,6 +188,23 @@ def _auto(models: Mapping[str, Model]) -> list[str]:
             )
     head = ["model", "target", "goal dB", "SQNR dB, each output", "cosine", "task: original -> artifact", "above", "KiB"]
     return _table([*head, "of balanced", "of the fastest", "CPU s"], rows)
+
+
+def _narrow(models: Mapping[str, Model]) -> list[str]:
+    rows = []
+    for name, model in models.items():
+        for runtime, target in _RUNTIMES.items():
+            row, plain = model["rows"].get(f"ours:int8x4:{target}"), model["rows"].get(f"ours:balanced:{target}", {})
+            if row is None:
+                continue
+            if "error" in row:
+                rows.append([name, target, _cell(row["error"]), *[""] * 4])
+                continue
+            size = f"{row['bytes'] / 1024:.0f}" + (f" ({row['bytes'] / plain['bytes']:.2f})" if "bytes" in plain else "")
+            rows.append([name, target, _SHORT[runtime], _decibels(row), _task(row), size, f"{row['cpu_s']:.1f}"])
+    return _table(
+        ["model", "target", "runtime", "SQNR dB, each output", "task: original -> artifact", "KiB (of int8's)", "CPU s"], rows
+    )
 
 
 def _lost(models: Mapping[str, Model]) -> list[str]:
