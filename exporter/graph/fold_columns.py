@@ -5,7 +5,8 @@
     Conv(8 -> 8 channels, 3 x 39)       Reshape, Transpose -> Conv(32 -> 32 channels, 3 x 11) -> Transpose, Reshape
 
 A column of the new output has b columns of the old one; its window covers those of all of them, so that weights repeat, each time shifted by
-a stride, with zeros around. Sums are the same, in another order. Requires: explicit windows. Ensures: nothing.
+a stride, with zeros around. Of finite inputs sums are the same, in another order; an infinity becomes NaN in the columns beside its own.
+Requires: explicit windows. Ensures: nothing.
 """
 
 from __future__ import annotations
