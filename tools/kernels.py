@@ -51,6 +51,8 @@ _RUNTIMES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 _DEQUANTIZE_FOR_EACH: Final = frozenset({"onnxruntime"})
 # What artifacts for onnxruntime do not have, since it is slow there: its kernel, the operator, and whether that stands behind a sum.
 UNWRITTEN: Final = (("PReluKernel", "PRelu", False), (SKIPPED_NORMALIZATION, "LayerNormalization", True))
+# Those of which onnxruntime has a vector kernel in int8 for the layout that its convolutions leave, and a plain loop for the other.
+_LAYOUT_OF_CONVOLUTIONS: Final = ("MaxPool",)
 _BUDGET_S: Final = 0.3
 _LEAST: Final = 0.02  # a kernel that does nothing (a reshape in place) has no time to divide by
 _CHAIN: Final = 33
@@ -79,6 +81,9 @@ def measured(runtime: str) -> str:
         if runtime == "onnxruntime":
             for kernel, operator, summed in UNWRITTEN:
                 found[kernel] = {"float32": [bench.as_it_is(next(case for case in CASES if case.kernel == operator), summed)]}
+            for kernel in _LAYOUT_OF_CONVOLUTIONS:
+                case = next(case for case in CASES if case.kernel == kernel and "strides" not in case.attributes)
+                found[kernel]["int8"] = [bench.behind_convolution(case)]
     floats, integers, bandwidth = _rates(found["Conv"], found["Add"])
     table = {
         kernel: {form: _factor(times, floats if form == "float32" else integers, bandwidth) for form, times in forms.items()}
@@ -194,6 +199,28 @@ class _Bench:
         adapter, sample = ADAPTERS[self._base.artifact.runtime](str(path), self._options), case.sample(0)["x0"]
         adapter.feed(dict.fromkeys(names, sample))
         return _Time(median(paired_rounds([adapter], _BUDGET_S)[0]), 0, len(ends) * sample.nbytes)
+
+    def behind_convolution(self, case: Case) -> _Time:
+        """Of an operator in int8 that leaves sizes as they are: what a convolution takes longer with it behind."""
+        weight, bias = next(case for case in CASES if case.kernel == "Conv" and case.constants[0].shape[2:] == (1, 1)).constants
+        stored = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")]
+        front = helper.make_node("Conv", ["x0", "w", "b"], ["a"])
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, case.inputs[0]) for name in ("x0", "a", "y0")]
+        adapters, moved = [], 0
+        for nodes, last in (
+            ([front, helper.make_node(case.op_type, ["a"], ["y0"], **case.attributes)], ends[2]),
+            ([front], ends[1]),
+        ):
+            graph = helper.make_graph(nodes, "behind", ends[:1], [last], stored)
+            path = self._path("behind.onnx")
+            onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+            source = load(path)
+            samples = open_samples([case.sample(0)], source.inputs, None)
+            built = build(source, alone(self._base, "int8"), samples, Options(refine=False))
+            moved = moved or sum(bytes_moved(node, "int8") for node in built.graph.graph if kernel_of(node) == case.kernel)
+            adapters.append(self._opened(built, case))
+        whole, alone_s = map(median, paired_rounds(adapters, _BUDGET_S))
+        return _Time(whole - alone_s, 0, moved)
 
     def dispatch(self) -> float:
         """Seconds of a node that does next to nothing: what a chain of them takes beyond a single one, for each."""
