@@ -35,8 +35,8 @@ def test_int8_agrees_with_the_float_original(exported: Exported) -> None:
     agreement, sqnr = exported.worst("top1_agreement"), exported.worst("sqnr_db")
     assert agreement is not None
     assert sqnr is not None
-    assert agreement >= 0.95
-    assert sqnr >= 20
+    assert sqnr >= 24
+    assert agreement >= 0.92  # 94 to 96 % at these decibels, by chance: 246 crops have a standard error of 1.4 %
 
 
 def test_nothing_is_transposed(exported: Exported) -> None:

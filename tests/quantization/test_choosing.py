@@ -9,8 +9,9 @@ from calibration import open_samples
 from exporter.frontends.source import Signature
 from exporter.quantization import choosing
 from exporter.quantization.choosing import best_methods, expected_gain
-from exporter.quantization.correction import planned_sqnr
+from exporter.quantization.correction import planned_sqnr, sqnr
 from exporter.quantization.planner import make_plan
+from exporter.quantization.switches import Switchboard
 from tests.quantization.planned import network, residual_net, samples, statistics, target
 
 
@@ -74,6 +75,41 @@ def test_of_proposals_that_are_about_as_good_the_one_that_cuts_least_is_taken(mo
     chosen = make_plan(model, store, target(), method=methods)
     assert max(cut) > min(cut[1:]) > 0
     assert sum(chosen.encodings[name] != plans[0].encodings[name] for name in methods) == min(cut[1:])
+
+
+@pytest.mark.parametrize(
+    ("known", "gain", "cut"), [(True, 0.3, True), (True, 0.2, False), (False, 0.9, False), (False, 1.1, True)]
+)
+def test_of_large_models_activations_are_judged_behind_fine_constants_and_less_is_enough(weighing, monkeypatch, known, gain, cut):
+    store, judged = statistics(weighing, spiky(0)), []
+
+    def scores(_, given, *__):
+        judged.extend(given)
+        return [10.0, *[10.0 + gain] * (len(given) - 1)]
+
+    monkeypatch.setattr(choosing, "planned_sqnr", scores)
+    monkeypatch.setattr(choosing, "_WELL_KNOWN_MACS", 0 if known else 2**60)
+    methods = best_methods(weighing, store, target(), store.reservoir)
+    plain = make_plan(weighing, store, target(), method="headroom")
+    assert (set(methods.values()) != {"headroom"}) is cut
+    assert judged[0].encodings["x"] == plain.encodings["x"]
+    assert (judged[0].encodings["w"].dtype, judged[0].encodings["b"].dtype) == (("int16" if known else "int8"), "int32")
+    finer = plain.encodings["w"].scale[0] / judged[0].encodings["w"].scale[0]
+    assert finer == (256 if known else 1)
+
+
+def test_fine_constants_are_as_good_as_float(weighing):
+    store = statistics(weighing, spiky(0))
+    plain = make_plan(weighing, store, target())
+    board = Switchboard(weighing, plain)
+    held = list(spiky(1, 4))
+    exact = sqnr(
+        weighing,
+        [board(sample, lambda _: False) for sample in held],
+        [board(sample, lambda switch: switch.kind == "activation") for sample in held],
+    )
+    (fine,) = planned_sqnr(weighing, [choosing._unrounded(weighing, plain)], target(), held)
+    assert fine == pytest.approx(exact, abs=0.05)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
