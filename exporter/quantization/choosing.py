@@ -26,14 +26,12 @@ from targets.schema import Target
 
 __all__ = ["best_methods", "expected_gain"]
 
-_Search = tuple[tuple[Method, ...], tuple[float, ...], int]
+_Search = tuple[tuple[Method, ...], tuple[float, ...], int, int]
 # Methods and the least expected gains of the values whose ranges a proposal cuts (the last one takes all: what lies far out in a value may
-# not matter), and on how many samples the outputs are compared: a choice among a few plans, not a fit.
-_CLOSE: Final[_Search] = (("mse", "percentile"), (10.0, 3.0, 1.0, -math.inf), 16)
-_JUDGED_MACS: Final = (
-    2**35
-)  # as many more samples as this many multiply-accumulates allow: what happens rarely decides on small ones
-_FAST: Final[_Search] = (("mse",), (1.0,), 4)
+# not matter), and on how many samples the outputs are compared: a choice among a few plans, not a fit; as many more as so many
+# multiply-accumulates allow: what happens rarely decides on small models.
+_CLOSE: Final[_Search] = (("mse", "percentile"), (10.0, 3.0, 1.0, -math.inf), 16, 2**35)
+_FAST: Final[_Search] = (("mse",), (1.0,), 2, 2**31)
 # A proposal must gain more than this over keeping all that was seen: less does not carry over to other inputs. Among proposals, so much less
 # is as good where fewer values are cut (the rule of one standard error: Hastie, Tibshirani and Friedman 2009, section 7.10).
 _MARGIN_DB: Final = 1.0
@@ -57,7 +55,7 @@ def best_methods(
 
     Candidates: all that calibration saw, with headroom, for all values; and, for each method, its range for those values where it promises
     at least so many decibels less error. Equal candidates count once: where no method would change anything, nothing is run. With the
-    effort "fast", one candidate is held against keeping all, on few samples.
+    effort "fast", one candidate is held against keeping all, on few samples; of a large model it is taken unseen, at its values' own word.
 
     Of large models the activations alone are judged, with constants as good as float: rounded to nearest, as nothing has fitted them yet,
     they would drown a decibel that is gained here.
@@ -67,7 +65,7 @@ def best_methods(
     if target.artifact.activations != "int8":
         return dict.fromkeys(stats.values, "headroom")  # 16 bits have steps to spare for what lies far out
     symmetric = target.quantization.activations_symmetric
-    methods, bounds, most = _FAST if effort == "fast" else _CLOSE
+    methods, bounds, least_samples, macs = _FAST if effort == "fast" else _CLOSE
     plans = [make_plan(model, stats, target, method="headroom")]
     whole: dict[str, Method] = {name: "headroom" for name in plans[0].encodings if name in stats.values}
     candidates = [whole]
@@ -79,10 +77,13 @@ def best_methods(
             if all(plan.encodings != other.encodings for other in plans):
                 candidates.append(chosen)
                 plans.append(plan)
-    held = spread(samples, most if effort == "fast" else judged(model, len(plans), most))
+    size = sum(macs_of(node) for node in model.graph)
+    known = size > _WELL_KNOWN_MACS
+    if effort == "fast" and known:
+        return candidates[-1]
+    held = spread(samples, max(least_samples, macs // max(len(plans) * size, 1)))
     if len(plans) == 1 or not held:
         return whole
-    known = sum(macs_of(node) for node in model.graph) > _WELL_KNOWN_MACS
     reached = planned_sqnr(model, [_unrounded(model, plan) for plan in plans] if known else plans, target, held)
     margin = _WELL_KNOWN_DB if known else _MARGIN_DB
     near = [index for index, found in enumerate(reached) if found > max(reached) - (margin if index == 0 else _NEAR_DB)]
@@ -101,11 +102,6 @@ def _finer(encoding: Encoding) -> Encoding:
         return encoding
     dtype, factor = _FINER[encoding.dtype]
     return replace(encoding, dtype=dtype, scale=tuple(scale / factor for scale in encoding.scale))
-
-
-def judged(model: ir.Model, plans: int, least: int) -> int:
-    """On how many samples so many plans are compared: `least`, or as many more as small models allow."""
-    return max(least, _JUDGED_MACS // max(plans * sum(macs_of(node) for node in model.graph), 1))
 
 
 def expected_gain(stats: Histogram, method: Method, symmetric: bool = False) -> float:

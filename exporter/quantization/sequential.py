@@ -62,7 +62,7 @@ class Look:
 CLOSE: Final = Look(64, (1024, 4096), (0.02, 0.2, 2.0))
 # Rounding loses most where few weights make an output, and there fitting them takes least: depthwise layers, the first, expansions. Samples
 # differ more than the places of one do: for the same vectors, many of them are looked at in few places.
-FAST: Final = Look(24, (192, 1024), (0.2,), 128, 6)
+FAST: Final = Look(16, (192, 1024), (0.2,), 128, 6)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,16 @@ def test_of_large_models_activations_are_judged_behind_fine_constants_and_less_i
     assert finer == (256 if known else 1)
 
 
+def test_fast_takes_the_word_of_a_large_models_values_and_runs_nothing(weighing, monkeypatch):
+    store = statistics(weighing, spiky(0))
+    monkeypatch.setattr(choosing, "_WELL_KNOWN_MACS", 0)
+    monkeypatch.setattr(choosing, "planned_sqnr", lambda *_: pytest.fail("the model was run"))
+    methods = best_methods(weighing, store, target(), store.reservoir, effort="fast")
+    promised = {name: expected_gain(store.values[name], "mse") >= 1.0 for name in methods}
+    assert {name: method == "mse" for name, method in methods.items()} == promised
+    assert True in promised.values()
+
+
 def test_fine_constants_are_as_good_as_float(weighing):
     store = statistics(weighing, spiky(0))
     plain = make_plan(weighing, store, target())
