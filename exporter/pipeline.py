@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -110,21 +109,16 @@ def prune(model: ir.Model, target: Target, options: Options) -> tuple[ir.Model, 
 def legalized(model: ir.Model, target: Target) -> ir.Model:
     """Rewrite what the target's runtime lacks; what it still lacks stays. A source's own encodings are settled."""
     from exporter.graph.float_sums import mark_float_sums
-    from exporter.graph.fold_columns import columns_at_once, fold_columns
+    from exporter.graph.fold_columns import folded_for
     from exporter.graph.qdq_form import is_quantized, qdq_form
     from exporter.quantization.correction import ensure_biases
     from exporter.quantization.costs import slow_builtins
     from exporter.quantization.given import settle
-    from targets.cost import CostModel
     from targets.releases.tflite import LACKING
 
     graph = qdq_form(model) if target.artifact.precision == "int8" else model
     quantized = is_quantized(graph)
-    if not quantized and target.artifact.runtime == "onnxruntime" and target.units[0].kind == "cpu":
-        graph = graph.clone()
-        fold_columns(
-            graph, partial(columns_at_once, cost=CostModel(target), form="int8" if target.artifact.calibrated else "float32")
-        )
+    graph = graph if quantized else folded_for(graph, target)
     # What is written out has no encodings of the source.
     avoid = () if quantized else slow_builtins(target) | LACKING.get(target.artifact.runtime, frozenset())
     graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float, avoid))

@@ -18,7 +18,7 @@ from calibration.reservoir import spread
 from exporter.graph.values import is_constant, name_of
 from exporter.quantization.clipping import Histogram, Method, choose_range, expected_error
 from exporter.quantization.correction import planned_sqnr
-from exporter.quantization.costs import macs_of
+from exporter.quantization.costs import model_macs
 from exporter.quantization.encoder import ValueStatistics
 from exporter.quantization.plan import Effort, Encoding, Plan
 from exporter.quantization.planner import make_plan
@@ -77,7 +77,7 @@ def best_methods(
             if all(plan.encodings != other.encodings for other in plans):
                 candidates.append(chosen)
                 plans.append(plan)
-    size = sum(macs_of(node) for node in model.graph)
+    size = model_macs(model)
     known = size > _WELL_KNOWN_MACS
     if effort == "fast" and known:
         return candidates[-1]

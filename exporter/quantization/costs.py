@@ -13,7 +13,16 @@ from exporter.ops.base import Refused, operator_of
 from targets.cost import CostModel
 from targets.schema import Form, Target
 
-__all__ = ["SKIPPED_NORMALIZATION", "bytes_moved", "constant_bytes", "kernel_of", "macs_of", "node_us", "slow_builtins"]
+__all__ = [
+    "SKIPPED_NORMALIZATION",
+    "bytes_moved",
+    "constant_bytes",
+    "kernel_of",
+    "macs_of",
+    "model_macs",
+    "node_us",
+    "slow_builtins",
+]
 
 # Form -> bytes of a number of its activations, and of its constants.
 _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1), "int16x8": (2, 1), "dynamic_int8": (4, 1)}
@@ -49,6 +58,11 @@ def slow_builtins(target: Target) -> frozenset[str]:
 
     candidates = _WRITTEN_OUT[target.artifact.format].items()
     return frozenset(name for name, (whole, parts) in candidates if us(*whole) > sum(us(*part) for part in parts))
+
+
+def model_macs(model: ir.Model) -> int:
+    """Multiply-accumulates of one run of the graph."""
+    return sum(macs_of(node) for node in model.graph)
 
 
 def node_us(model: CostModel, node: ir.Node, form: Form) -> float:

@@ -17,7 +17,7 @@ from exporter.progress import Progress
 from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
-from exporter.quantization.costs import macs_of
+from exporter.quantization.costs import model_macs
 from exporter.quantization.mixed import Mixer, Mixture, Others
 from exporter.quantization.narrowing import narrowed
 from exporter.quantization.paying import faster_in_float, int16_candidates
@@ -119,7 +119,7 @@ def integer_plan(
 
 def _probing_macs(graph: ir.Model, plan: Plan) -> int:
     """Multiply-accumulates that measuring what each rounding costs takes at least: one run of the graph for each node in integers."""
-    return sum(macs_of(node) for node in graph.graph) * sum(precision == "int8" for precision in plan.precision.values())
+    return model_macs(graph) * sum(precision == "int8" for precision in plan.precision.values())
 
 
 def _narrowed(

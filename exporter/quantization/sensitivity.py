@@ -20,7 +20,7 @@ from exporter.graph.run import FloatRunner
 from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import runs_in_integers
-from exporter.quantization.costs import macs_of
+from exporter.quantization.costs import model_macs
 from exporter.quantization.plan import Plan
 from exporter.quantization.switches import IN_FORCE, Sample, Switch, Switchboard
 from targets.schema import Form
@@ -171,7 +171,7 @@ class _Noises:
 
     def __init__(self, model: ir.Model, judge: Judge, least: float) -> None:
         self._judge, self._least = judge, least
-        macs = sum(macs_of(node) for node in model.graph)
+        macs = model_macs(model)
         runs = max(macs * len(judge.board.switches), 1)
         self._probes = min(max(_PROBED_MACS // runs, _PROBES), _SAMPLES)
 

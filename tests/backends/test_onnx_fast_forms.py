@@ -23,6 +23,11 @@ def _kinds(content: bytes, tmp_path) -> collections.Counter:
     return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
+def _decibels(model, content: bytes, data) -> float:
+    pairs = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in data]
+    return sqnr(*map(np.asarray, zip(*pairs, strict=True)))
+
+
 @pytest.mark.parametrize(
     ("last", "parts"),
     [(1e-3, ["Mul", "Max"]), (0.0, ["Relu", "Min", "Mul", "Add"]), (1.5, ["Relu", "Min", "Mul", "Add"])],
@@ -60,8 +65,7 @@ def test_prelu_runs_in_float_between_integers(tmp_path):
     assert kinds["QuantizeLinear"] == 2
     stored = {entry.name: tuple(entry.dims) for entry in onnx.load_from_string(content).graph.initializer}
     assert (1, 16, 1, 8) in stored.values()  # a row of slopes
-    found = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in samples(model)]
-    assert sqnr(*map(np.asarray, zip(*found, strict=True))) > 30
+    assert _decibels(model, content, samples(model)) > 30
 
 
 def test_other_runtimes_read_prelu():
@@ -163,8 +167,7 @@ def test_a_bias_behind_a_product_of_integers_leaves_it_in_integers(shape, tmp_pa
     content = write_onnx(model, plan, profile)
     kinds = _kinds(content, tmp_path)
     assert (kinds["MatMulIntegerToFloat"], kinds["Gemm"], kinds["MatMul"]) == (1, 0, 0)
-    found = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in samples(model)]
-    assert sqnr(*map(np.asarray, zip(*found, strict=True))) > 30
+    assert _decibels(model, content, samples(model)) > 30
 
 
 def test_constants_beside_activations_are_of_their_dtype(tmp_path):
@@ -189,5 +192,4 @@ def test_constants_beside_activations_are_of_their_dtype(tmp_path):
     (lookup,) = [node for node in graph.node if node.op_type == "Gather"]
     assert stored[lookup.input[0]] == onnx.TensorProto.UINT8
     assert [node.op_type for node in graph.node] == ["Gather", "QLinearAdd", "MatMulIntegerToFloat"]
-    found = [(FloatRunner(model)(sample)["y"], run(content, sample)["y"]) for sample in given]
-    assert sqnr(*map(np.asarray, zip(*found, strict=True))) > 30
+    assert _decibels(model, content, given) > 30
