@@ -18,7 +18,7 @@ from calibration.reservoir import spread
 from exporter.graph.values import is_constant, name_of
 from exporter.quantization.clipping import Histogram, Method, choose_range, expected_error
 from exporter.quantization.correction import planned_sqnr
-from exporter.quantization.costs import model_macs
+from exporter.quantization.costs import LARGE_MODEL_MACS, model_macs
 from exporter.quantization.encoder import ValueStatistics
 from exporter.quantization.plan import Effort, Encoding, Plan
 from exporter.quantization.planner import make_plan
@@ -36,9 +36,8 @@ _FAST: Final[_Search] = (("mse",), (1.0,), 2, 2**31)
 # is as good where fewer values are cut (the rule of one standard error: Hastie, Tibshirani and Friedman 2009, section 7.10).
 _MARGIN_DB: Final = 1.0
 _NEAR_DB: Final = 0.5
-# Models with more multiply-accumulates have so many positions that what lies far out is well known, and what is gained carries over; of those
-# with fewer, digit_cnn gains 2 dB on calibration samples and loses 1.3 on others. Yet a few samples are a few.
-_WELL_KNOWN_MACS: Final = 2**27
+# Of large models (`LARGE_MODEL_MACS`) what lies far out is well known; of smaller ones, digit_cnn gains 2 dB on calibration samples and loses
+# 1.3 on others. Yet a few samples are a few.
 _WELL_KNOWN_DB: Final = 0.25
 _FINER: Final = {"int8": ("int16", 256), "int32": ("int32", 256)}  # dtype of constants -> one of finer steps, and how much finer
 
@@ -78,7 +77,7 @@ def best_methods(
                 candidates.append(chosen)
                 plans.append(plan)
     size = model_macs(model)
-    known = size > _WELL_KNOWN_MACS
+    known = size > LARGE_MODEL_MACS
     if effort == "fast" and known:
         return candidates[-1]
     held = spread(samples, max(least_samples, macs // max(len(plans) * size, 1)))

@@ -14,6 +14,7 @@ from targets.cost import CostModel
 from targets.schema import Form, Target
 
 __all__ = [
+    "LARGE_MODEL_MACS",
     "SKIPPED_NORMALIZATION",
     "bytes_moved",
     "constant_bytes",
@@ -27,7 +28,9 @@ __all__ = [
 # Form -> bytes of a number of its activations, and of its constants.
 _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1), "int16x8": (2, 1), "dynamic_int8": (4, 1)}
 
-
+# Models of more multiply-accumulates than this have so many positions, or outputs, in each sample that what is chosen by, or fitted to,
+# calibration samples carries over to others without a check on samples left out, which would take seconds there.
+LARGE_MODEL_MACS: Final = 2**27
 # What onnxruntime makes of a sum that is normalized.
 SKIPPED_NORMALIZATION: Final = "SkipLayerNormalization"
 # Format -> what the artifact, or its runtime, may hold -> its kernel, and those it is written out with, each with the numbers that it reads and

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from calibration.reservoir import spread
 from exporter.graph.values import name_of
 from exporter.quantization.correction import Correction, bias_index, correct_biases, planned_sqnr
-from exporter.quantization.costs import model_macs
+from exporter.quantization.costs import LARGE_MODEL_MACS, model_macs
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.reconstruct import learn_roundings, split
 from exporter.quantization.sequential import CLOSE, FAST, Look, round_weights
@@ -23,7 +23,6 @@ __all__ = ["refine"]
 
 _Sample = Mapping[str, np.ndarray[Any, Any]]
 _FOLDS: Final = 4
-_FOLDED_MACS: Final = 2**27  # of a model: where fitting it four times more takes seconds
 
 
 def refine(
@@ -76,7 +75,7 @@ def _carries_over(model: ir.Model, plan: Plan, target: Target, samples: Sequence
     Where an output is one number a sample, a fit follows the few that there are. Larger models have more outputs, or positions, than
     a fit could follow, and are taken at their word.
     """
-    if model_macs(model) > _FOLDED_MACS or len(samples) < 2 * _FOLDS:
+    if model_macs(model) > LARGE_MODEL_MACS or len(samples) < 2 * _FOLDS:
         return True
     gains = []
     for fold in range(_FOLDS):

@@ -88,7 +88,7 @@ def test_of_large_models_activations_are_judged_behind_fine_constants_and_less_i
         return [10.0, *[10.0 + gain] * (len(given) - 1)]
 
     monkeypatch.setattr(choosing, "planned_sqnr", scores)
-    monkeypatch.setattr(choosing, "_WELL_KNOWN_MACS", 0 if known else 2**60)
+    monkeypatch.setattr(choosing, "LARGE_MODEL_MACS", 0 if known else 2**60)
     methods = best_methods(weighing, store, target(), store.reservoir)
     plain = make_plan(weighing, store, target(), method="headroom")
     assert (set(methods.values()) != {"headroom"}) is cut
@@ -100,7 +100,7 @@ def test_of_large_models_activations_are_judged_behind_fine_constants_and_less_i
 
 def test_fast_takes_the_word_of_a_large_models_values_and_runs_nothing(weighing, monkeypatch):
     store = statistics(weighing, spiky(0))
-    monkeypatch.setattr(choosing, "_WELL_KNOWN_MACS", 0)
+    monkeypatch.setattr(choosing, "LARGE_MODEL_MACS", 0)
     monkeypatch.setattr(choosing, "planned_sqnr", lambda *_: pytest.fail("the model was run"))
     methods = best_methods(weighing, store, target(), store.reservoir, effort="fast")
     promised = {name: expected_gain(store.values[name], "mse") >= 1.0 for name in methods}

@@ -45,6 +45,6 @@ def test_folds_are_judged_on_what_they_were_not_fitted_to(monkeypatch):
 def test_large_models_are_fitted_once(monkeypatch):
     model = residual_net()
     plan, data = planned(model), samples(model)
-    monkeypatch.setattr(module, "_FOLDED_MACS", 0)
+    monkeypatch.setattr(module, "LARGE_MODEL_MACS", 0)
     monkeypatch.setattr(module, "planned_sqnr", lambda *a: pytest.fail("a fold was judged"))
     assert refine(model, plan, target(), data).plan != plan
