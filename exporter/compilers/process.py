@@ -1,8 +1,7 @@
-"""A compiler's process: in a group of its own, with a time limit, always reaped; a crash or a hang is an error, never a traceback."""
+"""A compiler's process: with a time limit, always reaped, ended with this process; a crash or a hang is an error, never a traceback."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from diagnostics import CompilerFailure
+from exporter.runtimes.landing import Kept
 
 __all__ = ["run_compiler"]
 
@@ -42,19 +42,18 @@ def run_compiler(
     """
     with tempfile.TemporaryFile() as log:
         try:
-            process = subprocess.Popen(
+            kept = Kept(
                 [str(part) for part in command],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
                 env={**os.environ, **_ENVIRONMENT, **(environment or {})},
             )
         except OSError as error:
             raise CompilerFailure("EW-R006", f"{label} cannot be started", why=str(error)) from error
         try:
-            status = process.wait(timeout=timeout_s)
+            status = kept.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             raise CompilerFailure(
                 "EW-R009",
@@ -63,9 +62,7 @@ def run_compiler(
                 fix="allow more ([compile] timeout_s of the profile), or look at what the artifact makes the compiler do",
             ) from None
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kept.end()
         if status < 0:
             ended = f"by signal {signal.Signals(-status).name}"
             raise CompilerFailure("EW-R008", f"{label} crashed: its process ended {ended}", why=_tail(log.fileno()))

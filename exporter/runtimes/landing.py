@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 MARKER = b"\0edgewright\0"
@@ -30,6 +31,56 @@ UNFIT = 97  # exit status: this machine cannot run a worker, and the last line o
 GREEDY = 98  # exit status: the worker held more memory than it may, and was ended
 GRACE_S = 2.0
 WATCH_S = 0.05  # how often a worker's memory is looked at: less than the time in which pages for a gigabyte can be had
+# Waits for the end of its stdin, a pipe that nothing is ever written to, and kills its group, itself included.
+KEEPER = ("/bin/sh", "-c", "trap '' HUP INT TERM; read -r _; kill -KILL 0")
+
+
+class Kept:
+    """A process in a group of its own, which is killed with all that it started once this process ends, even if by SIGKILL.
+
+    A keeper holds one end of a pipe whose other end no process has but this one, so that the kernel closes it in any case. It leads the
+    group: of a process that joins it from the first, none can be there without it, and no other group gets its number while it lives.
+
+    Takes what `subprocess.Popen` does, but for what is said of groups and sessions. Raises OSError where a process cannot be started.
+    """
+
+    def __init__(self, command: "Sequence[str]", **settings: "Any") -> None:
+        reader, writer = os.pipe()
+        self._line = os.fdopen(writer, "wb")
+        try:
+            self._keeper = subprocess.Popen(
+                KEEPER, stdin=reader, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_in_group(0)
+            )
+        except OSError:
+            self._line.close()
+            raise
+        finally:
+            os.close(reader)
+        try:
+            self.process = subprocess.Popen(command, **settings, **_in_group(self._keeper.pid))
+        except OSError:
+            self._kill()
+            raise
+
+    def end(self) -> None:
+        """Kill what is left of the group and reap the process; ending it twice does nothing."""
+        self._kill()
+        self.process.kill()  # where it has left its group
+        self.process.wait()
+
+    def _kill(self) -> None:
+        if self._keeper.returncode is None:  # else it is reaped, and its number may be another's
+            with contextlib.suppress(OSError):
+                os.killpg(self._keeper.pid, signal.SIGKILL)
+            self._keeper.wait()
+        self._line.close()
+
+
+def _in_group(leader: int) -> "dict[str, Any]":
+    """Settings of a process that joins a group (0: that leads one)."""
+    if sys.version_info >= (3, 11):  # noqa: UP036 - on other machines it may be older
+        return {"process_group": leader}
+    return {"preexec_fn": lambda: os.setpgid(0, leader)}  # safe as long as there is one thread, as here at that time
 
 
 def main(job: str) -> int:
@@ -73,16 +124,16 @@ def _serve(folder: str, wanted: "dict[str, Any]") -> int:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(wanted["threads"]))
     command = [sys.executable, os.path.join(folder, wanted["files"][0][0]), adapter, os.path.join(folder, artifact), options]
     os.write(1, MARKER + json.dumps(machine(wanted["package"])).encode() + b"\n")
-    child = subprocess.Popen(
+    kept = Kept(
         command,
         stdin=subprocess.PIPE,
         cwd=folder,
-        start_new_session=True,
         env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1", TMPDIR=folder, **threads),
     )
+    child = kept.process
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)  # the worker alone holds stdout now
-    threading.Thread(target=_hand_on, args=(child,), daemon=True).start()
+    threading.Thread(target=_hand_on, args=(kept,), daemon=True).start()
     limit = wanted["memory_bytes"] or most_of_the_memory()
     try:
         while child.poll() is None:
@@ -92,14 +143,14 @@ def _serve(folder: str, wanted: "dict[str, Any]") -> int:
                 child.wait(timeout=WATCH_S)
         status = child.returncode
     finally:
-        _end(child)
+        kept.end()
     # 255 is ssh's own status, of a connection that failed.
     return 128 - status if status < 0 else min(status, 254)
 
 
-def _hand_on(child: "subprocess.Popen[bytes]") -> None:
+def _hand_on(kept: Kept) -> None:
     """stdin to the worker until it ends; then the worker has `GRACE_S` seconds to end as well."""
-    stdin = child.stdin
+    stdin = kept.process.stdin
     assert stdin is not None
     try:
         while True:
@@ -109,17 +160,11 @@ def _hand_on(child: "subprocess.Popen[bytes]") -> None:
             stdin.write(chunk)
             stdin.flush()
         stdin.close()
-        child.wait(timeout=GRACE_S)
+        kept.process.wait(timeout=GRACE_S)
     except OSError:  # the worker has ended: its exit status tells more
         return
     except subprocess.TimeoutExpired:
-        _end(child)
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Kill what is left of the worker's group."""
-    with contextlib.suppress(OSError):
-        os.killpg(child.pid, signal.SIGKILL)
+        kept.end()
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""A worker process: started in a group of its own, spoken to with time limits, always reaped."""
+"""A worker process: started in a group of its own, spoken to with time limits, always reaped, ended with this process."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ class Worker:
         self._memory_bytes = memory_bytes if memory_bytes is not None else landing.most_of_the_memory()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
-            self._process = subprocess.Popen(
+            self._kept = landing.Kept(
                 [str(part) for part in command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 bufsize=0,
-                start_new_session=True,
                 env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONDONTWRITEBYTECODE": "1"},
             )
         except OSError as error:
             self._log.close()
             raise RuntimeFailure("EW-R001", f"the worker of {label} cannot be started", why=str(error)) from error
+        self._process = self._kept.process
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -116,17 +116,12 @@ class Worker:
         """End the whole process group and reap it; closing twice does nothing."""
         if self._log.closed:
             return
-        self._kill()
+        self._kept.end()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self._log.close()
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
     def _read_message(self, deadline: float, limit: float) -> tuple[dict[str, Any], dict[str, Any]]:
         header = self._read(8, deadline, limit)
@@ -166,10 +161,10 @@ class Worker:
             while not selector.select(max(0.0, min(landing.WATCH_S, deadline - time.monotonic()))):
                 held = landing.resident_bytes(self.pid)
                 if held > self._memory_bytes:
-                    self._kill()
+                    self._kept.end()
                     raise memory_failure(self._label, self._memory_bytes, self.stderr_tail())
                 if time.monotonic() >= deadline:
-                    self._kill()
+                    self._kept.end()
                     raise RuntimeFailure(
                         "EW-R004",
                         f"{self._label} did not answer within {limit:g} s and was ended",
@@ -178,7 +173,7 @@ class Worker:
                     )
 
     def _garbage(self, received: bytes) -> RuntimeFailure:
-        self._kill()
+        self._kept.end()
         said = "\n".join(part for part in (f"it sent {received[:64]!r}", self.stderr_tail()) if part)
         return RuntimeFailure("EW-R003", f"{self._label} sent what is no message of a worker, and was ended", why=said)
 
@@ -186,7 +181,7 @@ class Worker:
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._kill()
+            self._kept.end()
             status = self._process.returncode
         explained = self._explain(status, self.stderr_tail()) if self._explain is not None else None
         if explained is not None:
