@@ -114,13 +114,13 @@ def legalized(model: ir.Model, target: Target) -> ir.Model:
     from exporter.quantization.correction import ensure_biases
     from exporter.quantization.costs import slow_builtins
     from exporter.quantization.given import settle
-    from targets.releases.tflite import LACKING
+    from targets.releases.tflite import AVOIDED
 
     graph = qdq_form(model) if target.artifact.precision == "int8" else model
     quantized = is_quantized(graph)
     graph = graph if quantized else folded_for(graph, target)
     # What is written out has no encodings of the source.
-    avoid = () if quantized else slow_builtins(target) | LACKING.get(target.artifact.runtime, frozenset())
+    avoid = frozenset(AVOIDED.get(target.artifact.runtime, ())) | (frozenset() if quantized else slow_builtins(target))
     graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float, avoid))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
     if target.has_float and not quantized:

@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 from diagnostics import ModelError
 from exporter.graph.coverage import unsupported
 from exporter.graph.fuse_activations import fuse_activations
+from exporter.graph.pointwise import connected_as_convolutions
 from exporter.graph.rewriter import GraphRewriter, Names
 from exporter.graph.simplify import RULES
 from exporter.graph.sink_scales import sink_scales
@@ -31,7 +32,7 @@ def legalize(
     Runs every operator's `legalize` and the rules of `simplify` until nothing changes, sinks the factors that this left, gives each weight
     and bias to one node alone, and marks fused activations. Names of graph inputs, graph outputs and rewritten values stay; new nodes
     inherit the stack trace of the node they replace. Operators that are not known stay: `coverage.unsupported` names them all. What the
-    oldest release that `floor` allows lacks, and the TFLite builtins in `avoid`, become older operators where they can. Without `loops`
+    oldest release that `floor` allows lacks, and the TFLite builtins in `avoid`, become other operators where they can. Without `loops`
     steps are unrolled rather than left to a loop.
     Raises ModelError EW-M007 where the rewriting does not end or a rewrite is invalid; ValueError where `runtime` is not known.
     """
@@ -39,14 +40,24 @@ def legalize(
         raise ValueError(f"runtime {runtime!r} is neither 'tflite' nor 'onnx'")
     model = model.clone()
     names = Names(model.graph)
-    for _ in range(_MOST_ROUNDS):
-        if not _round(model.graph, lambda node: GraphRewriter(model.graph, node, runtime, names, floor, loops, avoid)):
-            break
-    else:
-        raise ModelError("EW-M007", f"legalizing for {runtime} did not end", why=f"still rewriting after {_MOST_ROUNDS} rounds")
+
+    def rewriter_of(node: ir.Node) -> GraphRewriter:
+        return GraphRewriter(model.graph, node, runtime, names, floor, loops, avoid)
+
+    _settle(model.graph, rewriter_of)
+    # Not before: a sum behind a layer that becomes its bias does so by a rule about Gemm.
+    if runtime == "tflite" and "FULLY_CONNECTED" in avoid and connected_as_convolutions(model.graph, names):
+        _settle(model.graph, rewriter_of)
     sink_scales(model)
     unshare(model.graph, names)
     return fuse_activations(model)
+
+
+def _settle(graph: ir.Graph, rewriter_of: Callable[[ir.Node], GraphRewriter]) -> None:
+    for _ in range(_MOST_ROUNDS):
+        if not _round(graph, rewriter_of):
+            return
+    raise ModelError("EW-M007", "legalizing did not end", why=f"still rewriting after {_MOST_ROUNDS} rounds")
 
 
 def _round(graph: ir.Graph, rewriter_of: Callable[[ir.Node], GraphRewriter]) -> bool:

@@ -3,10 +3,10 @@
 The first runtime runs the artifact as it is and keeps its tensors. For the second the artifact is cut at every tensor that an operator
 writes and another reads, so that what one operator computes otherwise is not seen at the next; all are one file, run once a sample::
 
-    x -> CONV_2D -> a -> FULLY_CONNECTED -> y        becomes
+    x -> CONV_2D -> a -> SOFTMAX -> y        becomes
 
     x -> CONV_2D -> a
-    a_fed -> FULLY_CONNECTED -> y
+    a_fed -> SOFTMAX -> y
 """
 
 from __future__ import annotations
@@ -39,17 +39,12 @@ _EFFECTS: Final = frozenset({"ASSIGN_VARIABLE", "CALL_ONCE", "IF", "READ_VARIABL
 _UNREFERENCED: Final = frozenset({"ELU"})
 
 # (operator, dtype of what it writes) -> why tflite-micro's kernel and LiteRT's reference kernel may be one step of the encoding apart.
-# Sources: `FullyConnected` in LiteRT `kernels/internal/reference/integer_ops/fully_connected.h` beside `MultiplyByQuantizedMultiplier` in
-# `kernels/internal/common.cc`, which tflite-micro calls there; Prepare of LiteRT `kernels/mul.cc` and `kernels/activations.cc` beside
-# tflite-micro `micro/kernels/mul_common.cc`, `leaky_relu_common.cc` and `softmax_common.cc`.
-_ONCE: Final = (
-    "LiteRT's reference kernel multiplies its sums by the real factor in double precision and rounds once; tflite-micro's"
-)
+# FULLY_CONNECTED, too, may be (`targets.releases.tflite.AVOIDED`): no artifact for tflite-micro has one.
+# Sources: Prepare of LiteRT `kernels/mul.cc` and `kernels/activations.cc` beside tflite-micro `micro/kernels/mul_common.cc`,
+# `leaky_relu_common.cc` and `softmax_common.cc`.
 _FACTOR: Final = "LiteRT computes the factor between the scales in single precision, tflite-micro in double"
 _TABLES: Final = "LiteRT fills the tables of exponentials and reciprocals in double precision, tflite-micro in single"
 _KNOWN: Final[Mapping[tuple[str, str], str]] = {
-    ("FULLY_CONNECTED", "int8"): f"{_ONCE} multiplies by a fixed-point number of 32 bits and rounds twice",
-    ("FULLY_CONNECTED", "int16"): f"{_ONCE} multiplies sums of 64 bits by a fixed-point number of 16 bits",
     **{(op, dtype): _FACTOR for op in ("MUL", "LEAKY_RELU") for dtype in ("int8", "int16")},
     ("SOFTMAX", "int16"): _TABLES,
 }

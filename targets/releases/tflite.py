@@ -8,14 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["LACKING", "OUTSIDE_RELEASE", "UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
+__all__ = ["AVOIDED", "OUTSIDE_RELEASE", "UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
 
 UNKNOWN_RELEASE: Final = "2.23.0"  # newest release in the table: what is not listed is assumed to need it
 # Reads constants behind the flatbuffer: run on tflite-runtime 2.14.0; whether an older one does is not on record.
 OUTSIDE_RELEASE: Final = "2.14.0"
 
-# `Artifact.runtime` -> builtins that a graph is written with elsewhere and that no release of it runs.
-LACKING: Final[Mapping[str, frozenset[str]]] = {"tflite-micro": frozenset({"RELU_N1_TO_1"})}
+# `Artifact.runtime` -> builtins that a graph is written without for it, though with them elsewhere, and why. Sources: `FullyConnected` and
+# `FullyConnectedPerChannel` in LiteRT 2.3.0 `kernels/internal/reference/integer_ops/fully_connected.h` beside tflite-micro
+# `micro/kernels/fully_connected_common.cc`, which calls `MultiplyByQuantizedMultiplier` of `kernels/internal/common.cc`, as CONV_2D does.
+AVOIDED: Final[Mapping[str, Mapping[str, str]]] = {
+    "tflite-micro": {
+        "FULLY_CONNECTED": "its kernel rounds twice, that of LiteRT's reference once; those of CONV_2D are equal bit for bit",
+        "RELU_N1_TO_1": "it has no kernel",
+    },
+}
 
 _RELEASES: Final[dict[str, tuple[str, ...]]] = {
     op: tuple(row.split())

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration import open_samples
 from diagnostics import TargetError
 from exporter import convert, load
 from exporter.cli.main import main
@@ -278,6 +279,24 @@ def test_a_weight_with_a_zero_point_keeps_its_node_in_float_and_it_is_said(run, 
     assert "asymmetric" in done["notes"][1]
     assert "zero point" in done["notes"][1]
     assert "symmetric: the source" not in done["notes"][1].replace("asymmetric", "")
+
+
+def test_a_microcontroller_computes_the_source_as_the_reference_kernels_do(tmp_path):
+    from exporter.pipeline import build
+    from exporter.verification.prove import prove
+    from targets.loader import load_target
+
+    source = load(qdq_network(tmp_path / "model.onnx"))
+    built = build(source, load_target("cortex-m7"), None)
+    assert "FULLY_CONNECTED" not in dict(built.artifact.operators)
+    built.artifact.write(tmp_path / "model.tflite")
+    given = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    wanted = np.sort(given["w3_q"], axis=None)
+    assert any(np.array_equal(array, wanted) for array in stored(tmp_path / "model.tflite", "int8"))
+    samples = open_samples([{"x": RANDOM.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(8)], source.inputs)
+    evidence = prove(built, samples)
+    assert evidence.kernels == ()
+    assert evidence.deciding.worst("sqnr_db")[1] > 40
 
 
 def test_a_device_without_float_refuses_what_the_source_has_in_float(tmp_path):

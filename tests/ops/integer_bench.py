@@ -31,12 +31,12 @@ def feeds(model: ir.Model, random: np.random.Generator, spread: float, shift: fl
     ]
 
 
-def planned(model: ir.Model, samples, choose=None) -> tuple[ir.Model, Plan]:
+def planned(model: ir.Model, samples, choose=None, avoid=()) -> tuple[ir.Model, Plan]:
     """The legalized graph and its int8 plan, calibrated by the extremes of the samples.
 
-    choose: which of the nodes that have an int16 kernel run in int16x8.
+    choose: which of the nodes that have an int16 kernel run in int16x8; avoid: builtins that the graph is written without.
     """
-    legal = ensure_biases(legalize(model, "tflite"))
+    legal = ensure_biases(legalize(model, "tflite", avoid=avoid))
     runner = FloatRunner(legal, observed_values(legal))
     seen = [runner(sample) for sample in samples]
     ranges = {

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from integer_bench import feeds, planned
-from op_bench import single
+from onnx import helper
+from op_bench import graph, single
 from test_integer_kernels import FAMILIES, Draw
 
 from exporter.backends.tflite.writer import write_tflite
@@ -18,6 +21,7 @@ from exporter.graph.artifacts import read_tflite
 from exporter.ops.fixed_point import multiply, multiply_long, quantize_multiplier, round_away
 from exporter.runtimes import available, open_session
 from exporter.verification.kernels import differences, kernel_parity
+from targets.releases.tflite import AVOIDED
 
 pytestmark = pytest.mark.skipif(not available("tflite-micro").present, reason="needs tflite-micro")
 
@@ -38,7 +42,7 @@ def network(family: str, seed: int, choose: Callable[[Any], bool] | None, path: 
     draw = Draw(seed)
     model = FAMILIES[family](draw)
     samples = feeds(model, draw.random, draw.number(0.1, 20), draw.number(-5, 5))
-    path.write_bytes(write_tflite(*planned(model, samples, choose)).content)
+    path.write_bytes(write_tflite(*planned(model, samples, choose, AVOIDED["tflite-micro"])).content)
     return [*samples, *({name: 2 * array for name, array in sample.items()} for sample in samples)]
 
 
@@ -64,7 +68,7 @@ def tensors_of(runtime: str, path: Path, sample: dict[str, np.ndarray]) -> dict[
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_fully_connected_layer_is_rounded_as_the_reason_says(bits: int, tmp_path: Path) -> None:
+def test_fully_connected_is_avoided_for_what_its_kernels_compute(bits: int, tmp_path: Path) -> None:
     """Each runtime's integers are those of its formula, and the two formulas are not the same."""
     random, path = np.random.default_rng(0), tmp_path / "model.tflite"
     model = single("Gemm", (40, 64), random.normal(size=(24, 64)).astype(np.float32), transB=1)
@@ -85,6 +89,31 @@ def test_a_fully_connected_layer_is_rounded_as_the_reason_says(bits: int, tmp_pa
         clamped = np.clip(wanted + y.zero_point[0], -limit, limit - 1)
         assert np.array_equal(found[y.name], clamped)
     assert bits == 8 or not np.array_equal(fixed, real)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(1, 9),
+    depth=st.integers(1, 200),
+    width=st.integers(1, 40),
+    behind=st.sampled_from(["Identity", "Relu"]),
+    bits=st.sampled_from([8, 16]),
+    seed=st.integers(0, 1000),
+)
+def test_layers_written_for_tflite_micro_are_equal_bit_for_bit(
+    rows: int, depth: int, width: int, behind: str, bits: int, seed: int, tmp_path: Path
+) -> None:
+    random, path = np.random.default_rng(seed), tmp_path / "model.tflite"
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["g"], name="g"), helper.make_node(behind, ["g"], ["y"], name="y")]
+    weights = random.normal(size=(depth, width)) * random.uniform(0.1, 3, width), random.normal(size=width)
+    model = graph(nodes, {"x": (rows, depth)}, ["y"], **{k: v.astype(np.float32) for k, v in zip("wb", weights, strict=True)})
+    samples = feeds(model, random, 1.0, 0.2, count=4)
+    avoid = AVOIDED["tflite-micro"]
+    path.write_bytes(write_tflite(*planned(model, samples, wide if bits == 16 else None, avoid)).content)
+    assert "FULLY_CONNECTED" not in {node.op_type for node in read_tflite(path.read_bytes()).nodes}
+    parity = kernel_parity(path, samples, isolate=False)
+    assert f"CONV_2D int{bits}" in {layer.op for layer in parity}
+    assert parity.max_lsb == 0
 
 
 def test_a_product_of_16_bits_is_scaled_as_the_reason_says(tmp_path: Path) -> None:
