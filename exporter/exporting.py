@@ -19,6 +19,7 @@ from exporter.frontends import Source, load
 from exporter.pipeline import Options, build, compile_artifact
 from exporter.progress import SILENT, Progress
 from exporter.pruning import parse_goal
+from exporter.quantization.aiming import Goal
 from exporter.quantization.plan import Effort, Plan
 from exporter.rivals import rivals_of
 from exporter.runtimes.places import parse_place
@@ -121,6 +122,8 @@ def export(
         samples, test_samples: at most so many of each.
         prune: share of the MACs to keep, or ``"macs=0.8"``.
         gates: conditions such as ``"top1_agreement>=0.98"``; a bundle whose gates fail is written all the same, and says so.
+            ``--precision auto`` takes the cheapest precisions that hold them on calibration samples, see `quantization.aiming`.
+        metric: ``module:callable`` whose scores gates may name, see `verification.metric`.
         plan: replay an earlier plan instead of deciding.
         store: what `exporter.calibrate` learned, or its file, instead of `calibration`: the model is not run on that data again.
         method, refine, effort: see `Options`.
@@ -138,7 +141,7 @@ def export(
     Raises:
         UsageError, ModelError, DataError, RuntimeFailure: what concerns all targets alike.
     """
-    parsed_gates = [Gate.parse(text, task=metric is not None) for text in gates]
+    parsed_gates = tuple(Gate.parse(text, task=metric is not None) for text in gates)
     replayed = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
     precision = _replayed_precision(precision, replayed)
     profiles: Sequence[Target] = [_profile(target, precision, io_dtype, io_layout) for target in targets]
@@ -152,7 +155,7 @@ def export(
     if store is not None and calibration is not None:
         raise UsageError("EW-U002", "both calibration data and a store are given", fix="give one of --calib and --store")
     learned = store if isinstance(store, Store) or store is None else Store.load(store)
-    options = Options(goal, method, refine, replayed, effort, learned, _goal_db(parsed_gates), require_compiler)
+    options = Options(goal, method, refine, replayed, effort, learned, Goal(parsed_gates, metric), require_compiler)
     with progress.stage("load"):
         source = load(model, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     recipe = Preprocess.read(preprocess) or source.preprocess
@@ -179,13 +182,6 @@ def export(
         except (TargetError, CompilerFailure) as error:
             outcomes.append(Exported(profile.name, error=error))
     return tuple(outcomes)
-
-
-def _goal_db(gates: Sequence[Gate]) -> float:
-    """What precision "auto" aims at: the strictest gate on `sqnr_db`, or the default where there is none."""
-    return max(
-        (gate.limit for gate in gates if gate.metric == "sqnr_db" and gate.operator in (">", ">=")), default=Options.goal_db
-    )
 
 
 def _replayed_precision(chosen: str | None, plan: Plan | None) -> str | None:

@@ -8,7 +8,7 @@ runtimes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from exporter.content import Content
 from exporter.frontends.source import Source
 from exporter.graph.passes import check, legalize
 from exporter.progress import SILENT, Progress
+from exporter.quantization.aiming import Goal
 from exporter.quantization.clipping import Method
 from exporter.quantization.plan import Effort, Plan
 from targets.floor import floor_of
@@ -42,7 +43,7 @@ class Options:
         plan: an earlier plan to replay; then nothing is decided and no data is read.
         effort: how closely refining looks at the samples, see `quantization.refine`.
         store: what an earlier calibration learned; then the model is not run on data again.
-        goal_db: of precision "auto", the SQNR in decibels that every output shall have.
+        goal: of precision "auto", the gates that it shall hold.
         require_compiler: whether an absent compiler of the target is an error, as `[compile] required` of its profile.
     """
 
@@ -52,7 +53,7 @@ class Options:
     plan: Plan | None = None
     effort: Effort = "balanced"
     store: Store | None = None
-    goal_db: float = 20.0
+    goal: Goal = field(default_factory=Goal)
     require_compiler: bool = False
 
 
@@ -227,7 +228,7 @@ def decide(
         plan = weight_plan(graph, target) if target.artifact.holds_integers else float_plan(graph, target)
     else:
         effort = options.effort if options.refine else None
-        plan = integer_plan(graph, statistics, target, options.method, effort, options.goal_db, progress)
+        plan = integer_plan(graph, statistics, target, options.method, effort, options.goal, progress)
     return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 
 

@@ -7,6 +7,8 @@ from typing import Final
 
 __all__ = ["CASES", "Case"]
 
+_GATES: Final = ("sqnr_db>=20",)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -18,7 +20,7 @@ class Case:
         metric: ``module:callable`` of the task metric; None where agreement with the original is all that there is.
         samples, test_samples: how many of each set are used.
         lower_is_better: of the metric.
-        goal_db: what every output of an artifact of precision "auto" shall have.
+        gates: what an artifact of precision "auto" shall hold.
     """
 
     model: str
@@ -28,14 +30,21 @@ class Case:
     samples: int = 64
     test_samples: int = 64
     lower_is_better: bool = False
-    goal_db: float = 20.0
+    gates: tuple[str, ...] = _GATES
 
 
 def _case(
-    model: str, module: str, what: str, metric: str | None, samples: int, tests: int, suffix: str = "", goal_db: float = 20.0
+    model: str,
+    module: str,
+    what: str,
+    metric: str | None,
+    samples: int,
+    tests: int,
+    suffix: str = "",
+    gates: tuple[str, ...] = _GATES,
 ) -> Case:
     calibration, held_out = (f"tools.{module}:{split}_{what}{suffix}" for split in ("calibration", "held_out"))
-    return Case(model, calibration, held_out, metric and f"tools.zoo_metrics:{metric}", samples, tests, goal_db=goal_db)
+    return Case(model, calibration, held_out, metric and f"tools.zoo_metrics:{metric}", samples, tests, gates=gates)
 
 
 CASES: Final[dict[str, Case]] = {
@@ -56,14 +65,15 @@ CASES: Final[dict[str, Case]] = {
             64,
             64,
             lower_is_better=True,
+            gates=("character_error_rate<=0.01",),
         ),
         _case("facemesh", "zoo_images", "portraits", "portrait_accuracy", 100, 100),
         _case("facemesh_half", "zoo_images", "portraits", "portrait_accuracy", 100, 100),
-        _case("magika", "zoo_text", "files", "files_kept", 128, 790),
+        _case("magika", "zoo_text", "files", "files_kept", 128, 790, gates=("top1_agreement>=0.988",)),
         _case("silero_vad", "zoo_audio", "speech", "speech_auc", 192, 937),
         _case("silero_vad_if", "zoo_audio", "speech", "speech_auc", 192, 937, "_if"),
         _case("basic_pitch", "zoo_audio", "chords", "note_f1", 12, 16),
         _case("basic_pitch_tflite", "zoo_audio", "chords", "note_f1", 12, 16),
-        _case("minilm", "zoo_text", "sentences", "sentence_accuracy", 48, 96, goal_db=25.0),
+        _case("minilm", "zoo_text", "sentences", "sentence_accuracy", 48, 96, gates=("sqnr_db>=25", "cosine>=0.995")),
     )
 }

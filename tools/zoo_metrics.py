@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -138,17 +139,24 @@ def _by_size(outputs: Sample, size: int) -> Array:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def character_error_rate(run: Run, samples: Iterable[Sample]) -> float:
-    """Edit distance over length on `zoo_render.held_out_lines`, spaces aside (this reader of Chinese seldom writes them)."""
+def character_error_rate(run: Run, samples: Iterable[Sample], original: Run | None = None) -> float:
+    """Edit distance over length, spaces aside (this reader of Chinese seldom writes them).
+
+    The truth is that of `zoo_render.held_out_lines`, or what `original` reads where one is given.
+    """
     from tools.zoo_render import lines
 
+    def read(reader: Run, sample: Sample) -> str:
+        (probabilities,) = reader(sample).values()
+        return decode_ctc(probabilities[0].argmax(-1), _alphabet()).replace(" ", "")
+
+    truths = (truth.texts[0].replace(" ", "") for truth in lines("held_out", 64)) if original is None else repeat("")
     errors = characters = 0
-    for sample, truth in zip(samples, lines("held_out", 64), strict=False):
-        (probabilities,) = run(sample).values()
-        wanted = truth.texts[0].replace(" ", "")
-        errors += edit_distance(decode_ctc(probabilities[0].argmax(-1), _alphabet()).replace(" ", ""), wanted)
+    for sample, truth in zip(samples, truths, strict=False):
+        wanted = truth if original is None else read(original, sample)
+        errors += edit_distance(read(run, sample), wanted)
         characters += len(wanted)
-    return errors / characters
+    return errors / max(characters, 1)
 
 
 def decode_ctc(best: Array, alphabet: Sequence[str]) -> str:

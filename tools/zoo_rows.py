@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from exporter.frontends import load
 from exporter.graph.columns import column_groups
 from exporter.graph.summary import summarize
 from exporter.pipeline import Options, build
+from exporter.quantization.aiming import Goal
 from exporter.quantization.planner import refusals
 from exporter.verification.compare import Comparison
 from exporter.verification.metrics import json_number
@@ -66,7 +67,12 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
     calibration = open_samples(case.calibration, source.inputs, source.preprocess).take(case.samples)
     held_out = open_samples(case.held_out, source.inputs, source.preprocess).take(case.test_samples)
     start = time.process_time()
-    built = build(source, target, None if form.is_float else calibration, Options(goal_db=case.goal_db))
+    built = build(
+        source,
+        target,
+        None if form.is_float else calibration,
+        Options(goal=Goal.parse(case.gates, case.metric)),
+    )
     spent = time.process_time() - start
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         artifact = Path(folder) / f"model{built.artifact.suffix}"
@@ -88,7 +94,7 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
         "bytes": len(built.artifact.content),
         "load_cpu_s": loaded,
         "build_cpu_s": spent,
-        **_floats(built, form, case.goal_db),
+        **_floats(built, form, case.gates),
     }
 
 
@@ -102,12 +108,12 @@ def _accuracy(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _floats(built: Built, form: Form, goal_db: float) -> dict[str, Any]:
+def _floats(built: Built, form: Form, gates: Sequence[str]) -> dict[str, Any]:
     """How many nodes run in integers and in float, the share of multiply-accumulates in float, and how many nodes for which reason."""
     precisions = built.plan.precision
     counts = Counter("float" if precision.startswith("float") else "integer" for precision in precisions.values())
     reasons = refusals(built.graph, built.target.artifact, built.statistics) if not form.is_float else {}
-    hurt = f"8 bits would leave less than {goal_db:g} dB" if form.precision == "auto" else "8 bits would cost accuracy"
+    hurt = f"8 bits would not hold {' and '.join(gates)}" if form.precision == "auto" else "8 bits would cost accuracy"
     reasons |= {
         name: "faster in float than in 8 bits" if "faster" in why or "slower" in why else hurt
         for name, why in built.plan.reasons.items()

@@ -146,6 +146,7 @@ class ReportData:
     """All facts of a report.
 
     `created` is an ISO 8601 time; `samples` the number of samples that verification used; `machines` where each runtime ran, with versions.
+    `aims`: gates that the precision "auto" was chosen by -> what the plan's simulator reached on calibration samples.
     `arena_peak`: (tensor, bytes) of what fills the arena while `arena_operator` runs, as told from the file.
     """
 
@@ -153,6 +154,7 @@ class ReportData:
     created: str = ""
     samples: int | None = None
     calibration_samples: int | None = None
+    aims: Mapping[str, float] = field(default_factory=dict)
     sizes: tuple[SizeRow, ...] = ()
     outputs: tuple[OutputRow, ...] = ()
     layers: tuple[LayerRow, ...] = ()

@@ -42,7 +42,11 @@ __all__ = ["command"]
 @click.option(
     "--gate", "gates", multiple=True, metavar="EXPR", help='Condition on the result, e.g. "top1_agreement>=0.98"; repeatable.'
 )
-@click.option("--metric", metavar="MODULE:CALLABLE", help="Task metric, measured of the original and of the artifact.")
+@click.option(
+    "--metric",
+    metavar="MODULE:CALLABLE",
+    help="Task metric, measured of the original and of the artifact; --precision auto aims at gates on it if it has a parameter `original`.",
+)
 @click.option("--plan", "plan", metavar="FILE", help="Replay an earlier plan.json: no calibration, the same bytes.")
 @click.option(
     "--method",

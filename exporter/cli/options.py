@@ -54,7 +54,7 @@ precision_option: Final = click.option(
     "--precision",
     metavar="PRECISION",
     help="float32, float16, int8, int16x8, int8x4, dynamic_int8, dynamic_int4, weight_int8, weight_int4, or auto: int8 but for the nodes that "
-    "would break a gate on sqnr_db; default: the target's own, or float32.",
+    "would break a gate; default: the target's own, or float32.",
 )
 
 io_dtype_option: Final = click.option(

@@ -14,6 +14,7 @@ from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import Refused, operator_of
 from exporter.ops.forms import ROWWISE
 from exporter.progress import Progress
+from exporter.quantization.aiming import Aim, Goal
 from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
@@ -33,8 +34,7 @@ from targets.schema import Form, Target
 
 __all__ = ["integer_plan"]
 
-_MARGIN_DB: Final = 1.0  # above the goal on calibration samples: others come out a little lower
-_ENOUGH_DB: Final = 1.5  # above that no further round is worth its time
+_ENOUGH_DB: Final = 1.5  # above what is wanted: no further round is worth its time
 _STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
 _ROUNDS: Final = 4
 _QUICK_MACS: Final = 2**31  # half a second: more to measure than that would take longer than all else that the effort "fast" does
@@ -47,7 +47,7 @@ def integer_plan(
     target: Target,
     method: Method | None,
     effort: Effort | None,
-    goal_db: float,
+    goal: Goal,
     progress: Progress,
 ) -> Plan:
     """The plan of a legalized graph with integer activations.
@@ -56,10 +56,15 @@ def integer_plan(
         statistics: what calibration learned, with the samples it kept for refining and mixing to look at.
         method: how ranges are chosen; None: as `best_methods` says.
         effort: of refining; None leaves weights rounded to nearest.
-        goal_db: the SQNR that every output shall have, for the precision "auto".
+        goal: what the precision "auto" shall keep.
+
+    Raises:
+        UsageError: EW-G002 and EW-U003, see `Aim`.
     """
 
     samples = statistics.reservoir
+    auto = target.artifact.precision == "auto"
+    aim = Aim(goal, graph, samples, progress) if auto else None
 
     def refined(plan: Plan, effort: Effort | None = effort) -> Plan:
         if effort is None:
@@ -74,7 +79,6 @@ def integer_plan(
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
     if slow and planned_db(graph, nearest, samples) < planned_db(graph, whole, samples) - _SPEED_DB:
         slow, nearest = {}, whole
-    auto = target.artifact.precision == "auto"
     if target.artifact.activations != "int8" or not (auto or target.quantization.float_fallback):
         return refined(_narrowed(graph, nearest, target, samples, effort, progress))
     if effort == "fast" and not auto and _probing_macs(graph, nearest) > _QUICK_MACS:
@@ -96,25 +100,34 @@ def integer_plan(
 
     with progress.stage("measure what rounding costs"):
         others = Others(forms, target.quantization.float_fallback, finer)
-        mixer = Mixer(graph, nearest, CostModel(target), samples, others)
+        mixer = Mixer(graph, nearest, CostModel(target), samples, others, aim.handicaps if aim is not None else None)
         bargain = mixer.bargain() if target.quantization.float_fallback else None
-    if not auto:
+    if aim is None:
         return refined(applied(bargain) if bargain is not None else nearest)
+
+    def spare(plan: Plan) -> float:
+        with progress.stage(f"judge by {', '.join(map(str, aim.gates))}"):
+            return aim.spare(plan)
+
+    def mixed(decibels: float) -> Plan:
+        with progress.stage("mix precisions"):
+            mixture = mixer.mixture(decibels)
+        return refined(applied(mixture), quick)
+
     quick: Effort | None = "balanced" if effort == "best" else effort  # learning takes minutes: it waits for the choice of nodes
     plan = refined(applied(bargain) if bargain is not None else nearest, quick)
-    wanted = goal_db + _MARGIN_DB
-    if planned_db(graph, plan, samples) < wanted:
-
-        def mixed(aim: float) -> Plan:
-            with progress.stage("mix precisions"):
-                mixture = mixer.mixture(aim)
-            return refined(applied(mixture), quick)
-
-        plan = _search(mixed, lambda plan: planned_db(graph, plan, samples), wanted, _ROUNDS if effort is not None else 1)
-    if effort != "best":
-        return plan
-    learned = refined(replace(plan, roundings={}, corrections={}))
-    return max(plan, learned, key=lambda plan: planned_db(graph, plan, samples))
+    left = spare(plan)
+    if left < 0:
+        rounds = (
+            1 if effort is None and aim.in_decibels else _ROUNDS
+        )  # nothing to find out: the choice of nodes is told the goal itself
+        plan = _search(mixed, spare, planned_db(graph, plan, samples, aim.handicaps) - left, rounds)
+    if effort == "best":
+        learned = refined(replace(plan, roundings={}, corrections={}))
+        plan = max(plan, learned, key=spare)
+    return replace(
+        plan, aims={str(found.gate): found.value if isfinite(found.value) else str(found.value) for found in aim.reached(plan)}
+    )
 
 
 def _probing_macs(graph: ir.Model, plan: Plan) -> int:
@@ -132,25 +145,31 @@ def _narrowed(
         return narrowed(graph, plan, target, samples, together=effort in ("balanced", "best"))
 
 
-def _search(mixed: Callable[[float], Plan], reached: Callable[[Plan], float], wanted: float, rounds: int) -> Plan:
-    """The plan for the lowest aim that reaches what is wanted: refining gains some decibels, for which more nodes stay in integers.
+def _search(mixed: Callable[[float], Plan], spare: Callable[[Plan], float], aim: float, rounds: int) -> Plan:
+    """The plan for the lowest aim with which all gates hold: refining gains some decibels, for which more nodes stay in integers.
 
     Args:
-        mixed: from what the choice of nodes aims at, with weights rounded to nearest, to the refined plan.
-        reached: the SQNR of a plan, in decibels.
+        mixed: from what the choice of nodes aims at in decibels, with weights rounded to nearest, to the refined plan.
+        spare: decibels by which a plan holds the gates; below 0 where it does not.
+        aim: the first.
+    Returns:
+        Where no aim holds, the plan that is least short of it.
     """
-    aim, holds, fails = wanted, inf, -inf
+    holds, fails = inf, -inf
     best: Plan | None = None
+    most = -inf
     for _ in range(rounds):
         plan = mixed(aim)
-        spare = reached(plan) - wanted
-        if spare >= 0:
-            best, holds = plan, aim
+        left = spare(plan)
+        if left >= 0:
+            best, holds, most = plan, aim, inf
         else:
-            best, fails = best or plan, aim
-        if 0 <= spare <= _ENOUGH_DB:
+            fails = aim
+            if left >= most:
+                best, most = plan, left
+        if 0 <= left <= _ENOUGH_DB or holds - fails <= _ENOUGH_DB:
             break
-        aim = (holds + fails) / 2 if isfinite(holds) and isfinite(fails) else aim - min(spare, _STRIDE_DB)
+        aim = (holds + fails) / 2 if isfinite(holds) and isfinite(fails) else aim - min(left, _STRIDE_DB)
     assert best is not None
     return best
 

@@ -87,21 +87,28 @@ class Mixer:
         model: the graph that the plan was made for. Weights should be rounded to nearest: those that were fitted to make up for the
             roundings in front of them are wrong where those are gone.
         samples: inputs by name, one sample each; 16 of them are looked at.
+        handicaps: the outputs that count, see `sensitivity.Judge`.
     """
 
     def __init__(
-        self, model: ir.Model, plan: Plan, cost: CostModel, samples: Iterable[Sample], others: Others = Others({})
+        self,
+        model: ir.Model,
+        plan: Plan,
+        cost: CostModel,
+        samples: Iterable[Sample],
+        others: Others = Others({}),
+        handicaps: Mapping[str, float] | None = None,
     ) -> None:
         self._model, self._plan, self._cost = model, plan, cost
         dynamic = [name for name, form in others.forms.items() if form == "dynamic_int8"]
-        self._judge = Judge(model, plan, samples, dynamic, others.wide)
+        self._judge = Judge(model, plan, samples, dynamic, others.wide, handicaps)
         self._nodes = self._judge.board.nodes
         self._forms = {name: form for name, form in others.forms.items() if name in set(self._nodes)}
         self._has_float = others.has_float
         self._staying = frozenset() if others.has_float else frozenset(self._nodes) - set(self._forms)
 
     def mixture(self, goal_db: float) -> Mixture:
-        """The cheapest choice with an SQNR of at least `goal_db` at every float output, or the most accurate where none has that."""
+        """The cheapest choice with an SQNR of at least `goal_db` at every output that counts, or the most accurate where none has that."""
         allowed = 10 ** (-goal_db / 10)
         planned = self._judge.noise_of(self._left({}))
         if planned <= allowed:

@@ -96,6 +96,7 @@ class Plan:
         artifact_precision: the target's precision that was planned for; "" in plans of older releases. Replaying takes it up.
         precision: "int8", "int16x8", "float32", ... for every node that runs by itself; the names are those of `targets.schema.Precision`.
         reasons: why nodes that could run in integers do not, by node name, where that was decided for their accuracy.
+        aims: of the precision "auto", the gates that it was chosen by, with what the plan's simulator reached on calibration samples.
         encodings: for every value that an integer node reads or writes; weights and biases included.
         requantize: where a node reads an input in another encoding than the one its value is stored in, that encoding, by
             "node:input_index" (a writer requantizes there; a constant is encoded so for this node alone).
@@ -117,6 +118,7 @@ class Plan:
     artifact_precision: str = ""
     precision: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    aims: Mapping[str, float | str] = field(default_factory=dict)
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     requantize: Mapping[str, Encoding] = field(default_factory=dict)
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from exporter.quantization.plan import Plan
 from exporter.quantization.switches import IN_FORCE, Sample, Switch, Switchboard
 from targets.schema import Form
 
-__all__ = ["Judge", "Rounding", "decibels_of", "measure", "planned_db"]
+__all__ = ["Judge", "Rounding", "decibels_of", "dynamic_nodes", "measure", "planned_db"]
 
 _PROBES: Final = 2  # samples on which each rounding is measured alone, at least
 _PROBED_MACS: Final = 2**35  # as many more as this many multiply-accumulates allow
@@ -59,13 +59,22 @@ class Judge:
     """Measures the noise of the worst float output, as a ratio of powers to its signal, for any of a plan's roundings in force.
 
     Of an output that joins several things, boxes and scores, each counts by itself (`graph.columns`).
+
+    Args:
+        handicaps: the only outputs, or parts of them, that count, and by how many decibels more than they have; None: all as they are.
     """
 
     def __init__(
-        self, model: ir.Model, plan: Plan, samples: Iterable[Sample], dynamic: Collection[str] = (), wide: Plan | None = None
+        self,
+        model: ir.Model,
+        plan: Plan,
+        samples: Iterable[Sample],
+        dynamic: Collection[str] = (),
+        wide: Plan | None = None,
+        handicaps: Mapping[str, float] | None = None,
     ) -> None:
         self.board = Switchboard(model, plan, dynamic, wide)
-        self._reference = _Reference(model, samples)
+        self._reference = _Reference(model, samples, handicaps)
         self._known: dict[tuple[frozenset[int], int], float] = {}
 
     def noise_of(self, forms: Mapping[str, Form], *, constants: bool = True, samples: int = _SAMPLES) -> float:
@@ -89,9 +98,10 @@ class Judge:
 class _Reference:
     """The outputs of a graph in float, with which those of other forms of it are compared."""
 
-    def __init__(self, model: ir.Model, samples: Iterable[Sample]) -> None:
+    def __init__(self, model: ir.Model, samples: Iterable[Sample], handicaps: Mapping[str, float] | None) -> None:
         self._samples = [dict(sample) for sample in spread(samples, _SAMPLES)]
         self._columns = column_groups(model)
+        self._handicaps = handicaps
         self._run = FloatRunner(model)
         self._wanted: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
 
@@ -101,15 +111,24 @@ class _Reference:
         noise: dict[str, float] = {}
         for index in spread(range(len(self._samples)), samples):
             if index not in self._wanted:
-                self._wanted[index] = by_columns(self._run(self._samples[index]), self._columns)
+                self._wanted[index] = self._judged(self._run(self._samples[index]))
             wanted = self._wanted[index]
-            for name, array in by_columns(run(self._samples[index]), self._columns).items():
+            for name, array in self._judged(run(self._samples[index])).items():
                 if array.dtype.kind == "f":
                     difference = np.subtract(array, wanted[name], dtype=np.float64)
                     noise[name] = noise.get(name, 0.0) + float(np.square(difference).sum())
                     signal[name] = signal.get(name, 0.0) + float(np.square(wanted[name], dtype=np.float64).sum())
-        ratios = [noise[name] / max(signal[name], 1e-30) if isfinite(noise[name]) else _RUIN for name in noise]
+        factors = {name: 10 ** (-decibels / 10) for name, decibels in (self._handicaps or {}).items()}
+        ratios = [
+            factors.get(name, 1.0) * noise[name] / max(signal[name], 1e-30) if isfinite(noise[name]) else _RUIN for name in noise
+        ]
         return min(max(ratios, default=0.0), _RUIN)
+
+    def _judged(self, outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        parts = by_columns(outputs, self._columns)
+        if self._handicaps is None:
+            return parts
+        return {name: array for name, array in {**outputs, **parts}.items() if name in self._handicaps}
 
 
 def decibels_of(noise: float) -> float:
@@ -117,10 +136,14 @@ def decibels_of(noise: float) -> float:
     return -10 * log10(max(noise, 1e-30))
 
 
-def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample]) -> float:
-    """SQNR of the worst output on 16 of the samples, in decibels, with all of a plan's roundings in force."""
-    dynamic = {name for name, precision in plan.precision.items() if precision == "dynamic_int8"}
-    return decibels_of(Judge(model, plan, samples, dynamic).noise(lambda switch: True))
+def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample], handicaps: Mapping[str, float] | None = None) -> float:
+    """SQNR of the worst output on 16 of the samples, in decibels, with all of a plan's roundings in force; `handicaps`: see `Judge`."""
+    return decibels_of(Judge(model, plan, samples, dynamic_nodes(plan), handicaps=handicaps).noise(lambda switch: True))
+
+
+def dynamic_nodes(plan: Plan) -> frozenset[str]:
+    """Names of the nodes whose kernels quantize their input as they run."""
+    return frozenset(name for name, precision in plan.precision.items() if precision == "dynamic_int8")
 
 
 def measure(model: ir.Model, plan: Plan, judge: Judge, least: float, pinned: Collection[str] = ()) -> list[Rounding]:

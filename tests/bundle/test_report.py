@@ -138,6 +138,7 @@ def full(name="efficient-net", node="conv"):
         arena=(ArenaRow("arena, total", 410_000, 524_288), ArenaRow("head (activations)", 600_000, 524_288)),
         parity=(ParityRow(f"{node}_0", "Conv", 0, 0.0), ParityRow(f"{node}_1", "Conv", 1, 0.002, "rounding of ties")),
         approximations=(ApproximationRow(f"{node}_9", "Gelu", "approximate", "5e-4"),),
+        aims={"top1_agreement>=0.95": 0.9844},
         warnings=("only 40 samples: the 95 % interval of top-1 agreement is wide",),
         host={"cpu": "x86_64", "os": "Linux"},
         placement=placement(node),
@@ -241,6 +242,7 @@ def test_json_holds_all_facts_and_is_strict():
     facts = json.loads(report_json(full()), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert facts["outputs"][1]["metrics"]["SQNR (dB)"] == "inf"
     assert facts["verdict"] is True
+    assert facts["aims"] == {"top1_agreement>=0.95": 0.9844}
     assert len(facts["layers"]) == 61
     assert facts["manifest"]["command"] == ["edgewright", "export", "efficient-net.onnx"]
 

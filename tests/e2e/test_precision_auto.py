@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,9 +51,9 @@ def outlier(folder: Path, times: float) -> Path:
     return folder / "outlier.onnx"
 
 
-def export(model: Path, out: Path, *arguments: str) -> int:
+def export(model: Path, out: Path, *arguments: str, gate: str = "sqnr_db>=25") -> int:
     data = ("--calib", str(model.with_name("data.npy")), "--samples", "16", "--test-samples", "8")
-    return main(["export", str(model), *data, "--out", str(out), "--gate", "sqnr_db>=25", *arguments])
+    return main(["export", str(model), *data, "--out", str(out), "--gate", gate, *arguments])
 
 
 @pytest.mark.parametrize("target", ["android-arm64-cpu", "x86-64-cpu"])
@@ -65,6 +67,73 @@ def test_auto_holds_a_gate_that_int8_does_not(model: Path, tmp_path: Path, targe
     report = json.loads((tmp_path / "auto" / target / "report.json").read_text())
     said = {layer["node"]: layer["reason"] for layer in report["layers"]}
     assert any("8 bits for value" in said[name] for name in plan.reasons)
+
+
+METRIC = """
+def distance(run, samples, original):
+    pairs = [(run(sample)["y"], original(sample)["y"]) for sample in samples]
+    return sum(abs(one - two).sum() for one, two in pairs) / sum(abs(two).sum() for _, two in pairs)
+
+def blind(run, samples):
+    return 1.0
+"""
+
+
+@pytest.fixture
+def metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "auto_metric.py").write_text(METRIC)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "auto_metric", raising=False)
+    return "auto_metric"
+
+
+INT8 = ("--target", "android-arm64-cpu", "--effort", "fast")
+AUTO = (*INT8, "--precision", "auto")
+
+
+def made(out: Path) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a bundle, and its report."""
+    bundle = out / "android-arm64-cpu"
+    return Plan.load(bundle / "plan.json"), json.loads((bundle / "report.json").read_text())
+
+
+@pytest.mark.parametrize("gate", ["y.cosine>=0.99", "distance<=0.1"])
+def test_a_gate_on_anything_is_aimed_at(model: Path, tmp_path: Path, metric: str, gate: str) -> None:
+    task = ("--metric", f"{metric}:distance")
+    assert export(model, tmp_path / "int8", *INT8, *task, gate=gate) == 1
+    assert export(model, tmp_path / "auto", *AUTO, *task, gate=gate) == 0
+    plan, report = made(tmp_path / "auto")
+    assert "float32" in plan.precision.values()
+    assert list(plan.aims) == list(report["aims"]) == [gate]
+    assert gate in (tmp_path / "auto" / "android-arm64-cpu" / "report.html").read_text().replace("&gt;", ">").replace("&lt;", "<")
+
+
+def test_a_gate_that_int8_holds_leaves_all_in_8_bits(tmp_path: Path) -> None:
+    mild = outlier(tmp_path, 30)
+    assert export(mild, tmp_path / "none", *AUTO, gate="sqnr_db>=0.5") == 0
+    assert export(mild, tmp_path / "auto", *AUTO, gate="top1_agreement>=0.6") == 0
+    plan, _ = made(tmp_path / "auto")
+    assert plan.precision == made(tmp_path / "none")[0].precision
+    assert plan.aims["top1_agreement>=0.6"] >= 0.6
+
+
+def test_a_metric_of_labelled_data_alone_is_not_aimed_at(
+    model: Path, tmp_path: Path, metric: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(model, tmp_path, *AUTO, "--metric", f"{metric}:blind", gate="blind>=1") == 0
+    assert "does not aim at the gate blind>=1: auto_metric:blind has no parameter `original`" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    plan, _ = made(tmp_path)
+    assert list(plan.aims) == ["sqnr_db>=20"]
+
+
+def test_a_gate_on_no_output_stops_before_anything_is_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(model, tmp_path / "out", *AUTO, gate="scores.cosine>=0.9") == 2
+    assert "EW-G002" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_auto_plan_replays_byte_for_byte(model: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.run import FloatRunner
 from exporter.pipeline import Options, calibrate, decide, write
 from exporter.progress import SILENT
+from exporter.quantization.aiming import Goal
 from exporter.quantization.correction import ensure_biases
 from targets.loader import load_target
 from targets.precision import choose_precision
@@ -65,7 +66,7 @@ def test_the_error_of_a_loop_does_not_grow_with_time(precision: str) -> None:
     model, target = loop(), choose_precision(load_target("x86-64-cpu"), precision)
     heard = [{"x": sample["x"], "h": sample["h"]} for sample in along(FloatRunner(model), seed=1)[::10]]
     samples = open_samples(heard, [Signature("x", (1, 8), "float32"), Signature("h", (1, SIZE), "float32")])
-    plan = decide(model, target, calibrate(model, target, samples, SILENT), Options(goal_db=25.0), SILENT)
+    plan = decide(model, target, calibrate(model, target, samples, SILENT), Options(goal=Goal.parse(["sqnr_db>=25"])), SILENT)
     content = write(model, plan, target).content
     wanted, given = (
         np.ravel([entry["y"] for entry in along(step, seed=2)]) for step in (FloatRunner(model), lambda feed: run(content, feed))

@@ -1,9 +1,12 @@
 """The search for the aim: the lowest that, refined, still reaches what is wanted."""
 
+from math import inf
+
 import pytest
 
 from exporter.progress import SILENT
 from exporter.quantization import deciding
+from exporter.quantization.aiming import Goal
 from exporter.quantization.deciding import _search, integer_plan
 from exporter.quantization.plan import Plan
 from tests.quantization.planned import residual_net, statistics, target
@@ -20,7 +23,7 @@ def searched(gain: float, wanted: float, rounds: int = 8, least: float = -100.0)
     def reached(plan: Plan) -> float:
         return float(plan.target) + gain if float(plan.target) >= least else -10.0
 
-    return reached(_search(mixed, reached, wanted, rounds)), aims
+    return reached(_search(mixed, lambda plan: reached(plan) - wanted, wanted, rounds)), aims
 
 
 @pytest.mark.parametrize("gain", [-5.0, 0.0, 1.0, 6.0, 20.0])
@@ -41,6 +44,32 @@ def test_without_rounds_to_spare_the_first_answer_stays():
     assert found == 31.0
 
 
+def counted(least: float, start: float, rounds: int = 6) -> tuple[float, list[float]]:
+    """The aim that is found where a gate says no more than whether it holds: from an aim of `least` on. And the aims tried."""
+    aims: list[float] = []
+
+    def mixed(aim: float) -> Plan:
+        aims.append(aim)
+        return Plan(target=str(aim))
+
+    found = _search(mixed, lambda plan: inf if float(plan.target) >= least else -9.0, start, rounds)
+    return float(found.target), aims
+
+
+@pytest.mark.parametrize(("least", "start"), [(16.0, 12.0), (30.5, 12.0), (13.0, 40.0), (-2.0, 11.0)])
+def test_a_gate_that_says_little_is_enclosed_from_both_sides(least, start):
+    found, aims = counted(least, start, rounds=10)
+    assert least <= found < least + 1.5
+    assert len(aims) < 9
+
+
+def test_where_no_aim_holds_the_nearest_is_taken():
+    found, aims = counted(200.0, 10.0)
+    assert found == max(aims) == 10 + 5 * 8 + 5
+    reached, _ = searched(-10.0, 90.0, rounds=2, least=1000.0)
+    assert reached == -10.0
+
+
 @pytest.mark.parametrize(("left", "kept"), [(29.8, False), (29.2, True)])
 def test_speed_costs_half_a_decibel_at_most(monkeypatch, left, kept):
     """A node that is faster in float stays in integers where its leaving them costs more than it may."""
@@ -48,8 +77,8 @@ def test_speed_costs_half_a_decibel_at_most(monkeypatch, left, kept):
     name = next(node.name for node in model.graph if node.op_type == "Add")
     monkeypatch.setattr(deciding, "faster_in_float", lambda *_: {name: "faster"})
     monkeypatch.setattr(deciding, "_QUICK_MACS", -1)  # or it might leave them for its accuracy
-    monkeypatch.setattr(deciding, "planned_db", lambda _, plan, __: left if plan.precision[name] == "float32" else 30.0)
-    plan = integer_plan(model, statistics(model), target(), "minmax", "fast", 20.0, SILENT)
+    monkeypatch.setattr(deciding, "planned_db", lambda _, plan, *__: left if plan.precision[name] == "float32" else 30.0)
+    plan = integer_plan(model, statistics(model), target(), "minmax", "fast", Goal(), SILENT)
     assert (plan.precision[name] == "int8") is kept
 
 
@@ -60,5 +89,5 @@ def test_the_effort_fast_measures_what_rounding_costs_where_that_takes_little(mo
     bargain = deciding.Mixer.bargain
     monkeypatch.setattr(deciding, "_QUICK_MACS", quick)
     monkeypatch.setattr(deciding.Mixer, "bargain", lambda self: asked.append(True) or bargain(self))
-    integer_plan(model, statistics(model), target(), "minmax", "fast", 20.0, SILENT)
+    integer_plan(model, statistics(model), target(), "minmax", "fast", Goal(), SILENT)
     assert bool(asked) is measured

@@ -16,7 +16,8 @@ from tiny_models import add_int8
 from diagnostics import DataError, RuntimeFailure, UsageError
 from exporter.quantization.plan import Encoding
 from exporter.runtimes import TensorInfo, open_session
-from exporter.verification import Agreement, ArtifactRunner, compare, equal_outputs, evaluate
+from exporter.verification import Agreement, ArtifactRunner, TaskScore, compare, equal_outputs, evaluate
+from exporter.verification.metric import judges_unlabelled, scores_of
 from exporter.verification.runner import to_channels_first, to_channels_last
 
 Sample = Mapping[str, np.ndarray]
@@ -151,6 +152,12 @@ def several(run, samples):
 def text(run, samples):
     return "high"
 
+def agreement(run, samples, original):
+    return sum(float((run(s)["y"] == original(s)["y"]).mean()) for s in samples)
+
+def either(run, samples, original=None):
+    return sum(float(run(s)["y"].mean()) for s in samples) - (0 if original is None else sum(float(original(s)["y"].mean()) for s in samples))
+
 number = 3
 """
 
@@ -164,6 +171,11 @@ def test_a_users_metric_scores_original_and_artifact(tmp_path: Path, monkeypatch
     score = evaluate("own_metric:mean_output", *runs, data)["mean_output"]
     assert (score.original, score.artifact, score.drop) == (2.0, 1.0, 1.0)
     assert {name: score.artifact for name, score in evaluate("own_metric:several", *runs, data).items()} == {"low": 0.5, "one": 1}
+    # The original, where the metric asks for it; where it can do without, it is for samples without labels.
+    assert evaluate("own_metric:agreement", *runs, data)["agreement"] == TaskScore(2.0, 0.0)
+    assert evaluate("own_metric:either", *runs, data)["either"] == TaskScore(2.0, 1.0)
+    assert scores_of("own_metric:either", runs[1], data, runs[0]) == {"either": -1.0}
+    assert [judges_unlabelled(f"own_metric:{name}") for name in ("agreement", "either", "several")] == [True, True, False]
     for spec in ("own_metric:text", "own_metric:number", "own_metric:absent", "own_metric", "no_such_module:f", ":f"):
         with pytest.raises(UsageError, match="EW-U003"):
             evaluate(spec, *runs, data)

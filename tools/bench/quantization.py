@@ -214,7 +214,14 @@ def _made(form: str, workload: Workload, path: Path) -> dict[str, Any]:
     interpreter = str(peer.interpreter()) if peer is not None else sys.executable
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = run_watched(
-        [interpreter, str(_WORKER), form, str(workload.folder), str(path), str(workload.case.goal_db)],
+        [
+            interpreter,
+            str(_WORKER),
+            form,
+            str(workload.folder),
+            str(path),
+            json.dumps([workload.case.gates, workload.case.metric]),
+        ],
         limit_s=_LIMIT_S,
         limit_bytes=_LIMIT_BYTES,
         env={**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **threads},
@@ -246,7 +253,7 @@ def _judged(path: Path, runtime: str, workload: Workload) -> dict[str, Any]:
         "sqnr_db": {name: json_number(metrics.sqnr_db) for name, metrics in found.outputs.items()},
         "top1_agreement": agreement[1] if agreement is not None else None,
         "cosine": cosine[1] if cosine is not None else None,
-        "goal_db": workload.case.goal_db,
+        "gates": list(workload.case.gates),
         "task": {name: score.to_dict() for name, score in task.items()},
         "lower_is_better": workload.case.lower_is_better,
     }

@@ -1,9 +1,9 @@
-"""One artifact in a process of its own: ``python quantize_worker.py FORM FOLDER OUT GOAL`` quantizes FOLDER/float.onnx into the file OUT.
+"""One artifact in a process of its own: ``python quantize_worker.py FORM FOLDER OUT GOAL`` quantizes FOLDER/float.onnx into OUT.
 
-FOLDER is that of a `tools.bench.workloads.Workload`; GOAL, in decibels, is what our precision auto is to reach. It imports what it needs,
-converts, and prints one JSON object: the seconds of CPU (its own and its children's) and wall from the model file to the artifact on disk,
-and its peak memory in MiB. It runs in a peer's environment, so it imports nothing of edgewright unless the artifact is our own. Each peer is
-called as its own documentation shows.
+FOLDER is that of a `tools.bench.workloads.Workload`; GOAL, a JSON list of gates and of the task metric that they may name, is what our
+precision auto shall hold. It imports what it needs, converts, and prints one JSON object: the seconds of CPU (its own and its children's)
+and wall from the model file to the artifact on disk, and its peak memory in MiB. It runs in a peer's environment, so it imports nothing of
+edgewright unless the artifact is our own. Each peer is called as its own documentation shows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
@@ -27,18 +27,19 @@ from tools.bench.samples import fitted, read_samples  # noqa: E402
 Quantize = Callable[[str, str], dict[str, Any] | None]  # folder, path of the artifact -> what else there is to say of it
 
 
-def edgewright(how: str, target_name: str, goal_db: float) -> Quantize:
+def edgewright(how: str, target_name: str, gates: Sequence[str], metric: str | None) -> Quantize:
     """Ours: `how` is an effort, of int8, or a precision; weights of 4 bits are rounded with effort best."""
     from calibration import open_samples
     from exporter.frontends import load
     from exporter.graph.summary import summarize
     from exporter.pipeline import Options, build
+    from exporter.quantization.aiming import Goal
     from targets.loader import load_target
     from targets.precision import choose_precision
 
     efforts = ("fast", "balanced", "best")
     effort: Any = how if how in efforts else "best" if how == "int8x4" else "balanced"
-    options = Options(effort=effort, goal_db=goal_db)
+    options = Options(effort=effort, goal=Goal.parse(gates, metric))
     target = choose_precision(load_target(target_name), "int8" if how in efforts else how)
 
     def run(folder: str, out: str) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def edgewright(how: str, target_name: str, goal_db: float) -> Quantize:
         for facts in summarize(built.graph).nodes:
             precision = built.plan.precision.get(facts.name, "float32")
             macs[precision] = macs.get(precision, 0) + (facts.macs or 0)
-        return {"macs": {name: count / max(sum(macs.values()), 1) for name, count in sorted(macs.items())}}
+        shares = {name: count / max(sum(macs.values()), 1) for name, count in sorted(macs.items())}
+        return {"macs": shares, "aims": dict(built.plan.aims)}
 
     return run
 
@@ -280,13 +282,13 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
-def main(form: str, folder: str, out: str, goal_db: str) -> int:
+def main(form: str, folder: str, out: str, goal: str) -> int:
     """Exit status 1, and ``{"error": ...}``, where it fails."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
         kind, _, rest = form.partition(":")
-        quantize = edgewright(*rest.split(":"), float(goal_db)) if kind == "ours" else PEERS[form]()
+        quantize = edgewright(*rest.split(":"), *json.loads(goal)) if kind == "ours" else PEERS[form]()
         started.update(cpu=_cpu(), wall=time.perf_counter())
         more = quantize(folder, out)
         spent = {"cpu_s": _cpu() - started["cpu"], "wall_s": time.perf_counter() - started["wall"], "peak_mib": _peak_mib()}
