@@ -112,6 +112,7 @@ FORMATS: Final[Mapping[str, str]] = {
     "tensorrt": "onnx",
     "rknn": "onnx",
     "qnn": "onnx",
+    "esp-dl": "onnx",
 }
 
 # Artifact.runtime -> the name under which its releases are counted; LiteRT goes on counting as TensorFlow Lite did, TFLM has no releases.
@@ -122,6 +123,7 @@ COMPILER_OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
     "vela": {"config": str, "system_config": str, "memory_mode": str, "optimise": str, "arena_cache_size": int},
     "qnn-htp": {"soc_model": int, "finalization": int, "cpu_fallback": bool},
     "rknn": {"optimization_level": int},
+    "esp-ppq": {},
     "coreml": {"precision": str},
 }
 
@@ -134,7 +136,7 @@ class Artifact(_Table):
     """What is shipped and who runs it."""
 
     format: Literal["tflite", "onnx"]
-    runtime: Literal["litert", "tflite-micro", "onnxruntime", "openvino", "tensorrt", "rknn", "qnn"]
+    runtime: Literal["litert", "tflite-micro", "onnxruntime", "openvino", "tensorrt", "rknn", "qnn", "esp-dl"]
     floor: Release = ""  # least runtime release, for example "tflite>=2.14"; empty: the newest that edgewright is tested with
     opset: Annotated[
         int | None, Field(ge=13, description="the newest ONNX opset that its reader takes, where that is no onnxruntime")
@@ -255,7 +257,7 @@ class Pruning(_Table):
 class Compile(_Table):
     """The vendor's compiler that makes of the artifact what the device loads. What is verified is the artifact."""
 
-    compiler: Literal["vela", "qnn-htp", "rknn", "coreml"]
+    compiler: Literal["vela", "qnn-htp", "rknn", "esp-ppq", "coreml"]
     architectures: Annotated[tuple[str, ...], Field(min_length=1, description="one compiled artifact each")]
     options: Mapping[str, str | int | float | bool] = Field(default_factory=dict, description="see COMPILER_OPTIONS")
     required: bool = False  # an export without the compiler is an error, not an artifact with a warning

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from diagnostics import CompilerFailure
 from exporter.compilers.base import Compiled, Compiler, Task
 from exporter.compilers.coreml import compile_for_coreml
+from exporter.compilers.espdl import compile_for_espdl
 from exporter.compilers.qnn import compile_for_htp
 from exporter.compilers.rknn import compile_for_rknn
 from exporter.compilers.vela import compile_with_vela
@@ -47,6 +48,13 @@ COMPILERS: Final[Mapping[str, Compiler]] = {
             "compiles QDQ ONNX for Rockchip's NPUs",
             "edgewright runtimes add rknn-toolkit2==2.5.0",
             compile_for_rknn,
+        ),
+        Compiler(
+            "esp-ppq",
+            "esp-ppq",
+            "writes QDQ ONNX as .espdl, which ESP-DL loads on Espressif's chips",
+            "edgewright runtimes add esp-ppq==1.3.12",
+            compile_for_espdl,
         ),
         Compiler(
             "coreml",

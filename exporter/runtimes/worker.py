@@ -513,6 +513,7 @@ ADAPTERS: dict[str, Callable[[str, Info], Adapter]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
     "rknn": _beside("rknn_adapter"),
+    "esp-dl": _beside("espdl_adapter"),
     "qnn-htp": QnnHtp,
     "litert": LiteRt,
     "tflite-runtime": TfliteRuntime,
