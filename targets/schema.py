@@ -84,7 +84,8 @@ IO_DTYPES: Final[Mapping[str, tuple[str, ...]]] = {
 #   elements: of each activation; input_channels, output_channels: axis 1 of what is read and written, of three or more axes;
 #   kernel, stride, dilation: of a window, along each of its axes; kernel_axes: how many axes it has; padded_kernel, padded_stride: of a
 #   window that pads (padded_stride: or dilates); scale: by what a Resize multiplies each axis that it changes, 0 where that is no whole
-#   number; operands: how many of its inputs are computed, not constants; mirrored: how many axes a Pad fills with what lies inside.
+#   number; operands: how many of its inputs are computed, not constants; mirrored: how many axes a Pad fills with what lies inside;
+#   grouped: of a convolution of several groups, the channels that one of them reads, and those that it writes.
 Measure = Literal[
     "batch",
     "rank",
@@ -101,6 +102,7 @@ Measure = Literal[
     "scale",
     "operands",
     "mirrored",
+    "grouped",
 ]
 
 # Artifact.runtime -> the format that it runs, or that its compiler reads.
@@ -171,9 +173,12 @@ class Quantization(_Table):
     activations_wide: Literal["int16", "uint16"] = "int16"
     weights: Literal["int8"] = "int8"
     per_channel: bool = True
+    per_tensor: tuple[str, ...] = ()  # ONNX types whose weights have one scale a tensor even so
     biases: Literal["int32", "float32"] = "int32"  # float32: of a QDQ artifact, where no DequantizeLinear of int32 is read
     weights_range: Literal["full", "reduced"] = "full"  # reduced: 7 bits, where 8-bit products saturate in pairs
     scales: Literal["any", "power_of_two"] = "any"  # power_of_two: requantizing is a shift (activations, weights, and so biases)
+    # Of the sums of products of 8 bits and the bias. Where they have fewer than 32 they saturate, and scales are such that outputs do before.
+    accumulators: Annotated[int, Field(ge=16, le=32, description="bits, 16 to 32")] = 32
     float_fallback: bool = True  # nodes without an integer kernel may run in float
     float_sums: tuple[
         str, ...

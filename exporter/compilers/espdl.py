@@ -1,7 +1,7 @@
-"""Espressif's ESP-PPQ: a QDQ .onnx with power-of-two scales -> the .espdl that ESP-DL loads on one of their chips, with the artifact's own encodings.
+"""Espressif's ESP-PPQ: a QDQ .onnx with power-of-two scales -> the .espdl that ESP-DL loads on one of their chips, with our encodings.
 
-Its exporter alone is used, not its calibration. Constants and exponents are read back out of the file and compared with the artifact's, bit for
-bit (`exporter.runtimes.espdl_adapter`).
+Its exporter alone is used, not its calibration. Constants and exponents are read back out of the file and compared with the artifact's, bit
+for bit (`exporter.runtimes.espdl_adapter`).
 """
 
 from __future__ import annotations

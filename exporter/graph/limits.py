@@ -90,6 +90,11 @@ def _mirrored(node: ir.Node) -> list[int]:
     return [sum(before != after for before, after in pairs)]
 
 
+def _grouped(node: ir.Node) -> list[int]:
+    groups = attribute(node, "group", 1) if node.op_type in ("Conv", "ConvTranspose") else 1
+    return [channels // groups for channels in (*_channels(node.inputs), *_channels(node.outputs))] if groups > 1 else []
+
+
 _MEASURES: Final[Mapping[Measure, Callable[[ir.Node], Sequence[int]]]] = {
     "batch": lambda node: [shape[0] for shape in _shapes(node, least_rank=4)],
     "rank": lambda node: [len(shape) for shape in _shapes(node)],
@@ -106,4 +111,5 @@ _MEASURES: Final[Mapping[Measure, Callable[[ir.Node], Sequence[int]]]] = {
     "scale": _scales,
     "operands": lambda node: [len(_computed(node.inputs))],
     "mirrored": _mirrored,
+    "grouped": _grouped,
 }

@@ -124,7 +124,8 @@ class Encoder:
                     self._put(node, index, self._encode(min(low, 0.0), max(high, 0.0), self._dtype_of(node)))
         biases = [array for _, value in _inputs(node, rule, Role.BIAS) if (array := constant(value)) is not None]
         for index, value in _inputs(node, rule, Role.WEIGHT):
-            axis = rule.inputs[index].axis if self._scheme.per_channel else None
+            whole = not self._scheme.per_channel or node.op_type in self._scheme.per_tensor
+            axis = None if whole else rule.inputs[index].axis
             array = constant(value)
             if array is not None:
                 least = self._least_scale(node, axis, biases)
@@ -268,12 +269,18 @@ class Encoder:
     def _least_scale(self, node: ir.Node, axis: int | None, biases: list[np.ndarray[Any, Any]]) -> float | np.ndarray[Any, Any]:
         """The least scale of a node's weight: biases stay in int32, and the ratio to the output's scale within a runtime's multiplier."""
         scale_in = self._read(node, next(index for index, _ in _inputs(node, self._rules[node], Role.ACTIVATION))).scale[0]
-        least: Any = LEAST_RATIO * self._found[self._written(node)[0][0]].scale[0] / scale_in
-        greatest = MAX_BIAS[self._scheme.biases_beside(self._dtype_of(node))]
+        scale_out, sums = self._found[self._written(node)[0][0]].scale[0], self._greatest_sum(node)
+        least: Any = max(LEAST_RATIO, -integer_range("int8")[0] / sums) * scale_out / scale_in  # outputs saturate before sums do
+        greatest = min(MAX_BIAS[self._scheme.biases_beside(self._dtype_of(node))], sums / 2)
         for bias in biases:
             needed = np.abs(bias.astype(np.float64)).ravel() / (scale_in * greatest)
             least = np.maximum(least, needed.max(initial=0.0) if axis is None else needed)
         return np.asarray(least)
+
+    def _greatest_sum(self, node: ir.Node) -> float:
+        """What an accumulator of a node holds at most, where the target's are narrow."""
+        bits = self._scheme.accumulators
+        return 2.0 ** (bits - 1) if bits < 32 and self._dtype_of(node) == "int8" else np.inf
 
     def _read(self, node: ir.Node, index: int) -> Encoding:
         value = node.inputs[index]

@@ -47,13 +47,11 @@ class Recipe:
         numpy: the requirement on numpy from each release on, the newest first.
         beside: further requirements.
         alone: whether the package's own requirements are left aside, because they cannot be met together; `beside` then holds them all.
-        imports: the module that is imported to prove the environment, of a package that is no runtime here.
     """
 
     numpy: tuple[tuple[tuple[int, ...], str], ...]
     beside: tuple[str, ...] = ()
     alone: bool = False
-    imports: str = ""
 
     def numpy_for(self, version: str) -> str:
         """The requirement on numpy of a version."""
@@ -63,7 +61,7 @@ class Recipe:
 # Wheels built against numpy 1 fail under numpy 2 while they load; 1.26.4 is the last release of numpy 1.
 RECIPES: Final[Mapping[str, Recipe]] = {
     "ai-edge-litert": Recipe((((1, 2), "numpy>=2"), ((0,), "numpy==1.26.4"))),
-    "esp-ppq": Recipe((((0,), "numpy>=2"),), beside=("torch==2.13.0", "onnx==1.19.1"), imports="esp_ppq"),
+    "esp-ppq": Recipe((((0,), "numpy>=2"),), ("torch==2.13.0", "onnx==1.19.1")),
     "onnxruntime": Recipe((((1, 19), "numpy>=2"), ((0,), "numpy==1.26.4"))),
     # It asks for a torch of 2024, which brings CUDA and is not needed; for a protobuf and an onnx that the wheel was built against, which are.
     "rknn-toolkit2": Recipe(

@@ -92,7 +92,7 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
             return {given["name"]: np.asarray(array.numpy(), np.float32) for given, array in zip(self.outputs, self._results)}
 
         def report(self) -> dict[str, Any]:
-            """`operators`: how many of each type are in the .espdl; `constants`, `exponents`: how many of them were found to be the artifact's."""
+            """`operators`: how many of each type the .espdl has; `constants`, `exponents`: how many of them are known to be the artifact's."""
             return self._report
 
     return EspDl
@@ -134,7 +134,8 @@ def _quantized(form: Any, target: str, forms: Any) -> tuple[Any, Any]:
         for index, entry in enumerate(config.input_quantization_config):
             _set(entry, form.reads.get((node.name, index)), f"{node.name} reads")
         for index, entry in enumerate(config.output_quantization_config):
-            _set(entry, None if node.op_type in forms.FLOAT_RESULTS else form.writes.get((node.name, index)), f"{node.name} writes")
+            integers = node.op_type not in forms.FLOAT_RESULTS
+            _set(entry, form.writes.get((node.name, index)) if integers else None, f"{node.name} writes")
     return graph, platform
 
 
@@ -149,7 +150,9 @@ def _set(config: Any, encoding: Any, what: str) -> None:
     per_channel = config.policy.has_property(QuantizationProperty.PER_CHANNEL)
     scales = torch.from_numpy(np.array(encoding.scales))
     if per_channel and encoding.axis != config.channel_axis:
-        raise ValueError(f"{what} constants of one scale a channel along axis {encoding.axis}, and ESP-DL wants axis {config.channel_axis}")
+        raise ValueError(
+            f"{what} constants of one scale a channel along axis {encoding.axis}, and ESP-DL wants axis {config.channel_axis}"
+        )
     if not per_channel and encoding.axis is not None:
         raise ValueError(f"{what} constants of one scale a channel, and ESP-DL wants one a tensor")
     config.scale = scales if per_channel else scales[0]
@@ -169,9 +172,9 @@ def _compared(content: bytes, form: Any, forms: Any) -> dict[str, Any]:
     for node in form.model.graph.node:
         found = nodes.get(node.name)
         if found is None:
-            if node.op_type not in forms.CLAMPS:
+            if node.op_type not in forms.MERGED:
                 raise ValueError(f"{node.name} is not in what ESP-PPQ wrote")
-            continue  # part of the node in front
+            continue
         reads = [(found.Input(at), form.reads.get((node.name, at)), at) for at in range(len(node.input))]
         writes = [(found.Output(at), form.writes.get((node.name, at)), -1) for at in range(len(node.output))]
         for name, encoding, index in reads + ([] if node.op_type in forms.FLOAT_RESULTS else writes):

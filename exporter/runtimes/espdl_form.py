@@ -7,7 +7,6 @@
 Like the worker it imports nothing of edgewright, and runs under any interpreter that has onnx.
 """
 
-# ruff: noqa: B905 - zip(strict=) needs Python 3.10, and this file runs from 3.9 on
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ACCUMULATORS", "CLAMPS", "FLOAT_RESULTS", "Encoding", "FloatForm", "float_form", "packed", "refusals"]
+__all__ = ["ACCUMULATORS", "FLOAT_RESULTS", "MERGED", "Encoding", "FloatForm", "float_form", "packed", "refusals"]
 
 Array = np.ndarray[Any, Any]
 Place = tuple[str, int]  # a node's name, and which of its inputs or outputs
@@ -27,8 +26,10 @@ ACCUMULATORS = {"esp32s3": 20, "esp32p4": 32}
 _SHIFTING = ("Conv", "Gemm", "MatMul", "Mul")
 # What writes float32 whatever it reads (ESP-DL, operator_support_state.md).
 FLOAT_RESULTS = ("Softmax", "LogSoftmax")
+# What ESP-PPQ may leave out: a Relu is part of the kernel in front, and transposes become layouts.
+MERGED = ("Relu", "Transpose")
 # Activations of which rounding is the same before and behind them: the node in front may have their encoding.
-CLAMPS = ("Relu", "Clip")
+_CLAMPS = ("Relu", "Clip")
 # ESP-PPQ takes two scales for one that differ by less (InsertRequantNodePattern).
 _SAME_SCALE = 1e-5
 _LANES = 16  # output channels that vector kernels compute at once
@@ -75,10 +76,13 @@ def float_form(model: Any) -> FloatForm:
     from onnx import numpy_helper
 
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    seen: dict[str, tuple[str, Encoding]] = {}  # what a Q or DQ writes -> the float value that it stands for, and how it is rounded
+    seen: dict[
+        str, tuple[str, Encoding]
+    ] = {}  # what a Q or DQ writes -> the float value that it stands for, and how it is rounded
     stored: dict[str, Encoding] = {}  # float value -> as what it is stored
     integers: dict[str, Array] = {}
     nodes = []
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             nodes.append(node)
@@ -104,6 +108,7 @@ def float_form(model: Any) -> FloatForm:
         made = plain.graph.node.add()
         made.CopyFrom(node)
         made.name = f"{at}:{node.name or node.output[0]}"
+        made.attribute.extend(_defaults(node, opset))
         for index, name in enumerate(node.input):
             root = seen[name][0] if name in seen else name
             made.input[index] = outputs.get(root, root)
@@ -148,6 +153,17 @@ def _real(name: str, integers: Array, encoding: Encoding) -> Array:
     return np.asarray(integers.astype(np.float32) * encoding.scales.reshape(shape), np.float32)
 
 
+def _defaults(node: Any, opset: int) -> list[Any]:
+    """The attributes that a node leaves at what ONNX says: ESP-PPQ has defaults of its own for some."""
+    from onnx import defs
+
+    given = {entry.name for entry in node.attribute}
+    schema = defs.get_schema(node.op_type, opset, node.domain)
+    return [
+        entry.default_value for name, entry in sorted(schema.attributes.items()) if name not in given and entry.default_value.name
+    ]
+
+
 def _through_clamps(graph: Any, reads: dict[Place, Encoding], writes: dict[Place, Encoding]) -> None:
     """What a clamp alone reads, unrounded, is rounded as the clamp's output is: a clamp keeps order and the steps between its bounds."""
     readers: dict[str, list[Any]] = {}
@@ -157,7 +173,7 @@ def _through_clamps(graph: Any, reads: dict[Place, Encoding], writes: dict[Place
     outputs = {value.name for value in graph.output}
     for node in graph.node:
         behind = readers.get(node.output[0], [])
-        if (node.name, 0) in writes or len(behind) != 1 or behind[0].op_type not in CLAMPS or node.output[0] in outputs:
+        if (node.name, 0) in writes or len(behind) != 1 or behind[0].op_type not in _CLAMPS or node.output[0] in outputs:
             continue
         if (behind[0].name, 0) in writes:
             writes[node.name, 0] = reads[behind[0].name, 0] = writes[behind[0].name, 0]
@@ -166,24 +182,35 @@ def _through_clamps(graph: Any, reads: dict[Place, Encoding], writes: dict[Place
 def refusals(form: FloatForm, target: str) -> list[str]:
     """Nodes that a target's kernels do not compute, or not as the artifact says: "name (type): reason"."""
     found, bits = [], ACCUMULATORS[target]
-    written = {name: form.writes.get((node.name, index)) for node in form.model.graph.node for index, name in enumerate(node.output)}
+    written = {
+        name: form.writes.get((node.name, index)) for node in form.model.graph.node for index, name in enumerate(node.output)
+    }
     for node in form.model.graph.node:
         label = f"{node.name.partition(':')[2]} ({node.op_type})"
         out = form.writes.get((node.name, 0))
-        first, second, bias = ([form.reads.get((node.name, index)) for index in range(3)])
+        first, second, bias = [form.reads.get((node.name, index)) for index in range(3)]
         if out is None and node.op_type not in FLOAT_RESULTS:
             found.append(f"{label}: it writes no integers, and this target has no float")
         if node.op_type in _SHIFTING and first is not None and second is not None and out is not None:
             shift = out.exponents[0] - first.exponents[0] - max(second.exponents)
             if shift < 0:
-                found.append(f"{label}: its output has steps of 1/{2**-shift} of its products', and kernels only shift to the right")
+                found.append(
+                    f"{label}: its output has steps of 1/{2**-shift} of its products', and kernels only shift to the right"
+                )
         integers = form.constants.get((node.name, 2))
         if bias is not None and integers is not None and np.abs(integers.astype(np.int64)).max(initial=0) >= 2 ** (bits - 1):
             found.append(f"{label}: its bias does not fit the {bits} bits of the accumulators of {target}")
         for index, name in enumerate(node.input):
             before, read = written.get(name), form.reads.get((node.name, index))
-            if before is not None and read is not None and before != read and abs(before.scales - read.scales).max() < _SAME_SCALE:
-                found.append(f"{label}: it reads {name} in other steps than it has, and ESP-PPQ takes steps of less than {_SAME_SCALE} for one")
+            if (
+                before is not None
+                and read is not None
+                and before != read
+                and abs(before.scales - read.scales).max() < _SAME_SCALE
+            ):
+                found.append(
+                    f"{label}: it reads {name} in other steps than it has, and ESP-PPQ takes steps of less than {_SAME_SCALE} for one"
+                )
     return found
 
 

@@ -128,7 +128,7 @@ def _build(pin: Pin, folder: Path, python: str | Path, find_links: Path | None, 
         run([*pip, "install", *place, *exactly], "its wheels cannot be installed")
     shutil.rmtree(packages)
     with progress.stage(f"try {pin}"):
-        _prove(pin, folder, command, run)
+        _prove(pin, folder, command)
     environment = Environment(pin, version, digests, write_seal(folder))
     (folder / RECORD).write_text(json.dumps(environment.to_dict(), indent=1) + "\n", encoding="utf-8")
     return environment
@@ -181,12 +181,8 @@ def _requirement(wheel: str) -> str:
     return f"{name}=={version}"
 
 
-def _prove(pin: Pin, folder: Path, python: Sequence[str | Path], run: Run) -> None:
+def _prove(pin: Pin, folder: Path, python: Sequence[str | Path]) -> None:
     """Run the least model there is. Raises what `open_session` raises, and RuntimeFailure EW-R002 where the result is wrong."""
-    module = RECIPES[pin.package].imports
-    if module:
-        run([*python, "-c", f"import {module}"], f"its module {module} cannot be imported")
-        return
     runtime = next(entry for entry in RUNTIMES if entry.package == pin.package)
     suffix, content = probe_model(runtime.name)
     artifact, x = folder / f"probe{suffix}", np.array([-1.5, 2.5], np.float32)

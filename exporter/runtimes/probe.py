@@ -1,23 +1,43 @@
-"""The least model that shows that a runtime works: ``y = relu(x)`` of two floats."""
+"""The least model that shows that a runtime works: ``y = relu(x)`` of two floats, in steps of 1/2 where a runtime has integers alone."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from exporter.runtimes.registry import runtime_of
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 __all__ = ["probe_model"]
 
 
 def probe_model(runtime: str) -> tuple[str, bytes]:
     """File name ending and content of an artifact for a runtime. Raises UsageError EW-U001 where there is no such runtime."""
-    suffix = runtime_of(runtime).suffix
-    return suffix, _onnx() if suffix == ".onnx" else _tflite()
+    found = runtime_of(runtime)
+    return found.suffix, _onnx(found.floats) if found.suffix == ".onnx" else _tflite()
 
 
-def _onnx() -> bytes:
+def _onnx(floats: bool) -> bytes:
     from onnx import TensorProto, helper
 
+    def rounded(source: str, target: str) -> list[NodeProto]:
+        stored = f"{source}_stored"
+        return [
+            helper.make_node("QuantizeLinear", [source, "step", "zero"], [stored]),
+            helper.make_node("DequantizeLinear", [stored, "step", "zero"], [target]),
+        ]
+
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
+    if floats:
+        nodes, constants = [helper.make_node("Relu", ["x"], ["y"])], []
+    else:
+        nodes = [*rounded("x", "a"), helper.make_node("Relu", ["a"], ["b"]), *rounded("b", "y")]
+        constants = [
+            helper.make_tensor("step", TensorProto.FLOAT, [], [0.5]),
+            helper.make_tensor("zero", TensorProto.INT8, [], [0]),
+        ]
+    graph = helper.make_graph(nodes, "probe", [x], [y], constants)
     # Relu's newest definition but for integers, so that old releases load it too.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     return bytes(model.SerializeToString())

@@ -33,6 +33,7 @@ class Runtime:
         how_to_get: the command that installs it.
         options: passed to the adapter.
         emulates: whether its times say nothing of any device, because it imitates one on another machine.
+        floats: whether it runs models of floats; else of integers alone (int8 in QDQ form, in steps of powers of two).
         patience_s: wall seconds that loading, and then every call, may take where the caller does not say.
         version: the one release that is meant; None: the one installed here, else the newest that has an environment of its own.
         remote: the machine that it runs on; None: this one.
@@ -47,6 +48,7 @@ class Runtime:
     how_to_get: str
     options: Mapping[str, Any] = field(default_factory=dict)
     emulates: bool = False
+    floats: bool = True
     patience_s: float = 120.0
     version: str | None = None
     remote: Remote | None = None
@@ -116,6 +118,7 @@ RUNTIMES: Final[tuple[Runtime, ...]] = (
         "simulates ESP-DL's kernels on ONNX artifacts with power-of-two scales",
         "edgewright runtimes add esp-ppq==1.3.12",
         emulates=True,
+        floats=False,
         patience_s=900.0,
     ),
     Runtime("litert-ref", *_LITERT, "runs TFLite artifacts, reference kernels (bit-exact)", _PIP_LITERT, {"kernels": "ref"}),

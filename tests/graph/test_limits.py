@@ -16,8 +16,9 @@ def nodes() -> dict[str, ir.Node]:
     proto = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 21]>
         g (float[2,8,9,10] x, float[1,8,9,10] z, float[3,4] m)
-          => (float[2,6,4,2] c, float[2,8,1,1] p, float[2,8,9,10] s, float[3,5] k, float[3,3] q, float[4,6] r, float[4,6] f)
-        <float[6,8,3,5] w, float[4,5] b, int64[4] around = {0, 1, 0, 2}> {
+          => (float[2,6,4,2] c, float[2,8,1,1] p, float[2,8,9,10] s, float[3,5] k, float[3,3] q, float[4,6] r, float[4,6] f,
+              float[2,16,9,10] g)
+        <float[6,8,3,5] w, float[16,4,1,1] v, float[4,5] b, int64[4] around = {0, 1, 0, 2}> {
           c = Conv<strides = [2,3], dilations = [1,1]>(x, w)
           p = GlobalAveragePool(x)
           s = Add(x, z)
@@ -26,9 +27,10 @@ def nodes() -> dict[str, ir.Node]:
           q = MatMul(m, t)
           r = Pad<mode = "reflect">(t, around)
           f = Pad(t, around)
+          g = Conv<group = 2>(x, v)
         }"""
     )
-    for name, shape in (("w", (6, 8, 3, 5)), ("b", (4, 5))):
+    for name, shape in (("w", (6, 8, 3, 5)), ("v", (16, 4, 1, 1)), ("b", (4, 5))):
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name))
     model = onnx.shape_inference.infer_shapes(proto)
     return {node.outputs[0].name or "": node for node in ir.serde.deserialize_model(model).graph}
@@ -56,6 +58,9 @@ def nodes() -> dict[str, ir.Node]:
         ("r", "mirrored", (1,)),
         ("f", "mirrored", ()),
         ("q", "mirrored", ()),
+        ("g", "grouped", (4, 8)),
+        ("c", "grouped", ()),
+        ("s", "grouped", ()),
     ],
 )
 def test_what_is_counted(nodes, node, measure, numbers):

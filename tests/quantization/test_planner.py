@@ -65,6 +65,38 @@ def test_the_scheme_of_the_target_is_followed():
     assert {e.zero_point for e in plan.encodings.values() if e.axis is None} == {(0,)}
 
 
+def test_operators_that_a_target_names_have_one_scale_a_tensor():
+    model = residual_net()
+    plan = planned(model, target(per_tensor=("Gemm",)))
+    assert {n.op_type: encode_constant(n, 1, plan)[1].axis for n in model.graph if n.op_type in ("Conv", "Gemm")} == {
+        "Conv": 0,
+        "Gemm": None,
+    }
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("weight", [1e-4, 1.0])
+def test_outputs_saturate_before_narrow_accumulators_and_biases_leave_half_of_them(per_channel, weight):
+    """Of weights of 1e-4 the products are so fine that the bias of 3 would be more than 20 bits of them."""
+    model = network(
+        "y = Conv (x, w, b)",
+        inputs="float[1,1,4,4] x",
+        outputs="float[1,2,4,4] y",
+        w=np.array([weight, 1.0], np.float32).reshape(2, 1, 1, 1),
+        b=np.array([3.0, -0.5], np.float32),
+    )
+    scheme = {"per_channel": per_channel, "scales": "power_of_two", "activations_symmetric": True}
+    plan = planned(model, target(accumulators=20, **scheme))
+    conv = node(model, "Conv")
+    weights, products = encode_constant(conv, 1, plan)[1], encode_constant(conv, 2, plan)
+    assert all(np.frexp(scale)[0] == 0.5 for scale in weights.scale)
+    assert 127 * plan.encodings["y"].scale[0] <= 2**19 * min(products[1].scale)
+    assert np.abs(products[0]).max() <= 2**18
+    np.testing.assert_allclose(products[1].dequantize(products[0]), [3.0, -0.5], atol=max(products[1].scale))
+    wide = encode_constant(conv, 1, planned(model, target(**scheme)))[1]
+    assert (wide == weights) == (weight == 1.0 or not per_channel)
+
+
 def joined():
     """A sigmoid (fixed output) and a convolution meet in a concat that an integer node reads."""
     return network(
