@@ -43,7 +43,9 @@ class EdgewrightError(Exception):
     def __str__(self) -> str:
         lines = [f"{self.code}: {self.what}"]
         for label, text in (("where", self.where), ("why", self.why), ("fix", self.fix)):
-            if text:
+            if "\n" in text.strip():
+                lines += [f"  {label}:", *(f"    {line}" for line in text.strip().splitlines())]
+            elif text:
                 lines.append(f"  {label}: {text}")
         return "\n".join(lines)
 

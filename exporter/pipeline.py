@@ -131,17 +131,21 @@ def legalized(model: ir.Model, target: Target) -> ir.Model:
 
 
 def legal(model: ir.Model, target: Target) -> ir.Model:
-    """The legalized graph. Raises TargetError EW-T004 with all nodes that the target cannot run, and why."""
+    """The legalized graph. Raises TargetError EW-T004 with all nodes that the target cannot run, why, and what would mend it."""
+    from exporter.graph.alike import alike
     from exporter.graph.summary import placements
+    from exporter.placement.remedies import mending
 
     graph = legalized(model, target)
-    refused = [placement for placement in placements(graph, target) if not placement.unit]
+    placed = placements(graph, target)
+    refused = [placement for placement in placed if not placement.unit]
     if refused:
+        known = mending(model, graph, placed, target, legalized)
         raise TargetError(
             "EW-T004",
             f"target {target.name} cannot run {len(refused)} of the {len(graph.graph)} nodes",
-            why="; ".join(f"{placement.node} ({placement.op_type}): {', '.join(placement.reasons)}" for placement in refused),
-            fix="change these operators in the model, or choose another target",
+            why="\n".join(alike((placement.node, placement.op_type, placement.reasons) for placement in refused)),
+            fix="\n".join([*known, "change these operators in the model, or choose another target"]),
         )
     return graph
 

@@ -163,7 +163,8 @@ def _refusals(targets: tuple[Target, ...], rows: Rows) -> list[str]:
             if row["status"] != "verified":
                 code = f"{row['code']}: " if "code" in row else ""
                 code = code if row["status"] == "refused" else f"failed, {code}"
-                text = _text(code + ". ".join(part for part in (row["what"], row.get("why", "")) if part))
+                whys = [_text(line) for line in row.get("why", "").splitlines() if line.strip()]
+                text = "\n  - ".join([_text(code + row["what"]), *whys])
                 found.setdefault(
                     text.replace(f"target {target.name}", "the target").replace(target.name, "the target"), []
                 ).append(f"{model} on `{target.name}`")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exporter.cli.options import human_bytes, human_count, print_table
+from exporter.graph.alike import named
 
 if TYPE_CHECKING:
     from exporter.placement.estimate import Estimate
@@ -29,11 +30,23 @@ def print_placement(report: PlacementReport) -> None:
             f"{entry.unit} {entry.precision}" if entry.unit else "-",
             human_count(times[entry.node].macs),
             human_us(times[entry.node].us),
-            "; ".join(entry.reasons),
         )
         for entry in report.nodes
     ]
-    print_table(("node", "operator", "runs on", "MACs", "estimate", "why not"), rows, right=(3, 4))
+    print_table(("node", "operator", "runs on", "MACs", "estimate"), rows, right=(3, 4))
+    if away := report.away(floats=True):
+        whys = [
+            (
+                entry.op_type,
+                str(len(names)),
+                f"{entry.unit} {entry.precision}" if entry.unit else "-",
+                named(names),
+                "; ".join(entry.reasons),
+            )
+            for entry, names in away
+        ]
+        first = f"not on {next(iter(report.units))} in {report.precision}"
+        print_table((first, "nodes", "runs on", "which", "why"), whys, right=(1,))
     if len(report.partitions) > 1:
         parts = [
             (
@@ -49,7 +62,12 @@ def print_placement(report: PlacementReport) -> None:
         print_table(("partition", "unit", "nodes", "bytes in", "bytes out", "from .. to"), parts, right=(0, 2, 3, 4))
     if report.remedies:
         mends = [
-            (remedy.change, _named(remedy.nodes), "computes the same" if remedy.exact else "changes the numbers", remedy.gain)
+            (
+                remedy.change,
+                named(remedy.nodes) or "all",
+                "computes the same" if remedy.exact else "changes the numbers",
+                remedy.gain,
+            )
             for remedy in report.remedies
         ]
         print_table(("what would mend it", "nodes", "the model", "then"), mends)
@@ -94,8 +112,3 @@ def _print_answer(answer: CompilerAnswer) -> None:
 
 def _span(nodes: tuple[str, ...]) -> str:
     return nodes[0] if len(nodes) == 1 else f"{nodes[0]} .. {nodes[-1]}"
-
-
-def _named(nodes: tuple[str, ...]) -> str:
-    more = f" and {len(nodes) - 2} more" if len(nodes) > 3 else ""
-    return (", ".join(nodes[:2]) + more if more else ", ".join(nodes)) or "all"

@@ -190,11 +190,14 @@ def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
             precision = "float32"
         unit, refused = place(node, precision, target)
         reasons += refused
-        if node in integers and not target.quantization.float_fallback:
+        without_float = node in integers and not target.quantization.float_fallback
+        if without_float:
             reasons.append(f"{target.name} has no float")
-        if not unit:
+        if not any({"*", node.op_type} & {*candidate.operators} for candidate in target.units):
+            reasons.append(f"no unit of {target.name} runs {node.op_type}")
+        elif not unit and not without_float:
             reasons.append(f"no unit of {target.name} runs {node.op_type} in {precision}")
-        runs = unit and node not in lowering and (node not in integers or target.quantization.float_fallback)
+        runs = unit and node not in lowering and not without_float
         where = (unit, precision) if runs else ("", "")
         found.append(Placement(node.name or "", node.op_type, *where, tuple(reasons), written.name or ""))
     return tuple(found)
@@ -215,7 +218,7 @@ def _without_kernel(legal: ir.Model, target: Target) -> Iterator[Refused]:
 def place(node: ir.Node, precision: str, target: Target) -> tuple[str, list[str]]:
     """The first unit that takes a node in a precision ("" where none does), and why those before it do not.
 
-    Of a node that the only unit refuses, just the limits are told: that no unit has the operator in this precision is said once for all.
+    Of a node that no unit takes, just the limits are told: that none has the operator in this precision is said once for all.
     """
     dtype = target.quantization.stored(ACTIVATIONS[precision])
     plain: list[str] = []
@@ -228,7 +231,7 @@ def place(node: ir.Node, precision: str, target: Target) -> tuple[str, list[str]
             return unit.name, [*limited, *plain]
         plain += without
         limited += broken
-    return "", [*limited, *(plain if len(target.units) > 1 else [])]
+    return "", limited
 
 
 def _reasons(refusals: list[Refused]) -> dict[ir.Node, list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import EdgewrightError
+from exporter.graph.alike import named
 from exporter.graph.limits import exceeded, measured
 from exporter.graph.summary import Placement, placements
 from exporter.graph.values import activation_nodes, constant, static_shape
@@ -17,7 +18,7 @@ from exporter.placement.substitutes import Substitute, substitutes_of
 from targets.precision import choose_precision, precisions_of
 from targets.schema import Limit, Measure, Target
 
-__all__ = ["ADVICE", "Remedy", "remedies"]
+__all__ = ["ADVICE", "Remedy", "mending", "remedies"]
 
 Legalize = Callable[[ir.Model, Target], ir.Model]
 
@@ -75,6 +76,21 @@ def remedies(
         *_precisions(model, placed, target, legalize),
         *_merged(_substituted(_away(model, legal, placed, first), target, legalize)),
         *_merged(_limited(legal, placed, target)),
+    )
+
+
+def mending(model: ir.Model, legal: ir.Model, placed: Sequence[Placement], target: Target, legalize: Legalize) -> tuple[str, ...]:
+    """The `remedies` of what runs nowhere, each as a line of an error."""
+    refused = [place.node for place in placed if not place.unit]
+
+    def mends(remedy: Remedy) -> bool:
+        # What legalizing makes of a node is named after it.
+        return not remedy.nodes or any(f"{node}/".startswith(f"{name}/") for name in remedy.nodes for node in refused)
+
+    return tuple(
+        f"{remedy.change} ({named(remedy.nodes)})" if remedy.nodes else f"{remedy.change}: {remedy.gain}"
+        for remedy in remedies(model, legal, placed, target, legalize)
+        if mends(remedy)
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diagnostics import ModelError, TargetError
+from exporter.graph.alike import alike
 from exporter.graph.values import FLOAT, activation_nodes, constant, consumers, fused_activation, fused_into, name_of
 from exporter.ops.base import QuantRule, Refused, Role, operator_of
 from exporter.ops.forms import lacking
@@ -115,11 +116,10 @@ def require_integers(target: Target, integer: int, reasons: Mapping[str, str], f
     """Raise TargetError EW-Q003 where nodes run in float, for `reasons` by node name, on a target that has none; `integer` nodes do not."""
     if not reasons or target.quantization.float_fallback:
         return
-    listed = "\n".join(f"    {name}: {reason}" for name, reason in reasons.items())
     raise TargetError(
         "EW-Q003",
         f"{len(reasons)} of {integer + len(reasons)} nodes cannot run in integers and target {target.name} has no float",
-        why="\n" + listed,
+        why="\n".join(alike((name, "", (reason,)) for name, reason in reasons.items())),
         fix=f"{fix}, or choose a target whose profile says float_fallback = true",
     )
 

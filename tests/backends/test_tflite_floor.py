@@ -66,7 +66,7 @@ def test_all_that_is_younger_is_named_once() -> None:
         require_floor(emitted, Floor.parse("tflite>=2.8"), "phone")
     assert caught.value.code == "EW-T005"
     assert caught.value.why == (
-        "grouped: CONV_2D version 6 needs 2.9.0; gelu: GELU version 1 needs 2.9.0; sign: SIGN version 1 needs 2.11.0"
+        "grouped: CONV_2D version 6 needs 2.9.0\ngelu: GELU version 1 needs 2.9.0\nsign: SIGN version 1 needs 2.11.0"
     )
 
 

@@ -5,10 +5,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from diagnostics import TargetError
 from exporter.graph.summary import placements
 from exporter.ops.base import all_operators
-from exporter.pipeline import legalized
-from exporter.placement.remedies import ADVICE, remedies
+from exporter.pipeline import legal, legalized
+from exporter.placement.remedies import ADVICE, mending, remedies
 from exporter.placement.substitutes import SUBSTITUTES
 from targets.loader import load_target
 from targets.schema import Limit, Measure, Unit
@@ -22,6 +23,10 @@ def with_units(*units, **changed):
 
 def npu(*operators, limits=()):
     return Unit(name="npu", kind="npu", operators=operators, dtypes=("int8",), limits=limits)
+
+
+def int8_alone(*units):
+    return with_units(*units, artifact=CHIP.artifact.model_copy(update={"precisions": ()}))
 
 
 def mended(model, target):
@@ -108,3 +113,31 @@ def test_substitutes_are_operators_that_are_known():
 
 def test_there_is_advice_for_every_measure():
     assert set(ADVICE) == set(get_args(Measure))
+
+
+def test_a_refusal_names_each_operator_once_and_what_would_mend_it(graph_of):
+    model = graph_of(
+        "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { a = HardSwish(x) b = Relu(a) c = HardSwish(b) d = Relu(c) y = HardSwish(d) }"
+    )
+    with pytest.raises(TargetError) as error:
+        legal(model, int8_alone(npu("Conv", "Relu")))
+    nodes = [node.name for node in model.graph if node.op_type == "HardSwish"]
+    assert error.value.code == "EW-T004"
+    assert error.value.why == f"3 HardSwish ({', '.join(nodes)}): no unit of cortex-m7 runs HardSwish"
+    assert error.value.fix.splitlines()[0] == f"replace HardSwish by Relu ({', '.join(nodes)})"
+
+
+def test_only_what_runs_nowhere_is_mended_in_a_refusal(graph_of):
+    """The convolution is on the second unit: of interest to `inspect`, not to who is refused."""
+    weight = np.ones((4, 4, 3, 3), np.float32)
+    model = graph_of("g (float[1,4,8,8] x) => (float[1,4,6,6] y) { a = Conv(x, w) y = HardSwish(a) }", w=weight)
+    narrow = Limit(measure="kernel", operators=("Conv",), most=2, why="small")
+    target = int8_alone(
+        npu("Conv", "Relu", limits=(narrow,)), Unit(name="cpu", kind="cpu", operators=("Conv",), dtypes=("int8",))
+    )
+    graph = legalized(model, target)
+    placed = placements(graph, target)
+    found = remedies(model, graph, placed, target, legalized)
+    assert [remedy.change for remedy in found] == ["replace HardSwish by Relu", "Conv: bring the window from 3 to 2"]
+    (line,) = mending(model, graph, placed, target, legalized)
+    assert line.startswith("replace HardSwish by Relu (")

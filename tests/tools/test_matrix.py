@@ -69,7 +69,7 @@ def test_the_page_names_every_target_and_every_refusal(results):
     page = matrix_page.targets_page()
     assert "| `cortex-m7` | 41.9 | EW-T004 | exact |" in page
     assert "| `x86-64-cpu` | – | – | – |" in page
-    assert "- magika on `cortex-m7`: EW-T004: the target cannot run 1 of 3 nodes. n (If): no" in page
+    assert "- magika on `cortex-m7`: EW-T004: the target cannot run 1 of 3 nodes\n  - n (If): no\n" in page
     for name in target_names():
         assert f"### `{name}`" in page
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from diagnostics import TargetError
 from exporter.backends.tflite.container import Tensor
+from exporter.graph.alike import alike
 from targets.floor import Floor
 from targets.releases.tflite import UNKNOWN_RELEASE, release_key, release_of
 
@@ -52,10 +53,11 @@ def require_floor(emitted: Sequence[Emitted], floor: Floor, target: str) -> None
     if not younger:
         return
     first = max((entry.release for entry in younger), key=release_key)
-    lines = dict.fromkeys(f"{entry.node}: {entry.op} version {entry.version} needs {entry.release}" for entry in younger)
+    said = ((entry.node, f"{entry.op} version {entry.version} needs {entry.release}") for entry in younger)
+    lines = alike((node, "", (needs,)) for node, needs in dict.fromkeys(said))
     raise TargetError(
         "EW-T005",
         f"the artifact needs TFLite {first}, target {target} promises {floor}",
-        why="; ".join(lines),
+        why="\n".join(lines),
         fix="raise the floor, if the devices have that release, or change these operators in the model",
     )
