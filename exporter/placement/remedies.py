@@ -27,6 +27,7 @@ ADVICE: Final[Mapping[Measure, str]] = {
     "batch": "bring the first axis from {found} to {wanted} (of a batch: --shape)",
     "dilation": "use a dilation of {wanted}, not {found}",
     "elements": "cut the {found} elements of a tensor to {wanted}",
+    "grouped": "convolve groups of {wanted}, not of {found} channels",
     "input_channels": "bring the input channels from {found} to {wanted}",
     "kernel": "bring the window from {found} to {wanted}",
     "kernel_axes": "use windows of {wanted} axes, not {found}",
