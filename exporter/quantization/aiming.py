@@ -15,7 +15,7 @@ from typing import Final
 import onnx_ir as ir
 
 from calibration.reservoir import spread
-from exporter.graph.columns import by_columns, column_groups
+from exporter.graph.columns import column_groups
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import name_of
 from exporter.progress import Progress
@@ -64,7 +64,7 @@ class Aim:
 
     Args:
         model: the graph that plans are made for.
-        samples: that calibration kept; a task metric is given them as they are.
+        samples: that calibration kept, walked once for each plan; a task metric is given them as they are.
         progress: is warned of every gate that is not aimed at.
     Raises:
         UsageError: EW-G002, a gate names an output or a score that there is not; EW-U003, the metric cannot be used.
@@ -77,8 +77,7 @@ class Aim:
         self._scores = self._own_scores(goal)
         self._ideals = dict(self._aimed(goal.gates, progress))
         if not self._ideals:
-            floats = [value for value in model.graph.outputs if value.dtype is not None and value.dtype.is_floating_point()]
-            self._outputs = tuple(map(name_of, floats)) or self._outputs
+            self._outputs = _float_outputs(model) or self._outputs
             self._ideals = {_DEFAULT: inf}
         self.gates = tuple(self._ideals)
         self.handicaps = self._weighed()
@@ -100,50 +99,51 @@ class Aim:
     def _comparison(self, run: Run) -> Comparison:
         samples = spread(self._samples, _SAMPLES) if self.in_decibels else self._samples
         found = compare(self._original, run, samples, self._outputs, columns=self._columns)
-        if not self._scores:
+        if self._scores is None or self._metric is None:
             return found
-        scores = scores_of(str(self._metric), run, self._samples, self._original)
+        scores = scores_of(self._metric, run, self._samples, self._original)
         return replace(found, task={name: TaskScore(self._scores[name], score) for name, score in scores.items()})
 
-    def _own_scores(self, goal: Goal) -> Mapping[str, float]:
-        """What the original itself scores; empty where no gate asks or the metric cannot judge calibration samples."""
-        asked = any(map(_is_task, goal.gates)) and goal.metric is not None and judges_unlabelled(goal.metric)
-        return scores_of(str(goal.metric), self._original, self._samples, self._original) if asked else {}
+    def _own_scores(self, goal: Goal) -> Mapping[str, float] | None:
+        """What the original itself scores; None where no gate asks, or the metric cannot judge calibration samples."""
+        if goal.metric is None or not any(map(_is_task, goal.gates)) or not judges_unlabelled(goal.metric):
+            return None
+        return scores_of(goal.metric, self._original, self._samples, self._original)
 
     def _aimed(self, gates: Iterable[Gate], progress: Progress) -> Iterator[tuple[Gate, float]]:
         """The gates that can be aimed at, each with what the original itself has."""
         ideal = compare(self._original, self._original, spread(self._samples, 1), self._outputs, columns=self._columns)
-        ideal = replace(ideal, task={name: TaskScore(score, score) for name, score in self._scores.items()})
+        ideal = replace(ideal, task={name: TaskScore(score, score) for name, score in (self._scores or {}).items()})
         for gate in gates:
-            why = ""
-            if _is_task(gate) and not self._scores:
+            if _is_task(gate) and self._metric is not None and self._scores is None:
                 why = f"{self._metric} has no parameter `original` to judge samples without labels by"
             else:
                 [found] = check([gate], ideal)
-                if not found.passed:
-                    why = f"of calibration samples the original itself has {found.value:.6g}"
-                elif _wants_less(gate):
-                    why = "it holds far from the original"
-            if why:
-                progress.warn(f"precision auto does not aim at the gate {gate}: {why}")
-            else:
-                yield gate, found.value
+                if found.passed and not _wants_less(gate):
+                    yield gate, found.value
+                    continue
+                why = (
+                    f"of calibration samples the original itself has {found.value:.6g}"
+                    if not found.passed
+                    else "it asks for a distance"
+                )
+            progress.warn(f"precision auto does not aim at the gate {gate}: {why}")
 
     def _weighed(self) -> Mapping[str, float] | None:
         """By how many decibels each output that a gate is about counts for more than it has: by none where the strictest gate is."""
+        outputs = _float_outputs(self._model)
+        parts = [part.name for part in self._columns]
         names = {gate.output for gate in self.gates if gate.output is not None}
-        whole = any(gate.output is None for gate in self.gates)
-        [sample] = spread(self._samples, 1)
-        outputs = self._original(sample)
-        parts = by_columns(outputs, self._columns)
-        floats = {name for name, array in {**outputs, **parts}.items() if array.dtype.kind == "f"}
-        if not names or not names <= floats:
+        if not names or not names <= {*outputs, *parts}:
             return None
+        if any(gate.output is None for gate in self.gates):
+            parted = {part.output for part in self._columns}
+            names |= {*parts, *(name for name in outputs if name not in parted)}
         limits = [(gate.output, gate.limit) for gate in self.gates if gate.metric == "sqnr_db"]
         strictest = max((limit for _, limit in limits), default=0.0)
         return {
             name: strictest - max((limit for output, limit in limits if output in (None, name)), default=strictest)
-            for name in sorted(names | (set(parts) if whole else set()))
+            for name in sorted(names)
         }
 
 
@@ -162,6 +162,10 @@ def shortfall_db(gate: Gate, ideal: float, value: float) -> float:
     if lost <= 0:
         return -inf
     return min((10 if gate.metric == "cosine" else 20) * log10(lost / allowed), _GUESS_DB)
+
+
+def _float_outputs(model: ir.Model) -> tuple[str, ...]:
+    return tuple(name_of(value) for value in model.graph.outputs if value.dtype is not None and value.dtype.is_floating_point())
 
 
 def _is_task(gate: Gate) -> bool:

@@ -118,16 +118,16 @@ def integer_plan(
     plan = refined(applied(bargain) if bargain is not None else nearest, quick)
     left = spare(plan)
     if left < 0:
-        rounds = (
-            1 if effort is None and aim.in_decibels else _ROUNDS
-        )  # nothing to find out: the choice of nodes is told the goal itself
+        rounds = _ROUNDS if effort is not None or not aim.in_decibels else 1  # else the first aim is what comes out
         plan = _search(mixed, spare, planned_db(graph, plan, samples, aim.handicaps) - left, rounds)
     if effort == "best":
         learned = refined(replace(plan, roundings={}, corrections={}))
-        plan = max(plan, learned, key=spare)
-    return replace(
-        plan, aims={str(found.gate): found.value if isfinite(found.value) else str(found.value) for found in aim.reached(plan)}
-    )
+        plan = max(plan, learned, key=lambda plan: (min(spare(plan), 0.0), planned_db(graph, plan, samples)))
+    reached = aim.reached(plan)
+    for found in reached:
+        if not found.passed:
+            progress.warn(f"precision auto: on calibration samples the gate {found}")
+    return replace(plan, aims={str(found.gate): found.value if isfinite(found.value) else str(found.value) for found in reached})
 
 
 def _probing_macs(graph: ir.Model, plan: Plan) -> int:

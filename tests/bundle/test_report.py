@@ -149,8 +149,9 @@ def test_every_section_of_a_full_report_is_there():
     text = report_html(full()).decode()
     Page(text)
     for title in (
-        "Warnings", "Gates", "Artifact against original", "Layer by layer", "Not in integers", "Latency on this host, not the device",
-        "Memory on tflite-micro", "Parity of", "Approximations", "Inputs and outputs", "Preprocessing", "Provenance",
+        "Warnings", "Gates", "What the precisions were chosen by", "Artifact against original", "Layer by layer", "Not in integers",
+        "Latency on this host, not the device", "Memory on tflite-micro", "Parity of", "Approximations",
+        "Inputs and outputs", "Preprocessing", "Provenance",
     ):  # fmt: skip
         assert f">{title}" in text
     assert text.count("<svg") == 3

@@ -117,6 +117,16 @@ def test_a_gate_that_int8_holds_leaves_all_in_8_bits(tmp_path: Path) -> None:
     assert plan.aims["top1_agreement>=0.6"] >= 0.6
 
 
+@pytest.mark.parametrize(("gate", "above"), [("top1_agreement>=0.98", False), ("cosine>=0.999999", True)])
+def test_a_digit_classifier_leaves_the_8_bits_only_for_what_they_do_not_hold(tmp_path: Path, gate: str, above: bool) -> None:
+    data = ("--calib", "tools.zoo:calibration_digits", "--samples", "48", "--test", "tools.zoo:held_out_digits")
+    assert main(["export", "tools.zoo:digit_cnn", *AUTO, *data, "--gate", gate, "--out", str(tmp_path)]) == 0
+    plan, report = made(tmp_path)
+    macs = {row["node"]: row["macs"] for row in report["layers"]}
+    left = sum(macs[name] for name, precision in plan.precision.items() if precision != "int8")
+    assert (left / sum(macs.values()) > 0.01) is above  # without any gate a softmax pays as well
+
+
 def test_a_metric_of_labelled_data_alone_is_not_aimed_at(
     model: Path, tmp_path: Path, metric: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

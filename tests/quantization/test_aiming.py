@@ -125,7 +125,7 @@ def test_a_task_score_is_judged_by_what_the_original_decides():
         ("agreement>=1.1", "aim_metric:agreement", "the original itself has 1"),
         ("max_abs>=1", None, "the original itself has 0"),
         ("sqnr_db>=20", "aim_metric:labelled", ""),
-        ("mean_abs>=0", None, "holds far from the original"),
+        ("mean_abs>=0", None, "it asks for a distance"),
     ],
 )
 def test_what_cannot_be_aimed_at_is_said_and_left_to_verification(gate, metric, said):

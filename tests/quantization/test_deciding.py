@@ -91,3 +91,25 @@ def test_the_effort_fast_measures_what_rounding_costs_where_that_takes_little(mo
     monkeypatch.setattr(deciding.Mixer, "bargain", lambda self: asked.append(True) or bargain(self))
     integer_plan(model, statistics(model), target(), "minmax", "fast", Goal(), SILENT)
     assert bool(asked) is measured
+
+
+def test_gates_out_of_reach_are_named_with_what_is_reached():
+    """A device without float and without 16 bits has nothing to choose from."""
+
+    class Told:
+        stage = SILENT.stage
+
+        def __init__(self):
+            self.warnings = []
+
+        def warn(self, message):
+            self.warnings.append(message)
+
+    model, told = residual_net(), Told()
+    only = target(precision="auto", float_fallback=False)
+    plan = integer_plan(model, statistics(model), only, "minmax", None, Goal.parse(["sqnr_db>=200", "cosine>=0.5"]), told)
+    assert set(plan.precision.values()) == {"int8"}
+    [said] = told.warnings
+    assert "on calibration samples the gate sqnr_db>=200: fails with" in said
+    assert list(plan.aims) == ["sqnr_db>=200", "cosine>=0.5"]
+    assert 10 < plan.aims["sqnr_db>=200"] < 60
