@@ -121,7 +121,7 @@ def legalized(model: ir.Model, target: Target) -> ir.Model:
     quantized = is_quantized(graph)
     graph = graph if quantized else folded_for(graph, target)
     # What is written out has no encodings of the source.
-    avoid = frozenset(AVOIDED.get(target.artifact.runtime, ())) | (frozenset() if quantized else slow_builtins(target))
+    avoid = {**AVOIDED.get(target.artifact.runtime, {}), **dict.fromkeys(() if quantized else slow_builtins(target), 1)}
     graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float, avoid))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
     if target.has_float and not quantized:

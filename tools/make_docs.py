@@ -29,7 +29,7 @@ _FACETS: Final = {
 }
 _COLUMNS: Final = ("prune", "int8", "int16x8", "layout", "TFLite", "torch", "MACs")
 _RELEASES: Final = ROOT / "tests" / "conformance" / "releases.json"
-_RUNTIMES: Final = {"tflite": "TFLite", "onnx": "ONNX", "qnn": "Hexagon NPU"}
+_RUNTIMES: Final = {"tflite": "TFLite", "tflite-micro": "tflite-micro", "onnx": "ONNX", "qnn": "Hexagon NPU"}
 
 
 def statuses() -> dict[str, set[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -11,7 +11,7 @@ from diagnostics import ModelError
 from exporter.graph.coverage import unsupported
 from exporter.graph.fuse_activations import fuse_activations
 from exporter.graph.pointwise import connected_as_convolutions
-from exporter.graph.rewriter import GraphRewriter, Names
+from exporter.graph.rewriter import NOTHING, GraphRewriter, Names
 from exporter.graph.simplify import RULES
 from exporter.graph.sink_scales import sink_scales
 from exporter.graph.values import REFUSED
@@ -25,14 +25,15 @@ _MOST_ROUNDS = 64
 
 
 def legalize(
-    model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True, avoid: Collection[str] = ()
+    model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True, avoid: Mapping[str, int] = NOTHING
 ) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx").
 
     Runs every operator's `legalize` and the rules of `simplify` until nothing changes, sinks the factors that this left, gives each weight
     and bias to one node alone, and marks fused activations. Names of graph inputs, graph outputs and rewritten values stay; new nodes
     inherit the stack trace of the node they replace. Operators that are not known stay: `coverage.unsupported` names them all. What the
-    oldest release that `floor` allows lacks, and the TFLite builtins in `avoid`, become other operators where they can. Without `loops`
+    oldest release that `floor` allows lacks, and the TFLite builtins in `avoid` from the version on that it maps them to, become other operators
+    where they can. Without `loops`
     steps are unrolled rather than left to a loop.
     Raises ModelError EW-M007 where the rewriting does not end or a rewrite is invalid; ValueError where `runtime` is not known.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -26,6 +26,7 @@ from exporter.graph.normalizations import mark_normalizations
 from exporter.graph.one_float import one_float
 from exporter.graph.opset import canonical_opset
 from exporter.graph.recognize import recognize
+from exporter.graph.rewriter import NOTHING
 from exporter.graph.sink_scales import sink_scales
 from exporter.ops.base import all_operators
 from targets.floor import Floor
@@ -66,7 +67,7 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
 
 
 def legalize(
-    model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True, avoid: Collection[str] = ()
+    model: ir.Model, runtime: str, floor: Floor | None = None, loops: bool = True, avoid: Mapping[str, int] = NOTHING
 ) -> ir.Model:
     """A copy of the canonical `model` in the operators and forms of `runtime` ("tflite" or "onnx"); see `exporter.graph.legalize`.
 

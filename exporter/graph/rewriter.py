@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +16,9 @@ from exporter.graph.values import FUSED, constant, name_of
 from targets.floor import Floor
 from targets.releases.tflite import release_of
 
-__all__ = ["GraphRewriter", "Names"]
+__all__ = ["NOTHING", "GraphRewriter", "Names"]
+
+NOTHING: Final[Mapping[str, int]] = MappingProxyType({})  # to avoid
 
 # Constants up to this size are shown to shape inference by value (axes, shapes, paddings, sizes); larger ones by type alone.
 _SHOWN = 64
@@ -54,7 +57,7 @@ class GraphRewriter:
         names: Names,
         floor: Floor | None = None,
         loops: bool = True,
-        avoid: Collection[str] = (),
+        avoid: Mapping[str, int] = NOTHING,
     ) -> None:
         self.runtime, self.loops, self._floor, self._avoid = runtime, loops, floor, avoid
         self._graph, self._origin, self._names = graph, origin, names
@@ -63,7 +66,7 @@ class GraphRewriter:
 
     def runs(self, builtin: str, version: int = 1) -> bool:
         """Whether every allowed release of the runtime has a TFLite builtin at that version, and it is not one to avoid."""
-        if builtin in self._avoid:
+        if version >= self._avoid.get(builtin, version + 1):
             return False
         return self._floor is None or self.runtime != "tflite" or self._floor.covers(release_of(builtin, version))
 

@@ -179,7 +179,8 @@ def _peak_tensors(graph: ir.Graph, live: Mapping[ir.Node, int]) -> tuple[TensorF
 def placements(legal: ir.Model, target: Target) -> tuple[Placement, ...]:
     """Where each node of a graph that is legalized for the target's runtime would run. The first fitting unit takes it."""
     artifact = target.artifact
-    lowering = _reasons(unsupported(legal, "lower", "tflite") if artifact.format == "tflite" else broken(legal, artifact.runtime))
+    without_form = unsupported(legal, "lower", "tflite") if artifact.format == "tflite" else []
+    lowering = _reasons([*without_form, *broken(legal, artifact.runtime)])
     integers = _reasons([*unsupported(legal, "quantize"), *_without_kernel(legal, target)]) if target.artifact.calibrated else {}
     found = []
     for node, written in activation_nodes(legal.graph):

@@ -162,6 +162,11 @@ class Unsqueeze(Reshaping):
     op_type = "Unsqueeze"
 
 
+def _five_axes(node: ir.Node) -> bool:
+    """TensorFlow Lite Micro moves five axes at most, those that stay together counted as one."""
+    return rank(node.outputs[0]) <= 5
+
+
 @register
 class Transpose(Operator):
     """Axes in another order.
@@ -173,7 +178,11 @@ class Transpose(Operator):
 
     op_type = "Transpose"
     kernel_dtypes = INT8_AND_INT16
-    constraints = (takes("Transpose", (*MOVED, "uint16", "uint32")), most_axes("Transpose", 6))
+    constraints = (
+        takes("Transpose", (*MOVED, "uint16", "uint32")),
+        most_axes("Transpose", 6),
+        Constraint("tflite-micro", _five_axes),
+    )
 
     def couple(self, node: ir.Node) -> Coupling:
         shape = output_shape(node)
@@ -205,7 +214,8 @@ class Transpose(Operator):
 
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """Axes that stay beside each other move as one, where TFLite has too few; those of length 1 move as nothing."""
-        if rewriter.runtime != "tflite" or rank(node.outputs[0]) <= 6:
+        most = 6 if rewriter.runs("TRANSPOSE", 6) else 5
+        if rewriter.runtime != "tflite" or rank(node.outputs[0]) <= most:
             return None
         shape, perm = input_shape(node), _perm(node)
         kept = [axis for axis in perm if shape[axis] != 1]
@@ -216,10 +226,12 @@ class Transpose(Operator):
                 runs[-1].append(axis)
             else:
                 runs.append([axis])
+        if len(runs) > most:
+            return None
         order = sorted(runs)
         x = rewriter.op("Reshape", input_of(node, 0), _shape_constant(rewriter, [prod(shape[a] for a in run) for run in order]))
         moved = rewriter.op("Transpose", x, perm=tuple(order.index(run) for run in runs))
-        return [rewriter.op("Reshape", moved, _shape_constant(rewriter, output_shape(node)))] if len(runs) <= 6 else None
+        return [rewriter.op("Reshape", moved, _shape_constant(rewriter, output_shape(node)))]
 
     def lower(self, node: ir.Node, to: Lowering) -> None:
         source = to.input(0)

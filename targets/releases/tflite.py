@@ -14,14 +14,13 @@ UNKNOWN_RELEASE: Final = "2.23.0"  # newest release in the table: what is not li
 # Reads constants behind the flatbuffer: run on tflite-runtime 2.14.0; whether an older one does is not on record.
 OUTSIDE_RELEASE: Final = "2.14.0"
 
-# `Artifact.runtime` -> builtins that a graph is written without for it, though with them elsewhere, and why. Sources: `FullyConnected` and
-# `FullyConnectedPerChannel` in LiteRT 2.3.0 `kernels/internal/reference/integer_ops/fully_connected.h` beside tflite-micro
+# `Artifact.runtime` -> builtins that a graph is written without for it, though with them elsewhere -> from which version on.
+# FULLY_CONNECTED: tflite-micro's kernel rounds twice, that of LiteRT's reference once; those of CONV_2D are equal bit for bit. Sources:
+# `FullyConnected` and `FullyConnectedPerChannel` in LiteRT 2.3.0 `kernels/internal/reference/integer_ops/fully_connected.h` beside tflite-micro
 # `micro/kernels/fully_connected_common.cc`, which calls `MultiplyByQuantizedMultiplier` of `kernels/internal/common.cc`, as CONV_2D does.
-AVOIDED: Final[Mapping[str, Mapping[str, str]]] = {
-    "tflite-micro": {
-        "FULLY_CONNECTED": "its kernel rounds twice, that of LiteRT's reference once; those of CONV_2D are equal bit for bit",
-        "RELU_N1_TO_1": "it has no kernel",
-    },
+# RELU_N1_TO_1: it has no kernel. TRANSPOSE: its kernel takes five axes at most (`micro/kernels/transpose_common.cc`), six are version 6.
+AVOIDED: Final[Mapping[str, Mapping[str, int]]] = {
+    "tflite-micro": {"FULLY_CONNECTED": 1, "RELU_N1_TO_1": 1, "TRANSPOSE": 6},
 }
 
 _RELEASES: Final[dict[str, tuple[str, ...]]] = {

@@ -16,13 +16,14 @@ from exporter.graph.values import FUSED, constant
 from exporter.quantization.planner import float_plan
 from targets import load_target
 from targets.precision import choose_precision
+from targets.releases.tflite import AVOIDED
 
 FLOAT = choose_precision(load_target("android-arm64-cpu"), "float32")
 
 
 def without(model: ir.Model) -> ir.Model:
     """The graph for a runtime whose FULLY_CONNECTED is avoided; it computes the same."""
-    after = legalize(model, "tflite", avoid={"FULLY_CONNECTED"})
+    after = legalize(model, "tflite", avoid=AVOIDED["tflite-micro"])
     assert_same(model, after)
     return after
 
@@ -81,4 +82,4 @@ def test_products_of_two_computed_values_and_other_runtimes_stay() -> None:
     product = graph("y = Gemm (x, z)", inputs="float[2,3] x, float[3,4] z", outputs="float[2,4] y")
     assert kinds(without(product)) == ["MatMul"]
     layer = graph("y = Gemm <transB = 1> (x, w)", inputs="float[2,3] x", outputs="float[2,4] y", w=(4, 3))
-    assert kinds(legalize(layer, "tflite")) == kinds(legalize(layer, "onnx", avoid={"FULLY_CONNECTED"})) == ["Gemm"]
+    assert kinds(legalize(layer, "tflite")) == kinds(legalize(layer, "onnx", avoid=AVOIDED["tflite-micro"])) == ["Gemm"]

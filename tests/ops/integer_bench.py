@@ -10,6 +10,7 @@ from op_bench import TARGET
 from exporter.backends.tflite.layout import assign
 from exporter.backends.tflite.writer import write_tflite
 from exporter.graph.legalize import legalize
+from exporter.graph.rewriter import NOTHING
 from exporter.graph.run import FloatRunner, observed_values
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import node_name, runs_in_integers
@@ -31,7 +32,7 @@ def feeds(model: ir.Model, random: np.random.Generator, spread: float, shift: fl
     ]
 
 
-def planned(model: ir.Model, samples, choose=None, avoid=()) -> tuple[ir.Model, Plan]:
+def planned(model: ir.Model, samples, choose=None, avoid=NOTHING) -> tuple[ir.Model, Plan]:
     """The legalized graph and its int8 plan, calibrated by the extremes of the samples.
 
     choose: which of the nodes that have an int16 kernel run in int16x8; avoid: builtins that the graph is written without.

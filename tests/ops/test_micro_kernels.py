@@ -16,11 +16,15 @@ from onnx import helper
 from op_bench import graph, single
 from test_integer_kernels import FAMILIES, Draw
 
+from diagnostics import TargetError
 from exporter.backends.tflite.writer import write_tflite
 from exporter.graph.artifacts import read_tflite
+from exporter.graph.summary import placements
 from exporter.ops.fixed_point import multiply, multiply_long, quantize_multiplier, round_away
+from exporter.pipeline import legal, legalized
 from exporter.runtimes import available, open_session
 from exporter.verification.kernels import differences, kernel_parity
+from targets import load_target
 from targets.releases.tflite import AVOIDED
 
 pytestmark = pytest.mark.skipif(not available("tflite-micro").present, reason="needs tflite-micro")
@@ -31,6 +35,9 @@ ABSENT_IN_16 = {
     *("GATHER", "MIRROR_PAD", "REDUCE_MAX", "RESIZE_BILINEAR half pixel", "RESIZE_BILINEAR corners"),
     *("RESIZE_BILINEAR asymmetric", "RESIZE_NEAREST_NEIGHBOR", "LOG_SOFTMAX", "ELU", "HARD_SWISH", "PRELU"),
 }
+
+
+MICRO, ANDROID = load_target("cortex-m7"), load_target("android-arm64-cpu")
 
 
 def wide(node: Any) -> bool:
@@ -114,6 +121,35 @@ def test_layers_written_for_tflite_micro_are_equal_bit_for_bit(
     parity = kernel_parity(path, samples, isolate=False)
     assert f"CONV_2D int{bits}" in {layer.op for layer in parity}
     assert parity.max_lsb == 0
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=st.lists(st.integers(1, 3), min_size=5, max_size=8), data=st.data())
+def test_a_transpose_of_many_axes_runs_or_is_refused_before_it_is_written(shape: list[int], data: Any, tmp_path: Path) -> None:
+    perm, path = tuple(data.draw(st.permutations(range(len(shape))))), tmp_path / "model.tflite"
+    model = single("Transpose", tuple(shape), perm=perm, leaky=True)
+    samples = feeds(model, np.random.default_rng(0), 1.0, 0.0)
+    graph_, plan = planned(model, samples, avoid=AVOIDED["tflite-micro"])
+    refused = [place for place in placements(graph_, MICRO) if not place.unit]
+    if refused:
+        (place,) = refused
+        assert place.op_type == "Transpose"
+        assert "moves five axes at most" in place.reasons[-1]
+        assert sum(length > 1 for length in shape) > 5
+        return
+    path.write_bytes(write_tflite(graph_, plan).content)
+    micro, reference = (tensors_of(name, path, samples[0]) for name in ("tflite-micro", "litert-ref"))
+    assert np.array_equal(micro["y0"], reference["y0"])
+    x = samples[0]["x0"]
+    np.testing.assert_allclose(micro["y0"], np.where(x < 0, 0.01 * x, x).transpose(perm), rtol=0, atol=0.05)
+
+
+def test_six_axes_that_all_part_are_refused_by_name() -> None:
+    model = single("Transpose", (2,) * 6, perm=(5, 4, 3, 2, 1, 0), leaky=True)
+    with pytest.raises(TargetError, match="EW-T004") as error:
+        legal(model, MICRO)
+    assert error.value.why.startswith("node (Transpose): Transpose: TensorFlow Lite Micro moves five axes at most")
+    assert not [place for place in placements(legalized(model, ANDROID), ANDROID) if not place.unit]
 
 
 def test_a_product_of_16_bits_is_scaled_as_the_reason_says(tmp_path: Path) -> None:
