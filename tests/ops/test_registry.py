@@ -1,6 +1,7 @@
 import pytest
 
 from exporter.ops.base import FACETS, Operator, all_operators, register
+from targets.schema import FORMATS
 
 OPERATORS = all_operators()
 
@@ -26,7 +27,7 @@ def test_every_operator_and_every_constraint_says_in_words_what_it_is(key):
     assert type(operator).__doc__
     assert (operator.domain, operator.op_type) == key
     for rule in operator.constraints:
-        assert rule.runtime in ("tflite", "onnx", "qnn")
+        assert rule.runtime in ("tflite", "onnx", *FORMATS)
         assert rule.holds.__doc__
         assert rule.sentence.endswith(".")
         assert rule.sentence[0].isupper()
