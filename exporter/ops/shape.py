@@ -39,6 +39,10 @@ from exporter.ops.kernels import MOVED, builtin_version, most_axes, stored_dtype
 __all__ = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
 
 
+# No kernel wants more axes than a volume has channels-last, and few move so many.
+_MOST_LAST: Final = 5
+
+
 class Reshaping(Operator):
     """Base of Reshape, Flatten, Squeeze and Unsqueeze: one run of elements under another shape."""
 
@@ -52,7 +56,8 @@ class Reshaping(Operator):
 
     def layout(self, node: ir.Node) -> LayoutRule:
         before, after = input_shape(node), output_shape(node)
-        if _order_matters(before) and len(before) >= 3 and len(after) >= 3 and before[:2] == after[:2]:
+        ranks = len(before), len(after)
+        if _order_matters(before) and min(ranks) >= 3 and max(ranks) <= _MOST_LAST and before[:2] == after[:2]:
             # Only pixels are merged or split: channels-last pixels are the same pixels, with the channels behind them.
             ports = (Port.NODE, Port.NODE)
         else:
