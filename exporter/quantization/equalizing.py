@@ -64,9 +64,11 @@ def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Ef
     if target.artifact.activations != "int8":
         return nothing
     held = spread(statistics.reservoir, _FEW if effort == "fast" else _SAMPLES)
+    # Where weights have one scale a tensor, levelling them out gains less for each group, and there are more such groups.
+    gains_db = _GAINS_DB if effort != "fast" else _GAINS_DB[-1:] if target.quantization.per_channel else _GAINS_DB[1:]
     best, reached = nothing, -inf
     for proposals in (_branched, _migrated):
-        candidates = proposals(best, held, _GAINS_DB[-1:] if effort == "fast" else _GAINS_DB)
+        candidates = proposals(best, target, held, gains_db)
         if candidates and reached == -inf:
             reached = _reached(nothing, target, held)
         least = reached + _MARGIN_DB
@@ -101,7 +103,7 @@ def outliers(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict[st
     return chosen
 
 
-def _branched(base: Equalized, samples: Sequence[Mapping[str, Array]], _: Sequence[float]) -> list[Equalized]:
+def _branched(base: Equalized, _: Target, samples: Sequence[Mapping[str, Array]], __: Sequence[float]) -> list[Equalized]:
     """`base` with branches for its outliers, where it has any."""
     assert base.statistics is not None
     splits = outliers(base.model, samples)
@@ -111,11 +113,18 @@ def _branched(base: Equalized, samples: Sequence[Mapping[str, Array]], _: Sequen
     return [Equalized(rewritten.model, restated(rewritten, base.statistics), splits)]
 
 
-def _migrated(base: Equalized, samples: Sequence[Mapping[str, Array]], gains_db: Sequence[float]) -> list[Equalized]:
-    """`base` with the scales of those groups that promise at least so many decibels, for each that differs."""
+def _migrated(
+    base: Equalized, target: Target, samples: Sequence[Mapping[str, Array]], gains_db: Sequence[float]
+) -> list[Equalized]:
+    """`base` with the scales of those groups that promise at least so many decibels, for each that differs.
+
+    Of a target with one scale a tensor, too, those that look at values alone: how much weights matter is a guess.
+    """
     assert base.statistics is not None
-    gains = best_scales(base.model, samples)
-    proposals = [{name: scale for name, (gain, scale) in gains.items() if gain >= least} for least in gains_db]
+    judged = [best_scales(base.model, samples, each) for each in dict.fromkeys((target.quantization.per_channel, True))]
+    proposals = [
+        {name: scale for name, (gain, scale) in gains.items() if gain >= least} for gains in judged for least in gains_db
+    ]
     found = []
     for number, scales in enumerate(proposals):
         if scales and scales not in proposals[:number]:

@@ -142,20 +142,21 @@ def _quantized(form: Any, target: str, forms: Any) -> tuple[Any, Any]:
 def _set(config: Any, encoding: Any, what: str) -> None:
     """Give ESP-PPQ's configuration of one tensor an encoding; none: the tensor stays as it is."""
     import torch
-    from esp_ppq.core import QuantizationProperty, QuantizationStates
+    from esp_ppq.core import QuantizationPolicy, QuantizationProperty, QuantizationStates
 
     if encoding is None:
         config.state = QuantizationStates.FP32
         return
-    per_channel = config.policy.has_property(QuantizationProperty.PER_CHANNEL)
+    axis = config.channel_axis if config.policy.has_property(QuantizationProperty.PER_CHANNEL) else None
+    if encoding.axis not in (None, axis):
+        wanted = "one a tensor" if axis is None else f"axis {axis}"
+        raise ValueError(f"{what} constants of one scale a channel along axis {encoding.axis}, and ESP-DL wants {wanted}")
+    layout = QuantizationProperty.PER_TENSOR if encoding.axis is None else QuantizationProperty.PER_CHANNEL
+    config.policy = QuantizationPolicy(
+        QuantizationProperty.SYMMETRICAL + QuantizationProperty.LINEAR + QuantizationProperty.POWER_OF_2 + layout
+    )
     scales = torch.from_numpy(np.array(encoding.scales))
-    if per_channel and encoding.axis != config.channel_axis:
-        raise ValueError(
-            f"{what} constants of one scale a channel along axis {encoding.axis}, and ESP-DL wants axis {config.channel_axis}"
-        )
-    if not per_channel and encoding.axis is not None:
-        raise ValueError(f"{what} constants of one scale a channel, and ESP-DL wants one a tensor")
-    config.scale = scales if per_channel else scales[0]
+    config.scale = scales[0] if encoding.axis is None else scales
     config.offset = torch.zeros_like(config.scale)
     config.state = QuantizationStates.ACTIVATED
 

@@ -7,14 +7,16 @@ import pytest
 
 from calibration import open_samples
 from exporter.frontends.source import Signature, Source
+from exporter.graph.values import constant
 from exporter.pipeline import Options, build
+from exporter.quantization.channels import channel_groups
 from exporter.quantization.correction import planned_sqnr
 from exporter.quantization.equalizing import equalize
 from exporter.quantization.migrations import migrate
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.restated import restated
-from exporter.quantization.scales import best_scales
+from exporter.quantization.scales import _Writer, best_scales
 from tests.quantization.planned import network, samples, statistics, target
 
 
@@ -61,6 +63,49 @@ def test_the_expected_gain_is_that_of_one_range_a_channel(unequal):
     ((gain, scale),) = best_scales(unequal, list(statistics(unequal).reservoir)).values()
     assert gain > 6
     assert np.log(scale).mean() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """Channels that are as wide as one another, half of them by one weight of 40, half by 576 weights of about 1."""
+    first = np.random.default_rng(0).normal(size=(8, 64, 3, 3)).astype(np.float32)
+    first[:4] = 0
+    first[np.arange(4), np.arange(4), 1, 1] = 40
+    body = "a = Conv (x, v, b) r = Relu (a) y = Conv (r, w, c)"
+    return network(body, inputs="float[1,64,8,8] x", outputs="float[1,4,6,6] y", v=first, b=(8,), w=(4, 8, 1, 1), c=(4,))
+
+
+def test_weights_of_one_scale_a_tensor_are_levelled_out(uneven):
+    """By the step that they share; where each channel has its own, little is to be gained."""
+    store = statistics(uneven)
+    ((apart, _),) = best_scales(uneven, list(store.reservoir)).values()
+    ((gain, scale),) = best_scales(uneven, list(store.reservoir), per_channel=False).values()
+    assert apart < 3
+    assert gain > 6
+    assert min(scale[:4]) > 3 * max(scale[4:])
+    whole, held = target(per_channel=False), list(samples(uneven, seed=5))
+    equalized = equalize(uneven, store, whole)
+    (before,) = planned_sqnr(uneven, [make_plan(uneven, store, whole)], whole, held)
+    (after,) = planned_sqnr(equalized.model, [make_plan(equalized.model, equalized.statistics, whole)], whole, held)
+    assert after > before + 2
+    assert equalize(uneven, store, target()).scales == {}
+
+
+@pytest.mark.parametrize("kernel", [(12, 1, 3, 3), (12, 2, 1, 1)])
+def test_noise_of_a_weight_is_that_of_its_own_group(kernel):
+    """A convolution in groups, of which the first reads what is ten times as wide: its weights' rounding is heard a hundred times as loud."""
+    groups = 12 // (kernel[1] * (12 // kernel[0]))
+    body = f"a = Conv <group = {groups}> (x, v, b) r = Relu (a) y = Conv (r, w, c)"
+    model = network(body, inputs="float[1,12,6,6] x", outputs="float[1,4,n,n] y", v=kernel, b=(12,), w=(4, 12, 1, 1), c=(4,))
+    (group,) = channel_groups(model.graph)
+    writer = _Writer(group.divided[0], 12)
+    x = np.ones((1, 12, 6, 6), np.float32)
+    x[:, : 12 // groups] *= 10
+    writer.see(x)
+    each = writer.steps(np.ones(12))
+    np.testing.assert_allclose(each[: 12 // groups], 100 * each[-1], rtol=1e-6)
+    step = float(np.abs(constant(group.divided[0].node.inputs[1])).max()) / 127
+    assert each[-1] == pytest.approx(step**2 * np.prod(kernel[1:]), rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [8, 80])
