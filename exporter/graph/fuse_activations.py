@@ -14,7 +14,7 @@ import onnx_ir as ir
 from exporter.graph.values import FUSED
 from exporter.ops.base import Refused, operator_of
 
-__all__ = ["fuse_activations"]
+__all__ = ["fusable", "fuse_activations"]
 
 
 def fuse_activations(model: ir.Model) -> ir.Model:
@@ -24,7 +24,7 @@ def fuse_activations(model: ir.Model) -> ir.Model:
     and the producer's operator has `fuses_activation`. Marks of an earlier run that no longer hold are removed.
     """
     for node in model.graph:
-        name = _fusable(node)
+        name = fusable(node)
         if name is None:
             node.metadata_props.pop(FUSED, None)
         else:
@@ -32,8 +32,8 @@ def fuse_activations(model: ir.Model) -> ir.Model:
     return model
 
 
-def _fusable(node: ir.Node) -> str | None:
-    """The TFLite name under which `node` disappears into its producer, or None."""
+def fusable(node: ir.Node) -> str | None:
+    """The TFLite name under which `node` disappears into its producer, or None where it runs by itself."""
     value = node.inputs[0] if node.inputs else None
     producer = value.producer() if value is not None else None
     if value is None or producer is None or value.is_graph_output() or len(value.uses()) != 1:

@@ -19,9 +19,9 @@ import onnx_ir as ir
 
 from exporter.graph.edit import only_user
 from exporter.graph.encoded import inherit_encoding
+from exporter.graph.fuse_activations import fusable
 from exporter.graph.rewriter import GraphRewriter, Names
 from exporter.graph.values import constant, static_shape
-from exporter.ops.base import operator_of
 
 __all__ = ["connected_as_convolutions"]
 
@@ -46,7 +46,7 @@ def _of_floats(node: ir.Node) -> bool:
 
 def _rewrite(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     behind = only_user(node.outputs[0])
-    clamp = behind if behind is not None and operator_of(behind).activation(behind) != "NONE" else None
+    clamp = behind if behind is not None and fusable(behind) is not None else None
     to = GraphRewriter(graph, clamp or node, "tflite", names)
     x, matrix = node.inputs[0], constant(node.inputs[1])
     assert x is not None

@@ -19,6 +19,7 @@ from torch.nn import functional
 from calibration import open_samples
 from diagnostics import TargetError
 from exporter.backends.tflite.arena import forecast, forecast_program, planned
+from exporter.backends.tflite.container import Container
 from exporter.backends.tflite.kernel_memory import scratch
 from exporter.backends.tflite.program import Operator, Program, Stored, program_of
 from exporter.backends.tflite.schedule import least_memory
@@ -26,6 +27,7 @@ from exporter.built import Built
 from exporter.frontends import load
 from exporter.graph.artifacts import read_tflite
 from exporter.pipeline import Options, build
+from exporter.quantization.plan import Encoding
 from exporter.runtimes import open_session
 from targets import Target, load_target
 from targets.arena import greedy, live
@@ -74,6 +76,19 @@ class Attention(nn.Module):
         return (query @ key.transpose(1, 2) * 0.2).softmax(-1) @ value
 
 
+class Recurrent(nn.Module):
+    """Unrolled: many small operators, whose structures are most of the arena."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.GRU(8, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.cell(x)[0]
+        return found[:, -1]
+
+
 def digits() -> Any:
     from tools.zoo import digit_cnn
 
@@ -90,6 +105,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "branches": (Branches, (1, 3, 32, 32)),
     "attention": (Attention, (1, 12, 24)),
     "digits": (digits, (1, 1, 28, 28)),
+    "recurrent": (Recurrent, (1, 4, 8)),
     "person": (person, (1, 1, 96, 96)),
 }
 
@@ -111,6 +127,26 @@ def told_as_measured(found: Built, path: Path) -> None:
 def test_head_and_total_are_what_tflite_micro_measures(case: str, tmp_path: Path) -> None:
     make, shape = CASES[case]
     told_as_measured(built(make().eval(), target(), shape), tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize("op", ["RESHAPE", "CONV_2D"])
+def test_what_an_operator_keeps_adds_up(op: str, tmp_path: Path) -> None:
+    """Layers of one pixel and the reshapes around them are many in an unrolled network."""
+    encoding, container, path = Encoding("int8", (0.1,), (0,)), Container(""), tmp_path / "model.tflite"
+    channels = Encoding("int8", (0.01,) * 16, (0,) * 16, 0)
+    weight = container.tensor("w", (16, 1, 1, 16), "int8", channels, np.ones((16, 1, 1, 16), np.int8))
+    x = last = container.tensor("x", (1, 1, 1, 16), "int8", encoding)
+    for place in range(24):
+        shape = (1, 16) if op == "RESHAPE" and place % 2 else (1, 1, 1, 16)
+        wanted = container.tensor("shape", (len(shape),), "int32", None, np.asarray(shape, np.int32))
+        read = [last, wanted] if op == "RESHAPE" else [last, weight, -1]
+        last = container.tensor("y", shape, "int8", encoding)
+        window = {"padding": "VALID", "stride_h": 1, "stride_w": 1, "dilation_h_factor": 1, "dilation_w_factor": 1}
+        container.operator(op, read, [last], 3 if op == "CONV_2D" else 1, window if op == "CONV_2D" else {"new_shape": shape})
+    path.write_bytes(bytes(container.content({"x": x}, {"y": last}, {})))
+    told = forecast(read_tflite(path.read_bytes()))
+    assert told is not None
+    assert told.tail == pytest.approx(measured(path)["arena_tail"], abs=32)
 
 
 @pytest.mark.slow

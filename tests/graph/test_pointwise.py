@@ -78,6 +78,12 @@ def test_the_weights_are_those_of_the_layer_and_its_activation_stays_free(rows: 
     assert written(after) == ["RESHAPE", "CONV_2D", "RESHAPE"]
 
 
+def test_an_operator_that_is_not_known_may_stand_behind_a_layer() -> None:
+    layer = graph("g = Gemm <transB = 1> (x, w) y = Relu (g)", inputs="float[1,6] x", outputs="float[1,4] y", w=(4, 6))
+    layer.graph.node(1).op_type = "Nonsense"
+    assert "Nonsense" in kinds(legalize(layer, "tflite", avoid=AVOIDED["tflite-micro"]))
+
+
 def test_products_of_two_computed_values_and_other_runtimes_stay() -> None:
     product = graph("y = Gemm (x, z)", inputs="float[2,3] x, float[3,4] z", outputs="float[2,4] y")
     assert kinds(without(product)) == ["MatMul"]

@@ -135,14 +135,15 @@ _CMSIS: Final[Mapping[str, Callable[[_Tensors, Stored, bool], tuple[int, ...]]]]
 
 # --- what is kept ---------------------------------------------------------------------------------------------------------
 
-# Options of the operator and data of the kernel, each at a multiple of 16 bytes; without what goes by channels.
+# Options of the operator, of RESHAPE and CONV_2D at their own size as many of them behind one another show, and data of the kernel at a
+# multiple of 16 bytes; without what goes by channels.
 _KEPT: Final[Mapping[str, int]] = {
     "ABS": 48,
     "ADD": 80,
     "AVERAGE_POOL_2D": 80,
     "BATCH_MATMUL": 176,
     "CONCATENATION": 96,
-    "CONV_2D": 112,
+    "CONV_2D": 108,
     "DEPTHWISE_CONV_2D": 112,
     "DEPTH_TO_SPACE": 32,
     "ELU": 272,
@@ -163,7 +164,7 @@ _KEPT: Final[Mapping[str, int]] = {
     "QUANTIZE": 48,
     "REDUCE_MAX": 64,
     "REDUCE_MIN": 64,
-    "RESHAPE": 48,
+    "RESHAPE": 36,
     "RESIZE_BILINEAR": 16,
     "RESIZE_NEAREST_NEIGHBOR": 16,
     "SLICE": 0,
