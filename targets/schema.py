@@ -143,6 +143,9 @@ class Artifact(_Table):
     opset: Annotated[
         int | None, Field(ge=13, description="the newest ONNX opset that its reader takes, where that is no onnxruntime")
     ] = None
+    explicit_defaults: tuple[
+        str, ...
+    ] = ()  # ONNX types whose attributes are written even at their defaults, which its reader does not know
     precision: Precision
     precisions: tuple[Precision, ...] = ()  # what --precision may choose instead; empty: `precision` alone
     io_dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"
@@ -328,6 +331,8 @@ class Target(_Table):
             raise ValueError(f"artifact.floor: {artifact.floor} is no floor of runtime {artifact.runtime}; allowed: {allowed}")
         if artifact.opset is not None and (artifact.format != "onnx" or artifact.floor):
             raise ValueError("artifact.opset: it is of onnx artifacts without a floor, which has an opset of its own")
+        if artifact.explicit_defaults and artifact.format != "onnx":
+            raise ValueError("artifact.explicit_defaults: it is of onnx artifacts")
         if self.compile is not None:
             known = COMPILER_OPTIONS[self.compile.compiler]
             for option, value in self.compile.options.items():

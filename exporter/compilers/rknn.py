@@ -28,7 +28,7 @@ _BAR: Final = re.compile(r"\d+%\|")
 def compile_for_rknn(task: Task, version: str) -> Compiled:
     """Compile for one platform, for example ``rk3588``.
 
-    Options: `optimization_level` (0 to 3, default 3).
+    Options: `optimization_level` (0 to 3, default the highest at which the toolkit does not crash; the result has the one that was used).
 
     Raises CompilerFailure: EW-R007 refused or its output cannot be read, EW-R008 crashed, EW-R009 time limit.
     """
@@ -37,10 +37,11 @@ def compile_for_rknn(task: Task, version: str) -> Compiled:
     printed = run_compiler(command, label=_LABEL, folder=task.folder, timeout_s=task.timeout_s)
     try:
         made = {_COMPILED: (task.folder / _COMPILED).read_bytes()}
-    except OSError as error:
+        used = {**task.options, **json.loads(printed.splitlines()[-1])}
+    except (OSError, ValueError, IndexError) as error:
         raise CompilerFailure("EW-R007", f"what {_LABEL} {version} wrote cannot be read", why=str(error)) from error
     figures = {"flash_bytes": float(len(made[_COMPILED]))}
-    return Compiled("rknn", version, task.architecture, task.options, made, _log(printed), (), figures, reproducible=False)
+    return Compiled("rknn", version, task.architecture, used, made, _log(printed), (), figures, reproducible=False)
 
 
 def _log(printed: str) -> str:

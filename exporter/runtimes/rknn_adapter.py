@@ -6,12 +6,17 @@ Like the worker it imports nothing of edgewright; the worker hands it what it bu
 # ruff: noqa: B905 - zip(strict=) needs Python 3.10, and this file runs from 3.9 on
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 __all__ = ["adapter"]
+
+# Of the toolkit's optimizations, from its own default on. Its compiler crashes at 3 for the RK3588 where a softmax stands between products of
+# int8; at 2 it fuses less.
+LEVELS = (3, 2, 1, 0)
 
 
 def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
@@ -20,12 +25,12 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
     class Rknn(base):  # type: ignore[misc]
         """Rockchip's toolkit: builds the artifact for an NPU, and simulates what it built.
 
-        Options: target_platform ("rk3588"), optimization_level (of the toolkit, 0 to 3, default 3), compiled (a file that takes the .rknn).
+        Options: target_platform ("rk3588"), optimization_level (of the toolkit, 0 to 3, default the highest that it builds the artifact at
+        without a crash), compiled (a file that takes the .rknn).
         """
 
         def __init__(self, artifact: str, options: dict[str, Any]) -> None:
             import onnx
-            from rknn.api import RKNN
 
             graph = onnx.load(artifact, load_external_data=False).graph
             constants = {tensor.name for tensor in graph.initializer}
@@ -33,18 +38,42 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
             self.outputs = [self._describe(value) for value in graph.output]
             # It takes four axes for channels-last pictures unless it is told; of others it does not ask.
             self._layouts = ["nchw"] * len(self.inputs)
-            self._rknn = RKNN(verbose=False)
-            platform = str(options.get("target_platform", "rk3588"))
-            self._do(
-                "take the platform " + platform,
-                self._rknn.config(target_platform=platform, optimization_level=int(options.get("optimization_level", 3))),
-            )
-            self._do("read the artifact", self._rknn.load_onnx(model=artifact))
-            self._do("build the artifact", self._rknn.build(do_quantization=False))
+            platform, level = str(options.get("target_platform", "rk3588")), options.get("optimization_level")
+            self._level = int(level) if level is not None else self._highest_level(artifact, platform)
+            self._rknn = self._built(artifact, platform, self._level)
             if options.get("compiled"):
                 self._do("write what it built", self._rknn.export_rknn(str(options["compiled"])))
             self._ready = False
             self._results: list[Any] = []
+
+        def report(self) -> dict[str, Any]:
+            """`optimization_level`: the one that it was built at."""
+            return {"optimization_level": self._level}
+
+        def _highest_level(self, artifact: str, platform: str) -> int:
+            """Each try is a forked child, which must come before the toolkit is imported here: threads do not survive a fork."""
+            for level in LEVELS[:-1]:
+                child = os.fork()
+                if child == 0:
+                    silent = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(silent, 1)
+                    os.dup2(silent, 2)
+                    try:
+                        self._built(artifact, platform, level)
+                    finally:
+                        os._exit(0)  # a refusal is said again, by the parent
+                if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+                    return level
+            return LEVELS[-1]
+
+        def _built(self, artifact: str, platform: str, level: int) -> Any:
+            from rknn.api import RKNN
+
+            rknn = RKNN(verbose=False)
+            self._do("take the platform " + platform, rknn.config(target_platform=platform, optimization_level=level))
+            self._do("read the artifact", rknn.load_onnx(model=artifact))
+            self._do("build the artifact", rknn.build(do_quantization=False))
+            return rknn
 
         @staticmethod
         def _do(what: str, status: int) -> None:

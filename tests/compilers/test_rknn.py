@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from diagnostics import CompilerFailure, RuntimeFailure
 from exporter.backends.onnx.writer import write_onnx
 from exporter.compilers import Task
 from exporter.compilers.rknn import _log, compile_for_rknn
+from exporter.quantization.planner import float_plan
 from exporter.runtimes import available, open_session
 from exporter.runtimes.environments import find_environment
 from targets import load_target
-from tests.quantization.planned import planned, residual_net, run, samples
+from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr
 
 here = pytest.mark.skipif(not available("rknn-simulator").present, reason="edgewright runtimes add rknn-toolkit2==2.5.0")
 
@@ -47,8 +49,57 @@ def test_the_profiles_form_is_built_and_simulates_within_a_step(name: str, tmp_p
     compiled = compile_for_rknn(task, environment.pin.version)
     assert compiled.files["model.rknn"][:4] == b"RKNN"
     assert compiled.figures["flash_bytes"] == len(compiled.files["model.rknn"])
+    assert compiled.options == {"optimization_level": 3}
     assert not compiled.reproducible
     assert str(tmp_path) not in compiled.log
+
+
+@here
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(4, 8), (2, 4, 8), (1, 2, 4, 8)])
+def test_a_layer_normalization_of_any_rank_is_built_and_simulates_in_half_precision(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Without its axis, which may be left out, the toolkit ends with a KeyError."""
+    axes, target = ",".join(map(str, shape)), load_target("rk3588-npu")
+    model = network("y = LayerNormalization (x, s, b)", inputs=f"float[{axes}] x", outputs=f"float[{axes}] y", s=(8,), b=(8,))
+    content = write_onnx(model, float_plan(model, target), target)
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(content)
+    (sample,) = samples(model, 1)
+    with open_session("rknn-simulator", artifact, options=target.verification.options["rknn-simulator"]) as session:
+        np.testing.assert_allclose(session.run(sample)["y"], run(content, sample)["y"], atol=2**-8)
+
+
+@here
+@pytest.mark.slow
+def test_where_the_toolkit_crashes_at_its_own_level_a_lower_one_is_taken_and_named(tmp_path: Path) -> None:
+    """A softmax between two products of int8, as attention has it, on the RK3588."""
+    target = load_target("rk3588-npu")
+    model = network(
+        """
+        q1 = LayerNormalization (q, s)  k1 = LayerNormalization (k, s)  v1 = LayerNormalization (v, s)
+        a = MatMul (q1, k1)  b = Softmax (a)  c = MatMul (b, v1)  y = Transpose <perm = [0, 2, 1, 3]> (c)
+        """,
+        inputs="float[1,4,16,16] q, float[1,4,16,16] k, float[1,4,16,16] v",
+        outputs="float[1,16,4,16] y",
+        s=np.ones(16, np.float32),
+    )
+    content = write_onnx(model, planned(model, target), target)
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(content)
+    environment = find_environment("rknn-toolkit2")
+    assert environment is not None
+    task = Task(artifact, "rk3588", {"optimization_level": 3}, tmp_path, environment.python, 600)
+    with pytest.raises(CompilerFailure) as caught:
+        compile_for_rknn(task, environment.pin.version)
+    assert caught.value.code == "EW-R008"
+    compiled = compile_for_rknn(replace(task, options={}), environment.pin.version)
+    assert compiled.options == {"optimization_level": 2}
+    (sample,) = samples(model, 1, seed=3)
+    with open_session("rknn-simulator", artifact, options=target.verification.options["rknn-simulator"]) as session:
+        assert session.report() == {"optimization_level": 2}
+        assert sqnr(run(content, sample)["y"], session.run(sample)["y"]) > 20
 
 
 @here

@@ -9,6 +9,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from exporter.backends.onnx.defaults import write_defaults
 from exporter.backends.onnx.downgrade import fit_floor
 from exporter.backends.onnx.external import PROTOBUF_LIMIT, take_out
 from exporter.backends.onnx.fast_forms import fast_forms
@@ -64,6 +65,7 @@ def onnx_artifact(model: ir.Model, plan: Plan, target: Target, limit: int = PROT
     floor = floor_of(target)
     if floor is not None:
         proto = fit_floor(proto, floor, target.name)
+    write_defaults(proto, target.artifact.explicit_defaults)
     return OnnxArtifact(bytes(proto.SerializeToString(deterministic=True)), beside)
 
 
