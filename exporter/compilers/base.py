@@ -65,7 +65,7 @@ class Compiled:
     Attributes:
         compiler, version: its name in `COMPILERS`, and the release of its package.
         architecture: as in the task.
-        options: as in the task.
+        options: as in the task, with what the compiler chose by itself.
         files: by name; the first is what the device loads.
         log: what it printed, without times of this run and without paths of this machine.
         placements: one for each operator that it reported, in the order of execution.

@@ -6,20 +6,18 @@ architecture and are read by the QNN release that made them or later ones.
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from diagnostics import CompilerFailure
 from exporter.compilers.base import Compiled, OperatorPlacement, Task
-from exporter.compilers.process import run_compiler
+from exporter.compilers.loading import compile_by_loading
 
 __all__ = ["compile_for_htp"]
 
 _LABEL: Final = "QNN"
-_SCRIPT: Final = Path(__file__).with_name("load_script.py")
-_WORKER: Final = Path(__file__).parents[1] / "runtimes" / "worker.py"
 _CONTEXT: Final = "model_ctx.onnx"
 _CODE: Final = "model_ctx_qnn.bin"  # the name that QNN gives to what lies beside `_CONTEXT`
 _INFORMATION: Final = 1  # log severity
@@ -44,29 +42,17 @@ def compile_for_htp(task: Task, version: str) -> Compiled:
             "EW-R007", f"{task.architecture} is no Hexagon architecture", fix="name one such as v73 in [compile] architectures"
         )
     options = {**task.options, "htp_arch": architecture, "context": _CONTEXT, "log_severity": _INFORMATION}
-    # By its bare name: QNN names the graph by a digest of the path that it is given.
-    command: list[str | Path] = [task.python, _SCRIPT, _WORKER, "qnn-htp", task.artifact.name, json.dumps(options)]
     try:
-        printed = run_compiler(command, label=_LABEL, folder=task.folder, timeout_s=task.timeout_s)
+        loaded = compile_by_loading(task, "qnn-htp", options, (_CONTEXT, _CODE), label=_LABEL, version=version)
     except CompilerFailure as error:
         said = "\n".join(line for line in error.why.splitlines() if ":onnxruntime:" not in line)
         raise CompilerFailure(error.code, error.what, why=said or error.why, fix=error.fix) from None
-    try:
-        report = json.loads(
-            [line for line in printed.splitlines() if line.startswith("{")][-1]
-        )  # its libraries may print after it
-        made = {name: (task.folder / name).read_bytes() for name in (_CONTEXT, _CODE)}
-    except (OSError, ValueError, IndexError) as error:
-        raise CompilerFailure(
-            "EW-R007", f"what {_LABEL} {version} wrote cannot be read", why=f"{type(error).__name__}: {error}"
-        ) from error
-    figures = {"partitions": float(report["partitions"]), "flash_bytes": float(sum(map(len, made.values())))}
-    return Compiled(
-        "qnn-htp", version, task.architecture, task.options, made, _log(printed), _placements(task.artifact, report), figures
-    )
+    figures = {"partitions": float(loaded.report["partitions"]), "flash_bytes": float(sum(map(len, loaded.files.values())))}
+    placements = _placements(task.artifact, loaded.report)
+    return Compiled("qnn-htp", version, task.architecture, task.options, loaded.files, _log(loaded.said), placements, figures)
 
 
-def _placements(artifact: Path, report: dict[str, Any]) -> tuple[OperatorPlacement, ...]:
+def _placements(artifact: Path, report: Mapping[str, Any]) -> tuple[OperatorPlacement, ...]:
     """Each operator of the artifact but QuantizeLinear and DequantizeLinear, which are part of those that they surround."""
     import onnx
 
@@ -83,7 +69,7 @@ def _placements(artifact: Path, report: dict[str, Any]) -> tuple[OperatorPlaceme
     )
 
 
-def _log(printed: str) -> str:
+def _log(said: Iterable[str]) -> str:
     """What the execution provider said, one line each, without times and colours."""
-    found = (_LINE.search(line) for line in printed.splitlines())
+    found = (_LINE.search(line) for line in said)
     return "".join(f"{match['severity']} {match['function']}: {match['text']}\n" for match in found if match)

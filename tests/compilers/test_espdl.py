@@ -38,10 +38,10 @@ def test_without_the_compiler_one_line_says_how_to_get_it(monkeypatch: pytest.Mo
 def test_the_log_has_neither_banner_nor_colours_nor_times() -> None:
     printed = (
         "\n   / ____/ ___// __ \\\n\x1b[38;5;2m[INFO][ESPDL][2026-11-22 17:33:21]:  \x1b[mSkip a\n"
-        "\x1b[31m[ERROR][ESPDL][2026-11-22 17:33:22]:  \x1b[mSomething\n{}\n"
+        "\x1b[31m[ERROR][ESPDL][2026-11-22 17:33:22]:  \x1b[mSomething\n"
     )
     report = {"operators": {"Conv": 3}, "constants": 6, "exponents": 12}
-    assert _log(printed, report) == (
+    assert _log(printed.splitlines(), report) == (
         "[INFO][ESPDL]:  Skip a\n[ERROR][ESPDL]:  Something\n3 x Conv\n"
         "6 constants and 12 exponents read back: those of the artifact, bit for bit\n"
     )
