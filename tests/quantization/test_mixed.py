@@ -55,6 +55,39 @@ def test_only_the_nodes_around_the_outlier_go_to_float():
     assert any("value a alone" in reason or "value k alone" in reason for reason in found.reasons.values())
 
 
+def test_an_output_that_no_gate_is_about_keeps_nothing_out_of_the_integers():
+    """Of two outputs 8 bits ruin one: whoever gates the other gets plain int8, and by so many decibels less, less leaves the integers."""
+    model = network(
+        """
+        p = Conv (x, w2, b2)
+        z = Relu (p)
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+        k = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a)
+        s = Mul (k, losses)
+        y = Conv (s, w3, b3)
+        """,
+        inputs="float[1,3,8,8] x",
+        outputs="float[1,4,8,8] y, float[1,8,8,8] z",
+        losses=1 / GAINS,
+        w1=np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32) * GAINS.reshape(8, 1, 1, 1),
+        b1=(8,),
+        w2=(8, 3, 1, 1),
+        b2=(8,),
+        w3=(4, 8, 1, 1),
+        b3=(4,),
+    )
+    plan = planned(model)
+
+    def left(handicaps):
+        return Mixer(model, plan, CostModel(target()), samples(model, seed=1), handicaps=handicaps).mixture(25).forms
+
+    assert left(None) == left({"y": 0.0, "z": 0.0})
+    assert left(None)
+    assert left({"y": 0.0})
+    assert not left({"z": 0.0})
+    assert not left({"y": 60.0, "z": 0.0})
+
+
 def test_a_goal_out_of_reach_leaves_nothing_in_integers():
     model = outliers()
     found = Mixer(model, planned(model), CostModel(target()), samples(model, seed=1)).mixture(200)
