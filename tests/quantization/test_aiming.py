@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from diagnostics import UsageError
 from exporter.progress import SILENT
+from exporter.quantization import aiming
 from exporter.quantization.aiming import Aim, Goal, shortfall_db
 from exporter.quantization.sensitivity import planned_db
 from exporter.quantization.switches import Switchboard
+from exporter.verification.compare import compare
 from exporter.verification.gates import Gate
 from tests.quantization.planned import network, planned, residual_net, samples
 
@@ -79,6 +81,23 @@ def test_what_is_reached_is_told_of_each_gate():
     found = aim(Goal.parse(["top1_agreement>=0.5", "y.sqnr_db>=10"])).reached(planned(residual_net()))
     assert [str(result.gate) for result in found] == ["top1_agreement>=0.5", "y.sqnr_db>=10"]
     assert all(result.passed and math.isfinite(result.value) for result in found)
+
+
+def test_a_plan_is_run_once(monkeypatch):
+    found, plan, boards = aim(Goal.parse(["cosine>=0.5"])), planned(residual_net()), []
+    monkeypatch.setattr(aiming, "Switchboard", lambda *given: boards.append(given) or Switchboard(*given))
+    assert found.spare(plan) > 0
+    assert found.reached(plan) is found.reached(plan)
+    assert len(boards) == 1
+
+
+@pytest.mark.parametrize(("gates", "seen"), [(["sqnr_db>=20", "cosine>=0.5"], 16), (["sqnr_db>=20", "max_abs<=9"], 24)])
+def test_means_are_told_by_few_samples(monkeypatch, gates, seen):
+    compared = []
+    found = aim(Goal.parse(gates), data=list(samples(residual_net(), 24)))
+    monkeypatch.setattr(aiming, "compare", lambda *given, **more: compared.append(len(given[2])) or compare(*given, **more))
+    found.reached(planned(residual_net()))
+    assert compared == [seen]
 
 
 def test_gates_of_single_outputs_count_by_their_own_limits():
