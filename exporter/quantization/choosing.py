@@ -65,6 +65,11 @@ def best_methods(
         return dict.fromkeys(stats.values, "headroom")  # 16 bits have steps to spare for what lies far out
     symmetric = target.quantization.activations_symmetric
     methods, bounds, least_samples, macs = _FAST if effort == "fast" else _CLOSE
+    size = model_macs(model)
+    known = size > LARGE_MODEL_MACS
+    if effort == "fast" and known:
+        gains = {name: expected_gain(value, methods[0], symmetric) for name, value in stats.values.items()}
+        return {name: methods[0] if gain >= bounds[0] else "headroom" for name, gain in gains.items()}
     plans = [make_plan(model, stats, target, method="headroom")]
     whole: dict[str, Method] = {name: "headroom" for name in plans[0].encodings if name in stats.values}
     candidates = [whole]
@@ -76,10 +81,6 @@ def best_methods(
             if all(plan.encodings != other.encodings for other in plans):
                 candidates.append(chosen)
                 plans.append(plan)
-    size = model_macs(model)
-    known = size > LARGE_MODEL_MACS
-    if effort == "fast" and known:
-        return candidates[-1]
     held = spread(samples, max(least_samples, macs // max(len(plans) * size, 1)))
     if len(plans) == 1 or not held:
         return whole

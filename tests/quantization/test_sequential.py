@@ -109,6 +109,23 @@ def test_a_short_look_leaves_wide_layers_at_the_nearest_and_corrects_the_biases_
     assert sqnr(wanted, outputs(model, rounded, fresh)) > sqnr(wanted, outputs(model, corrected, fresh)) + 0.5
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_no_factor_brings_outputs_behind_noise_nearer_to_what_is_wanted(groups, monkeypatch):
+    """The least squares of one number: what is left of the error is not along the outputs."""
+    random = np.random.default_rng(0)
+    rows, inputs = random.normal(size=(groups, 16, 24)), random.normal(size=(groups, 24, 2000))
+    wanted, fine = rows @ inputs, np.full((groups, 16, 1), 1e-4)
+    noisy = 0.9 * inputs + 0.2 * random.normal(size=inputs.shape)
+
+    def missing():
+        outputs = (sequential._fit(rows, noisy, wanted.copy(), fine, 2**20, (0.2,)) * fine) @ noisy
+        return float(((wanted - outputs) * outputs).sum() / np.square(outputs).sum())
+
+    assert missing() == pytest.approx(0, abs=1e-3)
+    monkeypatch.setattr(sequential, "_amplification", lambda *_: 1.0)
+    assert missing() > 0.03
+
+
 def test_samples_that_repeat_themselves_do_not_say_how_to_round():
     """64 samples of 8 kinds: with all dampings to choose from, what one half says of the other tells that they are 8."""
     model = network("y = Gemm <transB = 1> (x, w, b)", inputs="float[1,96] x", outputs="float[1,32] y", w=(32, 96), b=(32,))
