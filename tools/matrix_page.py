@@ -164,6 +164,7 @@ def _refusals(targets: tuple[Target, ...], rows: Rows) -> list[str]:
                 code = f"{row['code']}: " if "code" in row else ""
                 code = code if row["status"] == "refused" else f"failed, {code}"
                 whys = [_text(line) for line in row.get("why", "").splitlines() if line.strip()]
+                whys += [f"would mend it: {_text(line)}" for line in row.get("mends", ())]
                 text = "\n  - ".join([_text(code + row["what"]), *whys])
                 found.setdefault(
                     text.replace(f"target {target.name}", "the target").replace(target.name, "the target"), []

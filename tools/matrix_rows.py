@@ -147,7 +147,9 @@ def row(source: Source, name: str, calibration: Samples, tests: Samples) -> dict
         found = measured(source, target, calibration, tests)
     except EdgewrightError as error:
         if isinstance(error, TargetError):
-            found = {"status": "refused", "code": error.code, "what": error.what, "why": error.why}
+            known = error.fix.splitlines()[:-1]  # the last is what is said of any model
+            mends = {"mends": known} if known else {}
+            found = {"status": "refused", "code": error.code, "what": error.what, "why": error.why, **mends}
         else:  # what a tool printed last says it; what it printed before names files of this machine
             last = error.why.strip().splitlines()[-1:]
             found = {"status": "failed", "code": error.code, "what": error.what, "why": "".join(last)}

@@ -10,7 +10,13 @@ from targets import list_targets, load_target, target_names
 from tools import matrix, matrix_page
 from tools.matrix_rows import profile_digest
 
-REFUSED = {"status": "refused", "code": "EW-T004", "what": "target cortex-m7 cannot run 1 of 3 nodes", "why": "n (If): no"}
+REFUSED = {
+    "status": "refused",
+    "code": "EW-T004",
+    "what": "target cortex-m7 cannot run 1 of 3 nodes",
+    "why": "n (If): no",
+    "mends": ["a."],
+}
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def test_the_page_names_every_target_and_every_refusal(results):
     page = matrix_page.targets_page()
     assert "| `cortex-m7` | 41.9 | EW-T004 | exact |" in page
     assert "| `x86-64-cpu` | – | – | – |" in page
-    assert "- magika on `cortex-m7`: EW-T004: the target cannot run 1 of 3 nodes\n  - n (If): no\n" in page
+    assert "- magika on `cortex-m7`: EW-T004: the target cannot run 1 of 3 nodes\n  - n (If): no\n  - would mend it: a\n" in page
     for name in target_names():
         assert f"### `{name}`" in page
 
