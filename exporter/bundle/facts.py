@@ -177,6 +177,10 @@ class ReportData:
         return all(gate.holds for gate in self.manifest.gates) if self.manifest.gates else None
 
     @property
-    def float_layers(self) -> tuple[LayerRow, ...]:
-        """Layers that are not integer ones although the target's artifact is, with the reason."""
-        return tuple(layer for layer in self.layers if layer.reason)
+    def float_layers(self) -> tuple[tuple[LayerRow, tuple[str, ...]], ...]:
+        """Layers that are not integer ones although the target's artifact is: of those alike the first, and the names of all."""
+        groups: dict[tuple[str, str, str], list[LayerRow]] = {}
+        for layer in self.layers:
+            if layer.reason:
+                groups.setdefault((layer.op_type, layer.precision, layer.reason), []).append(layer)
+        return tuple((rows[0], tuple(row.node for row in rows)) for rows in groups.values())

@@ -184,6 +184,16 @@ def test_where_it_runs_is_told_with_reasons_partitions_and_remedies():
     assert facts["compilers"][0]["disagreements"][0]["theirs"] == "npu"
 
 
+def test_layers_that_are_alike_are_told_once():
+    data = full()
+    more = [LayerRow(f"sum_{index}", "CumSum", precision="float32", unit="cpu", reason="no integer kernel") for index in range(3)]
+    text = report_html(replace(data, layers=(*data.layers, *more))).decode()
+    section = text[text.index(">Not in integers") :].partition("</section>")[0]
+    assert section.count("no integer kernel") == 1
+    assert "<summary>all 4</summary>" in section
+    assert all(f"<code>{layer.node}</code>" in section for layer in more)
+
+
 def test_absent_sections_are_left_out():
     text = report_html(ReportData(Manifest(model="m", artifact="m.onnx", target={"name": "t"}))).decode()
     Page(text)
