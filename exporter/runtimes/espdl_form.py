@@ -68,13 +68,20 @@ class FloatForm:
 
 
 def float_form(model: Any) -> FloatForm:
-    """Take an ONNX model in QDQ form apart, float at its inputs and outputs.
+    """Take an ONNX model in QDQ form apart.
 
-    Raises ValueError, with a name: an encoding that is none of ESP-DL's, an integer of more than 24 bits (ESP-PPQ computes in float32).
+    Raises ValueError, with a name: inputs or outputs that are no floats, an encoding that is none of ESP-DL's, an integer of more than 24
+    bits (ESP-PPQ computes in float32).
     """
     import onnx
     from onnx import numpy_helper
 
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+            raise ValueError(
+                f"{value.name} is {dtype}: ESP-PPQ takes artifacts with float inputs and outputs, and makes them int8 itself"
+            )
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     seen: dict[
         str, tuple[str, Encoding]
@@ -180,7 +187,12 @@ def _through_clamps(graph: Any, reads: dict[Place, Encoding], writes: dict[Place
 
 
 def refusals(form: FloatForm, target: str) -> list[str]:
-    """Nodes that a target's kernels do not compute, or not as the artifact says: "name (type): reason"."""
+    """Nodes that a target's kernels do not compute, or not as the artifact says: "name (type): reason".
+
+    Raises ValueError where there is no such target.
+    """
+    if target not in ACCUMULATORS:
+        raise ValueError(f"there is no target {target}; there are {', '.join(ACCUMULATORS)}")
     found, bits = [], ACCUMULATORS[target]
     written = {
         name: form.writes.get((node.name, index)) for node in form.model.graph.node for index, name in enumerate(node.output)

@@ -114,6 +114,17 @@ def test_others_are_refused_with_what_they_are(step, zero, dtype):
         float_form(qdq(step, zero, dtype))
 
 
+def test_integers_at_the_border_are_refused():
+    whole = P4.model_copy(update={"artifact": P4.artifact.model_copy(update={"io_dtype": "int8"})})
+    with pytest.raises(ValueError, match=r"^x is int8: "):
+        float_form(artifact(residual_net(), whole))
+
+
+def test_another_chip_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match="no target esp32c3; there are esp32s3, esp32p4"):
+        refusals(float_form(artifact(residual_net())), "esp32c3")
+
+
 def test_a_bias_beyond_float32_is_refused():
     model = artifact(residual_net())
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b1_quantized")
