@@ -58,14 +58,16 @@ class Equalized:
 def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Effort = "balanced") -> Equalized:
     """The legalized graph with the branches and scales that raise the SQNR of the worst output on a few samples, if any do.
 
-    With the effort "fast" only what promises much is tried, on fewer samples. Raises what `make_plan` raises.
+    With the effort "fast" only what promises much is tried, and on fewer samples. Raises what `make_plan` raises.
     """
     nothing = Equalized(model, statistics)
     if target.artifact.activations != "int8":
         return nothing
-    held = spread(statistics.reservoir, _FEW if effort == "fast" else _SAMPLES)
-    # Where weights have one scale a tensor, levelling them out gains less for each group, and there are more such groups.
-    gains_db = _GAINS_DB if effort != "fast" else _GAINS_DB[-1:] if target.quantization.per_channel else _GAINS_DB[1:]
+    quick = effort == "fast"
+    # Where weights have one scale a tensor, levelling them out promises less for each group, and few samples mislead.
+    shared = not target.quantization.per_channel
+    held = spread(statistics.reservoir, _FEW if quick and not shared else _SAMPLES)
+    gains_db = (_GAINS_DB[1:] if shared else _GAINS_DB[-1:]) if quick else _GAINS_DB
     best, reached = nothing, -inf
     for proposals in (_branched, _migrated):
         candidates = proposals(best, target, held, gains_db)

@@ -34,7 +34,7 @@ _COMMANDS = (
 
 def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
     """The adapter's class, from the worker's `Adapter` and what describes a tensor there."""
-    forms = _forms()
+    forms, sums = _beside("espdl_form"), _beside("espdl_sums")
 
     class EspDl(base):  # type: ignore[misc]
         """ESP-PPQ's simulation of ESP-DL's kernels on one chip.
@@ -53,6 +53,7 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
             self.inputs, self.outputs = ([self._describe(value) for value in part] for part in (graph.input, graph.output))
             self._graph, self._platform = _quantized(self.form, self.target, forms)
             self._results: list[Any] = []
+            self._sums: dict[str, int] = {}
             self._report: dict[str, Any] = {}
             self._simulate()
             if options.get("compiled"):
@@ -70,6 +71,7 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
 
             torch.set_num_threads(1)
             self._executor = TorchExecutor(self._graph, device="cpu")
+            self._hooks = _watches(self.form, self._graph, self.target, forms, sums, self._sums)
             self._executor.tracing_operation_meta({given["name"]: torch.zeros(given["shape"]) for given in self.inputs})
 
         def _write(self, path: str) -> None:
@@ -86,28 +88,72 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
             self._feeds = {name: torch.from_numpy(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
 
         def invoke(self) -> None:
-            self._results = self._executor.forward(inputs=dict(self._feeds))
+            self._results = self._executor.forward(inputs=dict(self._feeds), hooks=self._hooks)
 
         def fetch(self) -> dict[str, Any]:
             return {given["name"]: np.asarray(array.numpy(), np.float32) for given, array in zip(self.outputs, self._results)}
 
         def report(self) -> dict[str, Any]:
-            """`operators`: how many of each type the .espdl has; `constants`, `exponents`: how many of them are known to be the artifact's."""
-            return self._report
+            """`operators`: how many of each type the .espdl has; `constants`, `exponents`: how many of them are known to be the artifact's.
+
+            `warnings`: nodes whose sums left the accumulators, where the chip saturates and the simulation does not.
+            """
+            bits = forms.ACCUMULATORS[self.target]
+            beyond = [
+                f"{name.partition(':')[2]} adds up to {peak}" for name, peak in self._sums.items() if peak >= 2 ** (bits - 1)
+            ]
+            said = f"on the way, beyond the {bits} bits of {self.target}, which saturates there and the simulation does not"
+            return {**self._report, "warnings": [f"{line} {said}" for line in beyond]}
 
     return EspDl
 
 
-def _forms() -> Any:
-    """The file beside this one that takes artifacts apart."""
-    name = "espdl_form"
+def _beside(name: str) -> Any:
+    """A file beside this one, as a module."""
     spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its data classes look themselves up there
+    sys.modules[name] = module  # data classes look themselves up there
     spec.loader.exec_module(module)
     return module
+
+
+def _watches(form: Any, graph: Any, target: str, forms: Any, sums: Any, found: dict[str, int]) -> dict[str, Any]:
+    """Hooks of the nodes whose sums may leave a target's accumulators: they keep how far each goes, by the node's name."""
+    from esp_ppq.executor.base import RuntimeHook
+
+    limit = 2 ** (forms.ACCUMULATORS[target] - 1)
+
+    class Watch(RuntimeHook):  # type: ignore[misc]
+        def __init__(self, node: Any, weight: Any, bias: Any) -> None:
+            super().__init__(graph.operations[node.name])
+            self._name, self._weight, self._bias = node.name, weight, bias
+            given = {entry.name: list(entry.ints) or entry.i for entry in node.attribute}
+            wanted = ("strides", "pads", "dilations", "group") if node.op_type == "Conv" else ()
+            self._window = {name: given[name] for name in wanted if name in given}
+            self._step = float(form.reads[node.name, 0].scales[0])
+
+        def pre_forward_hook(self, inputs: list[Any], **_: Any) -> list[Any]:
+            x = np.rint(inputs[0].numpy() / self._step).astype(np.int32)
+            x = x if self._weight.ndim > 2 else x.reshape(-1, x.shape[-1])
+            reached = sums.greatest_sum(x, self._weight, self._bias, **self._window)
+            found[self._name] = max(found.get(self._name, 0), reached)
+            return inputs
+
+    hooks = {}
+    for node in form.model.graph.node:
+        weight = form.constants.get((node.name, 1))
+        if weight is None or node.op_type not in forms.SUMMING or (node.op_type == "MatMul" and weight.ndim != 2):
+            continue
+        turned = node.op_type == "MatMul" or (
+            node.op_type == "Gemm" and not any(entry.name == "transB" and entry.i for entry in node.attribute)
+        )
+        weight = weight.T if turned else weight
+        bias = form.constants.get((node.name, 2), np.zeros(len(weight), np.int32))
+        if sums.reachable_sum(weight, bias) >= limit:
+            hooks[node.name] = Watch(node, weight, bias)
+    return hooks
 
 
 def _quantized(form: Any, target: str, forms: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ACCUMULATORS", "FLOAT_RESULTS", "MERGED", "Encoding", "FloatForm", "float_form", "packed", "refusals"]
+__all__ = ["ACCUMULATORS", "FLOAT_RESULTS", "MERGED", "SUMMING", "Encoding", "FloatForm", "float_form", "packed", "refusals"]
 
 Array = np.ndarray[Any, Any]
 Place = tuple[str, int]  # a node's name, and which of its inputs or outputs
@@ -24,6 +24,7 @@ Place = tuple[str, int]  # a node's name, and which of its inputs or outputs
 ACCUMULATORS = {"esp32s3": 20, "esp32p4": 32}
 # What multiplies two operands, and shifts their product to the right (ESP-PPQ, EspdlExporter.prepare_graph).
 _SHIFTING = ("Conv", "Gemm", "MatMul", "Mul")
+SUMMING = ("Conv", "Gemm", "MatMul")
 # What writes float32 whatever it reads (ESP-DL, operator_support_state.md).
 FLOAT_RESULTS = ("Softmax", "LogSoftmax")
 # What ESP-PPQ may leave out: a Relu is part of the kernel in front, and transposes become layouts.

@@ -258,7 +258,9 @@ def measure(
                 if not runtime_of(runtime).emulates:
                     inputs = runner.encode(next(iter(first)))
                     latency.append(Latency(runtime, tuple(session.latency(inputs, _repeats(found.candidate_s)))))
-                memory = memory or _memory(session.report())
+                report = {} if memory else session.report()
+                memory = memory or _memory(report)
+                warnings += [f"{runtime}: {line}" for line in report.get("warnings", ())]
         except EdgewrightError as error:
             if position == 0:
                 raise
