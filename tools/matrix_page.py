@@ -53,6 +53,7 @@ def targets_page() -> str:
             *_matrix(targets, rows),
             *_refusals(targets, rows),
             *_beside_reference(targets, rows),
+            *_beside_cpu(targets, rows),
             "## Profiles",
             "",
             *(line for target in targets for line in _profile(target)),
@@ -146,6 +147,43 @@ def _beside_reference(targets: tuple[Target, ...], rows: Rows) -> list[str]:
         *(f"- {_text(reason)}." for reason in reasons),
         *([""] if reasons else []),
     ]
+
+
+def _beside_cpu(targets: tuple[Target, ...], rows: Rows) -> list[str]:
+    """Rows of targets that an NPU's emulator proves; those that are alike stand in one line."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for model in CASES:
+        for target in targets:
+            found = rows.get(target.name, {}).get(model, {}).get("emulated")
+            if found is None:
+                continue
+            layers = found.get("layers")
+            cells = (
+                model,
+                ", ".join(found["on_cpu"]) or "none",
+                _apart(found["outputs"]),
+                *((str(layers["count"]), _apart(layers)) if layers is not None else ("–", found["not_compared"])),
+                ", ".join(layers["uncompared"]) if layers is not None and layers["uncompared"] else "none",
+            )
+            lines.setdefault(cells, []).append(f"`{target.name}`")
+    return [
+        "## An NPU's emulator beside onnxruntime's CPU kernels",
+        "",
+        "The same artifact on both: the share of its outputs' numbers that are equal, and by how many steps of the encoding others differ at",
+        "most; then each layer by itself, from the integers that the CPU's kernels gave the layer before it. Where an output differs by more",
+        "steps than any layer does, steps of single layers have added up on the way.",
+        "",
+        _line(["model", "targets", "nodes on the CPU", "outputs", "layers", "integers of layers", "not compared"]),
+        "|---" * 7 + "|",
+        *(_line([model, ", ".join(where), *rest]) for (model, *rest), where in lines.items()),
+        "",
+    ]
+
+
+def _apart(found: Mapping[str, Any]) -> str:
+    equal = found["elements"] - found["mismatches"]
+    share = f"{100 * equal / found['elements']:.2f} % of {found['elements']:,} equal"
+    return share + (f", others by {found['max_lsb']:.3g} at most" if found["mismatches"] else "")
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from calibration import Samples, open_samples
-from diagnostics import EdgewrightError, TargetError
+from diagnostics import EdgewrightError, RuntimeFailure, TargetError
 from exporter.built import Built
 from exporter.fitting import arena_forecasts, require_measured
 from exporter.frontends import Source, load
@@ -29,10 +29,12 @@ from exporter.graph.values import activation_nodes
 from exporter.pipeline import Options, build, compile_artifact
 from exporter.quantization.apply import precision_of
 from exporter.runtimes import open_session
+from exporter.runtimes.registry import runtime_of
 from exporter.verification.kernels import MICRO_AND_REFERENCE, differences, kernel_parity
 from exporter.verification.metrics import json_number
+from exporter.verification.onnx_parity import emulated_parity
 from exporter.verification.prove import measure
-from exporter.verification.runner import ArtifactRunner, agreement
+from exporter.verification.runner import ArtifactRunner, agreement, equal_outputs
 from targets import Target, load_target
 from tools.zoo_cases import CASES
 
@@ -77,7 +79,11 @@ def measured(source: Source, target: Target, calibration: Samples, tests: Sample
             columns=column_groups(built.graph),
             options=target.verification.options,
         )
-        beside = _beside_reference(artifact, built, tests) if target.verification.runtimes[:2] == MICRO_AND_REFERENCE else {}
+        beside: dict[str, Any] = {}
+        if target.verification.runtimes[:2] == MICRO_AND_REFERENCE:
+            beside = _beside_reference(artifact, built, tests)
+        elif target.artifact.format == "onnx" and runtime_of(runtime).emulates:
+            beside = _beside_cpu(artifact, built, tests)
     require_measured(built, evidence.memory.get("arena_total"))
     worst = evidence.deciding.worst("sqnr_db")
     return {
@@ -116,6 +122,34 @@ def _beside_reference(artifact: Path, built: Built, tests: Samples) -> dict[str,
             "uncompared": list(kernels.uncompared),
         },
     }
+
+
+def _beside_cpu(artifact: Path, built: Built, tests: Samples) -> dict[str, Any]:
+    """An ONNX artifact in an NPU's emulator, which no node may leave for the CPU, and on onnxruntime's CPU kernels: its outputs on a few
+    samples, and on one of them every layer by itself, from the integers that the CPU's kernels gave the layer before it."""
+    runtime, layouts = built.target.verification.runtimes[0], built.artifact.layouts
+    options = built.target.verification.options.get(runtime, {})
+    steps = {name: encoding.scale[0] for name, encoding in built.plan.encodings.items() if encoding.axis is None}
+    few = list(tests.take(_KERNELS))
+    with (
+        open_session(runtime, artifact, options=options) as npu,
+        open_session("onnxruntime", artifact, options={"optimize": False}) as cpu,
+    ):
+        left, outputs = npu.report().get("cpu", []), equal_outputs(npu, cpu, few, layouts, steps)
+    found: dict[str, Any] = {"on_cpu": left, "outputs": asdict(outputs)}
+    try:
+        parity = emulated_parity(artifact, few[:1], runtime, options)
+    except RuntimeFailure as error:  # of the model cut into layers, which is no artifact
+        return {"emulated": {**found, "not_compared": error.what}}
+    layers = {
+        "count": len(parity.layers),
+        "max_lsb": parity.max_lsb,
+        "mismatches": sum(layer.elements - layer.equal for layer in parity),
+        "elements": sum(layer.elements for layer in parity),
+        "beyond": [asdict(layer) for layer in parity.beyond()],
+        "uncompared": list(parity.uncompared),
+    }
+    return {"emulated": {**found, "layers": layers}}
 
 
 def _placed(built: Built) -> dict[str, Any]:

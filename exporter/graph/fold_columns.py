@@ -5,7 +5,8 @@
     Conv(8 -> 8 channels, 3 x 39)       Reshape, Transpose -> Conv(32 -> 32 channels, 3 x 11) -> Transpose, Reshape
 
 A column of the new output has b columns of the old one; its window covers those of all of them, so that weights repeat, each time shifted by
-a stride, with zeros around. Of finite inputs sums are the same, in another order; an infinity becomes NaN in the columns beside its own.
+a stride, with zeros around. Of finite inputs sums are the same, in another order; an infinity, which those zeros make NaN, reaches all
+columns whose common window holds it.
 Requires: explicit windows. Ensures: nothing.
 """
 

@@ -97,3 +97,16 @@ def test_groups_dilations_and_computed_weights_are_not_asked_for() -> None:
             body, inputs="float[1,4,8,8] x, float[4,4,1,2] z", outputs="float[1,4,h,w] y", k=(4, 2, 1, 2), l=(4, 4, 1, 2)
         )
         assert fold_columns(model, lambda node: 2) == 0
+
+
+def test_an_infinity_reaches_the_columns_whose_common_window_holds_it_and_no_others() -> None:
+    """Zeros among the repeated weights meet it there, and zero times infinity is NaN."""
+    model = _conv(1, 1, (64,), (3,))
+    folded = model.clone()
+    assert fold_columns(folded, lambda node: 4) == 1
+    x = np.random.default_rng(0).normal(size=(1, 1, 64)).astype(np.float32)
+    x[..., 30] = np.inf
+    plain, together = (FloatRunner(entry, ["y"])({"x": x})["y"] for entry in (model, folded))
+    assert np.flatnonzero(~np.isfinite(plain)).tolist() == [28, 29, 30]
+    assert set(np.flatnonzero(~np.isfinite(together))) == set(range(24, 32))
+    np.testing.assert_allclose(together[np.isfinite(together)], plain[np.isfinite(together)], rtol=1e-5)

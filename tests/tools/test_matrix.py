@@ -100,6 +100,23 @@ def test_the_page_sets_micro_rows_beside_the_reference_and_counts(results):
     assert "rows: 2 measured (2 of them below 20 dB), 2 refused by name, 0 failed." in page
 
 
+def test_the_page_sets_an_emulator_beside_the_cpu(results):
+    outputs = {"max_lsb": 2.0000001, "mismatches": 5, "elements": 2000}
+    layers = {"count": 61, "max_lsb": 1, "mismatches": 10, "elements": 4000, "beyond": [], "uncompared": []}
+    rows = {
+        "digit_cnn": {"on_cpu": [], "outputs": outputs, "layers": layers},
+        "magika": {"on_cpu": ["n (Pow)"], "outputs": outputs | {"max_lsb": 0.0, "mismatches": 0}, "not_compared": "it crashed"},
+    }
+    rows = {name: {"status": "verified", "sqnr_db": 25.0, "emulated": found} for name, found in rows.items()}
+    for name in ("snapdragon-8gen2-npu", "snapdragon-8gen3-npu"):
+        (results / f"{name}.json").write_text(json.dumps(rows))
+    page = matrix_page.targets_page()
+    both = "`snapdragon-8gen2-npu`, `snapdragon-8gen3-npu`"
+    told = "99.75 % of 2,000 equal, others by 2 at most | 61 | 99.75 % of 4,000 equal, others by 1 at most | none |"
+    assert f"| digit_cnn | {both} | none | {told}" in page
+    assert f"| magika | {both} | n (Pow) | 100.00 % of 2,000 equal | – | it crashed | none |" in page
+
+
 def test_the_page_says_limits_and_sources(results):
     page = matrix_page.targets_page()
     assert "  - elements of Softmax: at most 16000 (Softmax takes one axis of at most 16,000 elements)" in page
