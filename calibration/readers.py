@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from calibration.files import SUFFIXES, array_entries, count_in_file, has_images, is_sample_file, read_file
+from calibration.importing import import_callable
 from calibration.preprocess import Preprocess
 from calibration.samples import Conformer, Entry, InputSpec, Samples, no_sample
 from diagnostics import DataError, UsageError
@@ -68,7 +66,7 @@ def _open(spec: object, inputs: tuple[InputSpec, ...], preprocess: Preprocess | 
     if isinstance(spec, (str, Path)):
         path = Path(spec)
         if not path.exists() and _CALLABLE.fullmatch(str(spec)):
-            return _stream(_import(str(spec)), str(spec))
+            return _stream(import_callable(str(spec), "the data"), str(spec))
         return _open_path(path, inputs, preprocess)
     if isinstance(spec, np.ndarray):
         spec = {inputs[0].name: spec} if len(inputs) == 1 else spec
@@ -155,25 +153,3 @@ def _stream(fresh: Callable[[], object], origin: str) -> _Opened:
             yield f"sample {i} of {origin}", read
 
     return entries, None, origin
-
-
-def _import(spec: str) -> Callable[[], object]:
-    module, _, attribute = spec.partition(":")
-    if os.getcwd() not in sys.path:  # a console script's path lacks the folder it was started in; `python -m` has it
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise UsageError(
-            "EW-U003",
-            f"the data {spec} cannot be imported",
-            why=f"{type(error).__name__}: {error}",
-            fix="give package.module:callable that is importable from here",
-        ) from error
-    if not callable(found):
-        raise UsageError(
-            "EW-U003", f"the data {spec} is a {type(found).__name__}, not callable", fix="name a function without arguments"
-        )
-    return found  # type: ignore[no-any-return]

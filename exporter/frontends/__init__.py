@@ -6,12 +6,13 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from calibration import Preprocess
+from calibration.importing import import_callable
 from diagnostics import EdgewrightError, ModelError, UsageError
 from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Reference, Signature, Source
@@ -164,17 +165,14 @@ def _need_torch(path: Path) -> None:
 
 def _call(spec: str) -> Any:
     """What ``package.module:callable`` returns, called without arguments."""
-    module_name, _, attribute = spec.partition(":")
     before = list(sys.path)
-    sys.path.insert(0, os.getcwd())
     try:
-        found: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
-        return found()
+        return import_callable(spec, "the model")()
     except EdgewrightError:
         raise
     except Exception as error:  # the user's own code may raise anything
         raise UsageError(
-            "EW-U003", f"{spec} cannot be imported or called", why=f"{type(error).__name__}: {first_line(error)}"
+            "EW-U003", f"the model {spec} cannot be called", why=f"{type(error).__name__}: {first_line(error)}"
         ) from error
     finally:
         sys.path[:] = before

@@ -8,16 +8,15 @@ both; without one it is given everywhere.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calibration.importing import import_callable
 from diagnostics import UsageError
 from exporter.verification.metrics import json_number
 
@@ -47,26 +46,9 @@ class TaskScore:
 def load_metric(spec: str) -> tuple[str, TaskMetric]:
     """Name and callable of ``module:callable``; the working directory is searched first.
 
-    Raises UsageError EW-U003 where it cannot be imported or is not callable.
+    Raises UsageError EW-U003 as `import_callable`.
     """
-    module, _, attribute = spec.partition(":")
-    fix = "write it as package.module:callable, importable from here"
-    if not module or not attribute:
-        raise UsageError("EW-U003", f"{spec!r} is not of the form module:callable", fix=fix)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise UsageError(
-            "EW-U003", f"the metric {spec} cannot be imported", why=f"{type(error).__name__}: {error}", fix=fix
-        ) from error
-    if not callable(found):
-        raise UsageError("EW-U003", f"the metric {spec} is not callable", fix=fix)
-    return attribute.rpartition(".")[2], found
+    return re.split("[:.]", spec)[-1], import_callable(spec, "the metric")
 
 
 def judges_unlabelled(spec: str) -> bool:
