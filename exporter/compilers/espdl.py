@@ -42,9 +42,10 @@ def compile_for_espdl(task: Task, version: str) -> Compiled:
 
 def _log(said: Iterable[str], report: Mapping[str, Any]) -> str:
     """What ESP-PPQ said, without its banner, colours and times; then what was found in the file."""
-    operators, constants, exponents = report["operators"], report["constants"], report["exponents"]
+    operators, borders, constants, exponents = (report[name] for name in ("operators", "borders", "constants", "exponents"))
     lines = [_NOISE.sub("", line).rstrip() for line in said]
     lines = [line for line in lines if _SAID.match(line)]
+    lines += borders
     lines += [f"{count} x {operator}" for operator, count in operators.items()]
     lines.append(f"{constants} constants and {exponents} exponents read back: those of the artifact, bit for bit")
     return "".join(f"{line}\n" for line in lines)

@@ -94,7 +94,8 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
             return {given["name"]: np.asarray(array.numpy(), np.float32) for given, array in zip(self.outputs, self._results)}
 
         def report(self) -> dict[str, Any]:
-            """`operators`: how many of each type the .espdl has; `constants`, `exponents`: how many of them are known to be the artifact's.
+            """Of the .espdl: `operators`, how many of each type; `borders`, its inputs and outputs as an app has to give and take them;
+            `constants` and `exponents`, how many are known to be the artifact's.
 
             `warnings`: nodes whose sums left the accumulators, where the chip saturates and the simulation does not.
             """
@@ -237,7 +238,23 @@ def _compared(content: bytes, form: Any, forms: Any) -> dict[str, Any]:
                     raise ValueError(f"{node.name}: ESP-PPQ wrote other integers of {name.decode()} than the artifact has")
                 counts["constants"] += 1
     types = [node.OpType().decode() for node in nodes.values()]
-    return {"operators": {name: types.count(name) for name in sorted(set(types))}, **counts}
+    inputs, outputs = (map(graph.Input, range(graph.InputLength())), map(graph.Output, range(graph.OutputLength())))
+    borders = [*(f"input {_described(value)}" for value in inputs), *(f"output {_described(value)}" for value in outputs)]
+    return {"operators": {name: types.count(name) for name in sorted(set(types))}, "borders": borders, **counts}
+
+
+def _described(value: Any) -> str:
+    """An input or output of an .espdl as an app has to give or take it."""
+    from esp_ppq.parser.espdl.FlatBuffers.Dl.TensorDataType import TensorDataType
+    from esp_ppq.parser.espdl.FlatBuffers.Dl.TensorTypeAndShape import TensorTypeAndShape
+
+    table, tensor = value.ValueInfoType().Value(), TensorTypeAndShape()
+    tensor.Init(table.Bytes, table.Pos)
+    shape = tensor.Shape()
+    dims = [shape.Dim(at).Value().DimValue() for at in range(shape.DimLength())]
+    dtype = next(name.lower() for name, number in vars(TensorDataType).items() if number == tensor.ElemType())
+    exponent = f", exponent {value.ExponentsAsNumpy()[0]}" if dtype.startswith("int") else ""
+    return f"{value.Name().decode()}: {dtype} {dims}{exponent}"
 
 
 def _as_written(integers: Any, node: Any, index: int, forms: Any) -> Any:

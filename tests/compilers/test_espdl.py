@@ -40,9 +40,9 @@ def test_the_log_has_neither_banner_nor_colours_nor_times() -> None:
         "\n   / ____/ ___// __ \\\n\x1b[38;5;2m[INFO][ESPDL][2026-11-22 17:33:21]:  \x1b[mSkip a\n"
         "\x1b[31m[ERROR][ESPDL][2026-11-22 17:33:22]:  \x1b[mSomething\n"
     )
-    report = {"operators": {"Conv": 3}, "constants": 6, "exponents": 12}
+    report = {"operators": {"Conv": 3}, "borders": ["input x: int8 [1, 4]"], "constants": 6, "exponents": 12}
     assert _log(printed.splitlines(), report) == (
-        "[INFO][ESPDL]:  Skip a\n[ERROR][ESPDL]:  Something\n3 x Conv\n"
+        "[INFO][ESPDL]:  Skip a\n[ERROR][ESPDL]:  Something\ninput x: int8 [1, 4]\n3 x Conv\n"
         "6 constants and 12 exponents read back: those of the artifact, bit for bit\n"
     )
 
@@ -128,6 +128,10 @@ def test_the_file_is_the_artifact_and_is_simulated_as_onnxruntime_computes_it(ma
     constants = sum(2 * (node.op_type in ("Conv", "Gemm")) + (node.op_type in ("MatMul", "Concat")) for node in model.graph)
     assert made.figures["constants_compared"] == constants
     assert f"{constants} constants and " in made.log
+    if make is not one_output:
+        exponent = int(np.log2(planned(model, target).encodings["x"].scale[0]))
+        written_output = "float [1, 5]" if make is many else f"int8 [1, 5], exponent {int(np.log2(step))}"
+        assert f"input x: int8 [1, 16, 16, 3], exponent {exponent}\noutput y: {written_output}\n" in made.log
     assert str(tmp_path) not in made.log
     assert made.reproducible
     assert compiled(artifact, chip) == made
