@@ -58,7 +58,9 @@ def _rewrite(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         pixels = to.op("Transpose", pixels, perm=_TO_PIXELS)
     weight = to.const(matrix[:, :, None, None], "weight")
     inherit_encoding(weight, (node.inputs[1],))
-    y = to.op("Conv", pixels, weight, *node.inputs[2:], kernel_shape=(1, 1), strides=(1, 1), dilations=(1, 1), pads=(0,) * 4)
+    y = convolved = to.op(
+        "Conv", pixels, weight, *node.inputs[2:], kernel_shape=(1, 1), strides=(1, 1), dilations=(1, 1), pads=(0,) * 4
+    )
     if clamp is not None:
         y = to.copy(clamp, [y, *clamp.inputs[1:]])
     if many:
@@ -66,3 +68,5 @@ def _rewrite(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     to.replace([to.op("Squeeze", y, axes)])
     if clamp is not None:
         graph.remove(node, safe=True)
+        if (conv := convolved.producer()) is not None:
+            conv.name = node.name

@@ -69,10 +69,13 @@ def test_a_pooling_in_front_and_a_layer_behind_need_no_reshape() -> None:
 def test_the_weights_are_those_of_the_layer_and_its_activation_stays_free(rows: int) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     body = "g = Gemm <transB = 1> (x, w) y = Relu (g)"
-    after = without(graph(body, inputs=f"float[{rows},6] x", outputs=f"float[{rows},4] y", w=weight))
+    model = graph(body, inputs=f"float[{rows},6] x", outputs=f"float[{rows},4] y", w=weight)
+    model.graph[0].name = layer = "the layer"
+    after = without(model)
     (conv,) = (node for node in after.graph if node.op_type == "Conv")
     (relu,) = (node for node in after.graph if node.op_type == "Relu")
     assert relu.inputs[0] is conv.outputs[0]
+    assert conv.name == layer
     assert FUSED in relu.metadata_props
     assert np.array_equal(constant(conv.inputs[1])[:, :, 0, 0], weight)
     assert written(after) == ["RESHAPE", "CONV_2D", "RESHAPE"]
