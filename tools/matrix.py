@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from exporter.runtimes.landing import Kept
 from targets import load_target, target_names
 from tools.matrix_page import PAGE, RESULTS, read_rows, targets_page
 from tools.matrix_rows import profile_digest
@@ -34,18 +35,17 @@ def rows_of(model: str, targets: Sequence[str], limit_s: float = _LIMIT_S) -> It
     while left:
         command = [sys.executable, "-m", "tools.matrix_rows", model, *left]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT, env=environment
-        ) as child:
-            said, errors = _lines(child.stdout), _lines(child.stderr)
-            try:
-                while left and (line := said.get(timeout=limit_s)) is not None:
-                    if line.startswith("{"):
-                        yield left.pop(0), json.loads(line)
-                reason = "" if not left else _last(errors)
-            except queue.Empty:
-                reason = f"took longer than {limit_s:.0f} s"
-            child.kill()
+        kept = Kept(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT, env=environment)
+        try:
+            said, errors = _lines(kept.process.stdout), _lines(kept.process.stderr)
+            while left and (line := said.get(timeout=limit_s)) is not None:
+                if line.startswith("{"):
+                    yield left.pop(0), json.loads(line)
+            reason = "" if not left else _last(errors)
+        except queue.Empty:
+            reason = f"took longer than {limit_s:.0f} s"
+        finally:
+            kept.end()
         if left:
             target = left.pop(0)
             yield target, {"status": "failed", "what": reason, "profile": profile_digest(load_target(target))}
