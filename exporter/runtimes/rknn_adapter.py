@@ -7,6 +7,7 @@ Like the worker it imports nothing of edgewright; the worker hands it what it bu
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["adapter"]
 # Of the toolkit's optimizations, from its own default on. Its compiler crashes at 3 for the RK3588 where a softmax stands between products of
 # int8; at 2 it fuses less.
 LEVELS = (3, 2, 1, 0)
+# What a crash ends a process by; one that the system killed, for its memory mostly, would be killed at any level.
+CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 
 
 def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
@@ -62,7 +65,8 @@ def adapter(base: Any, info: Callable[..., dict[str, Any]]) -> Any:
                         self._built(artifact, platform, level)
                     finally:
                         os._exit(0)  # a refusal is said again, by the parent
-                if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+                status = os.waitpid(child, 0)[1]
+                if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
                     return level
             return LEVELS[-1]
 
