@@ -104,6 +104,23 @@ def test_where_the_toolkit_crashes_at_its_own_level_a_lower_one_is_taken_and_nam
 
 @here
 @pytest.mark.slow
+def test_an_input_of_three_axes_that_is_multiplied_is_built(tmp_path: Path) -> None:
+    """Three of the toolkit's rules undo each other for ever there."""
+    target = load_target("rk3588-npu")
+    model = network("y = MatMul (x, w)", inputs="float[1,8,16] x", outputs="float[1,8,4] y", w=(16, 4))
+    plan = planned(model, target)
+    content = write_onnx(model, plan, target)
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(content)
+    (sample,) = samples(model, 1, seed=3)
+    options = target.verification.options["rknn-simulator"]
+    with open_session("rknn-simulator", artifact, options=options, timeout_s=120) as session:
+        apart = np.abs(session.run(sample)["y"] - run(content, sample)["y"]).max()
+    assert apart <= 1.001 * plan.encodings["y"].scale[0]
+
+
+@here
+@pytest.mark.slow
 def test_what_it_cannot_read_is_refused(tmp_path: Path) -> None:
     artifact = tmp_path / "model.onnx"
     artifact.write_bytes(b"no model")
