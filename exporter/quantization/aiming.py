@@ -2,7 +2,7 @@
 
 The search for what leaves the 8 bits runs in decibels, so a gate has to say how many of them it is away from holding. One on `sqnr_db` knows.
 Of any other, the error that it allows is set beside the one that was found: of `cosine` 1 - cos follows the power of the noise (to second
-order), all others are taken to follow its amplitude. That guides the search alone; whether a gate holds is always asked of the gate.
+order), all others are taken to follow its amplitude. The number guides the search alone: its sign says whether the gate holds.
 """
 
 from __future__ import annotations
