@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +94,7 @@ def measured(case: Case, form: Form) -> dict[str, Any]:
         "bytes": len(built.artifact.content),
         "load_cpu_s": loaded,
         "build_cpu_s": spent,
-        **_floats(built, form, case.gates),
+        **_floats(built, form),
     }
 
 
@@ -108,14 +108,13 @@ def _accuracy(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _floats(built: Built, form: Form, gates: Sequence[str]) -> dict[str, Any]:
+def _floats(built: Built, form: Form) -> dict[str, Any]:
     """How many nodes run in integers and in float, the share of multiply-accumulates in float, and how many nodes for which reason."""
     precisions = built.plan.precision
     counts = Counter("float" if precision.startswith("float") else "integer" for precision in precisions.values())
     reasons = refusals(built.graph, built.target.artifact, built.statistics) if not form.is_float else {}
-    hurt = f"8 bits would not hold {' and '.join(gates)}" if form.precision == "auto" else "8 bits would cost accuracy"
     reasons |= {
-        name: "faster in float than in 8 bits" if "faster" in why or "slower" in why else hurt
+        name: "faster in float than in 8 bits" if "faster" in why or "slower" in why else "8 bits would cost accuracy"
         for name, why in built.plan.reasons.items()
     }
     why = Counter(reasons[name] for name, precision in precisions.items() if name in reasons and precision.startswith("float"))
