@@ -121,7 +121,8 @@ def legalized(model: ir.Model, target: Target) -> ir.Model:
     quantized = is_quantized(graph)
     graph = graph if quantized else folded_for(graph, target)
     # What is written out has no encodings of the source.
-    avoid = {**AVOIDED.get(target.artifact.runtime, {}), **dict.fromkeys(() if quantized else slow_builtins(target), 1)}
+    avoided = {op: since for op, since in AVOIDED.get(target.artifact.runtime, {}).items() if op not in target.artifact.kept}
+    avoid = {**avoided, **dict.fromkeys(() if quantized else slow_builtins(target), 1)}
     graph = settle(legalize(graph, target.artifact.format, floor_of(target), target.has_float, avoid))
     graph = ensure_biases(graph) if target.artifact.calibrated else graph
     if target.has_float and not quantized:

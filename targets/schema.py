@@ -146,6 +146,8 @@ class Artifact(_Table):
     explicit_defaults: tuple[
         str, ...
     ] = ()  # ONNX types whose attributes are written even at their defaults, which its reader does not know
+    # TFLite builtins that are written as they are for tflite-micro, where another form is equal on all kernels bit for bit (`AVOIDED`).
+    kept: tuple[Literal["FULLY_CONNECTED"], ...] = ()
     precision: Precision
     precisions: tuple[Precision, ...] = ()  # what --precision may choose instead; empty: `precision` alone
     io_dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"

@@ -39,12 +39,17 @@ _EFFECTS: Final = frozenset({"ASSIGN_VARIABLE", "CALL_ONCE", "IF", "READ_VARIABL
 _UNREFERENCED: Final = frozenset({"ELU"})
 
 # (operator, dtype of what it writes) -> why tflite-micro's kernel and LiteRT's reference kernel may be one step of the encoding apart.
-# FULLY_CONNECTED, too, may be (`targets.releases.tflite.AVOIDED`): no artifact for tflite-micro has one.
-# Sources: Prepare of LiteRT `kernels/mul.cc` and `kernels/activations.cc` beside tflite-micro `micro/kernels/mul_common.cc`,
-# `leaky_relu_common.cc` and `softmax_common.cc`.
+# FULLY_CONNECTED is there only where a profile keeps it; `targets.releases.tflite.AVOIDED` has its sources. Those of the others: Prepare of
+# LiteRT `kernels/mul.cc` and `kernels/activations.cc` beside tflite-micro `micro/kernels/mul_common.cc`, `leaky_relu_common.cc` and
+# `softmax_common.cc`.
 _FACTOR: Final = "LiteRT computes the factor between the scales in single precision, tflite-micro in double"
 _TABLES: Final = "LiteRT fills the tables of exponentials and reciprocals in double precision, tflite-micro in single"
+_ONCE: Final = (
+    "LiteRT's reference kernel multiplies its sums by the real factor in double precision and rounds once; tflite-micro's"
+)
 _KNOWN: Final[Mapping[tuple[str, str], str]] = {
+    ("FULLY_CONNECTED", "int8"): f"{_ONCE} multiplies by a fixed-point number of 32 bits and rounds twice",
+    ("FULLY_CONNECTED", "int16"): f"{_ONCE} multiplies sums of 64 bits by a fixed-point number of 16 bits",
     **{(op, dtype): _FACTOR for op in ("MUL", "LEAKY_RELU") for dtype in ("int8", "int16")},
     ("SOFTMAX", "int16"): _TABLES,
 }

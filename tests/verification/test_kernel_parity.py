@@ -44,6 +44,25 @@ def test_what_one_operator_computes_otherwise_is_not_counted_at_the_next(tmp_pat
     assert proof.kernels == differences(kernel_parity(path, opened.take(4)))
 
 
+def test_a_profile_may_keep_fully_connected_layers_which_are_one_step_apart_at_most(tmp_path: Path) -> None:
+    profile = tmp_path / "fast.toml"
+    profile.write_text('extends = "cortex-m7"\nname = "fast"\n[artifact]\nkept = ["FULLY_CONNECTED"]\n')
+    torch.manual_seed(0)
+    source = load(nn.Linear(96, 512).eval(), inputs=(torch.zeros(20, 96),))
+    data = [{source.inputs[0].name: np.random.default_rng(seed).normal(size=(20, 96)).astype(np.float32)} for seed in range(4)]
+    opened = open_samples(data, source.inputs)
+    found = {}
+    for name in ("cortex-m7", str(profile)):
+        built = build(source, load_target(name), opened, Options(refine=False))
+        built.artifact.write(tmp_path / "model.tflite")
+        found[name] = kernel_parity(tmp_path / "model.tflite", opened)
+    plain, kept = found.values()
+    assert not differences(plain)
+    (difference,) = differences(kept)
+    assert (difference.op, difference.dtype, difference.max_lsb) == ("FULLY_CONNECTED", "int8", 1)
+    assert "rounds twice" in difference.reason
+
+
 def layer(op: str, off_by_one: int, more: int = 0) -> LayerParity:
     return LayerParity("t", op, 100, off_by_one, more, 2 if more else min(off_by_one, 1))
 
