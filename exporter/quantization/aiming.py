@@ -20,7 +20,7 @@ from exporter.graph.run import FloatRunner
 from exporter.graph.values import name_of
 from exporter.progress import Progress
 from exporter.quantization.plan import Plan
-from exporter.quantization.sensitivity import dynamic_nodes
+from exporter.quantization.sensitivity import dynamic_nodes, planned_db
 from exporter.quantization.switches import Sample, Switchboard
 from exporter.verification.compare import Comparison, Run, compare
 from exporter.verification.gates import Gate, GateResult, check
@@ -92,6 +92,10 @@ class Aim:
     def spare(self, plan: Plan) -> float:
         """Decibels by which all gates hold with a margin; below 0 where one does not. +inf where nothing is lost at all."""
         return -_MARGIN_DB - max(shortfall_db(found.gate, self._ideals[found.gate], found.value) for found in self.reached(plan))
+
+    def decibels(self, plan: Plan) -> float:
+        """The SQNR of the worst output that a gate is about, which is what the choice of nodes aims at."""
+        return planned_db(self._model, plan, self._samples, self.handicaps)
 
     def reached(self, plan: Plan) -> list[GateResult]:
         """Every gate that is aimed at, as the plan's simulator keeps it. A plan that was judged before is not run again."""

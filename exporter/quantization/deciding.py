@@ -102,27 +102,49 @@ def integer_plan(
         others = Others(forms, target.quantization.float_fallback, finer)
         mixer = Mixer(graph, nearest, CostModel(target), samples, others, aim.handicaps if aim is not None else None)
         bargain = mixer.bargain() if target.quantization.float_fallback else None
+    start = applied(bargain) if bargain is not None else nearest
     if aim is None:
-        return refined(applied(bargain) if bargain is not None else nearest)
-
-    def spare(plan: Plan) -> float:
-        with progress.stage(f"judge by {', '.join(map(str, aim.gates))}"):
-            return aim.spare(plan)
+        return refined(start)
+    quick: Effort | None = "balanced" if effort == "best" else effort  # learning takes minutes: it waits for the choice of nodes
 
     def mixed(decibels: float) -> Plan:
         with progress.stage("mix precisions"):
             mixture = mixer.mixture(decibels)
         return refined(applied(mixture), quick)
 
-    quick: Effort | None = "balanced" if effort == "best" else effort  # learning takes minutes: it waits for the choice of nodes
-    plan = refined(applied(bargain) if bargain is not None else nearest, quick)
-    left = spare(plan)
+    def learned(plan: Plan) -> Plan:
+        return refined(replace(plan, roundings={}, corrections={}))
+
+    return _aimed(aim, refined(start, quick), mixed, learned if effort == "best" else None, effort is not None, progress)
+
+
+def _aimed(
+    aim: Aim,
+    plain: Plan,
+    mixed: Callable[[float], Plan],
+    learned: Callable[[Plan], Plan] | None,
+    refining: bool,
+    progress: Progress,
+) -> Plan:
+    """The plan that holds the gates with the fewest nodes out of the 8 bits, and what it reaches; a warning where one does not hold.
+
+    Args:
+        plain: the plan with none of them out for accuracy.
+        mixed: see `_search`.
+        learned: from a plan to one with learned roundings, taken where it is better.
+        refining: whether a plan reaches more than what its choice of nodes aimed at.
+    """
+
+    def spare(plan: Plan) -> float:
+        with progress.stage(f"judge by {', '.join(map(str, aim.gates))}"):
+            return aim.spare(plan)
+
+    plan, left = plain, spare(plain)
     if left < 0:
-        rounds = _ROUNDS if effort is not None or not aim.in_decibels else 1  # else the first aim is what comes out
-        plan = _search(mixed, spare, planned_db(graph, plan, samples, aim.handicaps) - left, rounds)
-    if effort == "best":
-        learned = refined(replace(plan, roundings={}, corrections={}))
-        plan = max(plan, learned, key=lambda plan: (min(spare(plan), 0.0), planned_db(graph, plan, samples)))
+        rounds = _ROUNDS if refining or not aim.in_decibels else 1  # else the first aim is what comes out
+        plan = _search(mixed, spare, aim.decibels(plan) - left, rounds)
+    if learned is not None:
+        plan = max(plan, learned(plan), key=lambda plan: (min(spare(plan), 0.0), aim.decibels(plan)))
     reached = aim.reached(plan)
     for found in reached:
         if not found.passed:
