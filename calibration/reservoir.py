@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from random import Random
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-__all__ = ["MOST_BYTES", "MOST_SAMPLES", "Reservoir", "sample_digest", "spread"]
+__all__ = ["MOST_BYTES", "MOST_SAMPLES", "Reservoir", "drawn", "sample_digest", "spread"]
 
 Sample = Mapping[str, np.ndarray[Any, Any]]
 
@@ -34,6 +36,17 @@ def spread(items: Iterable[_Item], count: int) -> list[_Item]:
     found = list(items)
     count = min(count, len(found))
     return [found[index * len(found) // count] for index in range(count)]
+
+
+def drawn(items: Iterable[_Item], count: int) -> list[_Item]:
+    """At most `count` of them, one from each of so many equal parts by lot, always the same: data often repeats itself, and every 16th image
+    of 8 photos in turn is of one photo.
+    """
+    found = list(items)
+    count = min(count, len(found))
+    bounds = [index * len(found) // max(count, 1) for index in range(count + 1)]
+    lot = Random(0)
+    return [found[low + int(lot.random() * (high - low))] for low, high in pairwise(bounds)]
 
 
 class Reservoir:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from calibration.reservoir import spread
+from calibration.reservoir import drawn
 from exporter.graph.values import name_of
 from exporter.quantization.correction import Correction, bias_index, correct_biases, planned_sqnr
 from exporter.quantization.costs import LARGE_MODEL_MACS, model_macs
@@ -46,7 +46,7 @@ def refine(
     Raises UsageError EW-U005 where the effort is "best" and torch is not installed.
     """
     look = FAST if effort == "fast" else CLOSE
-    held = spread(samples, look.samples)
+    held = drawn(samples, look.samples)
     # What judges the learned roundings must not have shaped those they are compared with.
     seen = held if effort != "best" else split(held)[0] or held
     fitted = _fitted(model, plan, target, seen, look, progress)
