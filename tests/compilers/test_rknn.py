@@ -73,6 +73,21 @@ def test_a_layer_normalization_of_any_rank_is_built_and_simulates_in_half_precis
 
 @here
 @pytest.mark.slow
+def test_a_product_with_a_hard_sigmoid_is_built(tmp_path: Path) -> None:
+    """Without its alpha, which may be left out, the toolkit ends with a TypeError where it would make a HardSwish of both."""
+    target = load_target("rk3588-npu")
+    shape = "float[1,8,6,6]"
+    model = network("h = HardSigmoid (x) y = Mul (x, h)", inputs=f"{shape} x", outputs=f"{shape} y")
+    content = write_onnx(model, float_plan(model, target), target)
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(content)
+    (sample,) = samples(model, 1)
+    with open_session("rknn-simulator", artifact, options=target.verification.options["rknn-simulator"]) as session:
+        np.testing.assert_allclose(session.run(sample)["y"], run(content, sample)["y"], atol=2**-8)
+
+
+@here
+@pytest.mark.slow
 def test_where_the_toolkit_crashes_at_its_own_level_a_lower_one_is_taken_and_named(tmp_path: Path) -> None:
     """A softmax between two products of int8, as attention has it, on the RK3588."""
     target = load_target("rk3588-npu")

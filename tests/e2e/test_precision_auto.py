@@ -188,6 +188,6 @@ def test_one_node_of_a_digit_classifier_on_an_mcu_takes_16_bits(tmp_path: Path) 
     assert main([*arguments, "--gate", "sqnr_db>=45"]) == 1
     assert main([*arguments, "--gate", "sqnr_db>=45", "--precision", "auto", "--force"]) == 0
     plan = Plan.load(tmp_path / "cortex-m7" / "plan.json")
-    assert (
-        [name for name, precision in plan.precision.items() if precision == "int16x8"] == list(plan.reasons) == ["node_linear_1"]
-    )
+    wide = [name for name, precision in plan.precision.items() if precision == "int16x8"]
+    assert {name.partition("/")[0] for name in wide} == {"node_linear_1"}  # a convolution there, and what gives it its shape
+    assert set(plan.reasons) == set(wide)
