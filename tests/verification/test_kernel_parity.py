@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import add_int8
+from tiny_models import TfliteBuilder, add_int8
 from torch import nn
 
 from calibration import open_samples
 from diagnostics import DataError
 from exporter.frontends import load
 from exporter.pipeline import Options, build
-from exporter.runtimes import available
+from exporter.runtimes import available, open_session
 from exporter.verification.kernels import Difference, differences, kernel_parity
 from exporter.verification.parity import LayerParity, Parity
 from exporter.verification.prove import prove
 from targets import load_target
 from targets.precision import choose_precision
+
+SCALE_OF_A_TIE = 0.0211735013872  # 100 steps of it are where 256 times the sigmoid is 228.4999984
 
 pytestmark = pytest.mark.skipif(not available("tflite-micro").present, reason="needs tflite-micro")
 
@@ -61,6 +63,24 @@ def test_a_profile_may_keep_fully_connected_layers_which_are_one_step_apart_at_m
     (difference,) = differences(kept)
     assert (difference.op, difference.dtype, difference.max_lsb) == ("FULLY_CONNECTED", "int8", 1)
     assert "rounds twice" in difference.reason
+
+
+def test_a_sigmoid_close_to_a_tie_is_nearest_on_tflite_micro_and_rounded_once_more_by_litert(tmp_path: Path) -> None:
+    tables = TfliteBuilder()
+    x = tables.tensor("x", (1, 256), "int8", [SCALE_OF_A_TIE], [-3])
+    y = tables.tensor("y", (1, 256), "int8", [1 / 256], [-128])
+    tables.operator("LOGISTIC", [x], [y])
+    path, integers = tables.save(tmp_path / "sigmoid.tflite", [x], [y]), np.arange(-128, 128)
+    found = {}
+    for runtime in ("tflite-micro", "litert-ref"):
+        with open_session(runtime, path, isolate=False) as session:
+            found[runtime] = session.run({"x": integers.astype(np.int8)[None]})["y"].ravel().astype(int)
+    micro, reference = found.values()
+    exact = 256 / (1 + np.exp(-SCALE_OF_A_TIE * (integers + 3))) - 128
+    np.testing.assert_array_equal(micro, np.clip(np.rint(exact), -128, 127))
+    (off,) = np.flatnonzero(micro != reference)
+    assert (integers[off], reference[off] - micro[off]) == (97, 1)
+    assert abs(exact[off] - 100.5) < 1e-5
 
 
 def layer(op: str, off_by_one: int, more: int = 0) -> LayerParity:
