@@ -75,7 +75,7 @@ def test_a_bundle_is_verified_in_the_emulator_and_no_time_of_it_is_reported(tmp_
 def test_a_mix_of_8_and_16_bits_runs_wholly_on_the_npu(digit_cnn: Source, tmp_path: Path) -> None:
     data = open_samples("tools.zoo:calibration_digits", digit_cnn.inputs, digit_cnn.preprocess).take(16)
     target = choose_precision(load_target("snapdragon-8gen3-npu"), "auto")
-    built = build(digit_cnn, target, data, Options(goal=Goal.parse(["sqnr_db>=48"])))
+    built = build(digit_cnn, target, data, Options(goal=Goal.parse(["sqnr_db>=45"])))
     assert set(built.plan.precision.values()) == {"int8", "int16x8"}
     path = tmp_path / "model.onnx"
     built.artifact.write(path)
