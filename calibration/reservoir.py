@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -33,20 +32,21 @@ def sample_digest(sample: Sample) -> bytes:
 
 def spread(items: Iterable[_Item], count: int) -> list[_Item]:
     """At most `count` of them, evenly spaced: data is often sorted by kind, and what lies side by side in time is alike."""
-    found = list(items)
-    count = min(count, len(found))
-    return [found[index * len(found) // count] for index in range(count)]
+    return [part[0] for part in _parts(items, count)]
 
 
 def drawn(items: Iterable[_Item], count: int) -> list[_Item]:
     """At most `count` of them, one from each of so many equal parts by lot, always the same: data often repeats itself, and every 16th image
     of 8 photos in turn is of one photo.
     """
+    lot = Random(0)
+    return [part[int(lot.random() * len(part))] for part in _parts(items, count)]
+
+
+def _parts(items: Iterable[_Item], count: int) -> list[list[_Item]]:
     found = list(items)
     count = min(count, len(found))
-    bounds = [index * len(found) // max(count, 1) for index in range(count + 1)]
-    lot = Random(0)
-    return [found[low + int(lot.random() * (high - low))] for low, high in pairwise(bounds)]
+    return [found[index * len(found) // count : (index + 1) * len(found) // count] for index in range(count)]
 
 
 class Reservoir:

@@ -44,7 +44,7 @@ _UNREFERENCED: Final = frozenset({"ELU"})
 # `softmax_common.cc`.
 _FACTOR: Final = "LiteRT computes the factor between the scales in single precision, tflite-micro in double"
 _TABLES: Final = "LiteRT fills the tables of exponentials and reciprocals in double precision, tflite-micro in single"
-# LOGISTIC: by its values. Of 384,000 entries of tables (1,500 scales) two differ, both where 256 times the sigmoid is within 3e-7 of a tie:
+# LOGISTIC: by its values. Of 384,000 entries of tables (1,500 scales) two differ, both where 256 times the sigmoid is within 2e-6 of a tie:
 # LiteRT's is what single precision rounds to, tflite-micro's the nearest integer.
 _TIES: Final = "LiteRT fills the table in single precision, in which a value close to a tie is one; tflite-micro's is the nearest"
 _ONCE: Final = (

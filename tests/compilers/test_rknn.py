@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from diagnostics import CompilerFailure, RuntimeFailure
@@ -54,6 +55,17 @@ def test_the_profiles_form_is_built_and_simulates_within_a_step(name: str, tmp_p
     assert str(tmp_path) not in compiled.log
 
 
+def simulates_in_half_precision(model: ir.Model, tmp_path: Path) -> None:
+    """Asserts that the toolkit builds a float artifact, and that its simulator computes what onnxruntime does."""
+    target = load_target("rk3588-npu")
+    content = write_onnx(model, float_plan(model, target), target)
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(content)
+    (sample,) = samples(model, 1)
+    with open_session("rknn-simulator", artifact, options=target.verification.options["rknn-simulator"]) as session:
+        np.testing.assert_allclose(session.run(sample)["y"], run(content, sample)["y"], atol=2**-8)
+
+
 @here
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4, 8), (2, 4, 8), (1, 2, 4, 8)])
@@ -61,29 +73,18 @@ def test_a_layer_normalization_of_any_rank_is_built_and_simulates_in_half_precis
     shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     """Without its axis, which may be left out, the toolkit ends with a KeyError."""
-    axes, target = ",".join(map(str, shape)), load_target("rk3588-npu")
+    axes = ",".join(map(str, shape))
     model = network("y = LayerNormalization (x, s, b)", inputs=f"float[{axes}] x", outputs=f"float[{axes}] y", s=(8,), b=(8,))
-    content = write_onnx(model, float_plan(model, target), target)
-    artifact = tmp_path / "model.onnx"
-    artifact.write_bytes(content)
-    (sample,) = samples(model, 1)
-    with open_session("rknn-simulator", artifact, options=target.verification.options["rknn-simulator"]) as session:
-        np.testing.assert_allclose(session.run(sample)["y"], run(content, sample)["y"], atol=2**-8)
+    simulates_in_half_precision(model, tmp_path)
 
 
 @here
 @pytest.mark.slow
 def test_a_product_with_a_hard_sigmoid_is_built(tmp_path: Path) -> None:
     """Without its alpha, which may be left out, the toolkit ends with a TypeError where it would make a HardSwish of both."""
-    target = load_target("rk3588-npu")
     shape = "float[1,8,6,6]"
     model = network("h = HardSigmoid (x) y = Mul (x, h)", inputs=f"{shape} x", outputs=f"{shape} y")
-    content = write_onnx(model, float_plan(model, target), target)
-    artifact = tmp_path / "model.onnx"
-    artifact.write_bytes(content)
-    (sample,) = samples(model, 1)
-    with open_session("rknn-simulator", artifact, options=target.verification.options["rknn-simulator"]) as session:
-        np.testing.assert_allclose(session.run(sample)["y"], run(content, sample)["y"], atol=2**-8)
+    simulates_in_half_precision(model, tmp_path)
 
 
 @here

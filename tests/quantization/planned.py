@@ -12,6 +12,7 @@ from calibration import Samples, Store, collect, open_samples
 from exporter.frontends.source import Signature
 from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.run import FloatRunner, observed_values
+from exporter.progress import SILENT
 from exporter.quantization.correction import ensure_biases
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
@@ -107,3 +108,15 @@ def sqnr(reference: np.ndarray, found: np.ndarray) -> float:
     """Signal to quantization noise in dB."""
     noise = np.square(reference.astype(np.float64) - found).sum()
     return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / max(noise, 1e-30)))
+
+
+class Told:
+    """A progress that keeps its warnings."""
+
+    stage = SILENT.stage
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)

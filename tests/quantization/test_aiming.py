@@ -16,7 +16,7 @@ from exporter.quantization.sensitivity import planned_db
 from exporter.quantization.switches import Switchboard
 from exporter.verification.compare import compare
 from exporter.verification.gates import Gate
-from tests.quantization.planned import network, planned, residual_net, samples
+from tests.quantization.planned import Told, network, planned, residual_net, samples
 
 METRIC = """
 def labelled(run, samples):
@@ -26,18 +26,6 @@ def agreement(run, samples, original=None):
     kept = [int(run(s)["y"].argmax()) == (0 if original is None else int(original(s)["y"].argmax())) for s in samples]
     return {"agreement": sum(kept) / len(kept), "seen": len(kept)}
 """
-
-
-class Told:
-    """A progress that keeps its warnings."""
-
-    stage = SILENT.stage
-
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from exporter.quantization import deciding
 from exporter.quantization.aiming import Goal
 from exporter.quantization.deciding import _search, integer_plan
 from exporter.quantization.plan import Plan
-from tests.quantization.planned import residual_net, statistics, target
+from tests.quantization.planned import Told, residual_net, statistics, target
 
 
 def searched(gain: float, wanted: float, rounds: int = 8, least: float = -100.0) -> tuple[float, list[float]]:
@@ -95,15 +95,6 @@ def test_the_effort_fast_measures_what_rounding_costs_where_that_takes_little(mo
 
 def test_gates_out_of_reach_are_named_with_what_is_reached():
     """A device without float and without 16 bits has nothing to choose from."""
-
-    class Told:
-        stage = SILENT.stage
-
-        def __init__(self):
-            self.warnings = []
-
-        def warn(self, message):
-            self.warnings.append(message)
 
     model, told = residual_net(), Told()
     only = target(precision="auto", float_fallback=False)
