@@ -53,6 +53,9 @@ def _passed_on(node: ir.Node) -> ir.Value | None:
     if kind == "Transpose":
         perm = attribute(node, "perm")
         return x if perm is not None and tuple(perm) == tuple(range(len(perm))) else None
+    if kind in ("MaxPool", "AveragePool"):
+        ones = all(length == 1 for name in ("kernel_shape", "strides") for length in attribute(node, name, (1,)))
+        return x if ones and len(node.outputs) == 1 else None
     if kind == "Pad":
         pads = constant(node.inputs[1])
         return x if pads is not None and not pads.any() else None

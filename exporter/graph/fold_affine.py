@@ -8,6 +8,10 @@ before it (Conv, Gemm; an Add only where the convolution does not pad, as paddin
 
     x -> Mul(s) -> Add(t) -> Conv(w, b) -> y          x -> Conv(w * s, b + sum(w * t)) -> y
 
+before a Gemm also where the samples are laid out as rows between::
+
+    x -> Add(t) -> Transpose -> Reshape -> Gemm(w, b) -> y          x -> Transpose -> Reshape -> Gemm(w, b + w @ t) -> y
+
 Neither fires where the value between the two is used elsewhere or is a graph output, where a constant has more than one element off
 the channel axis, or where weight or bias are not constants. Div and Sub are the same with 1/s and -t.
 
@@ -16,22 +20,25 @@ Requires: constants are initializers, ranks are known. Ensures: nothing; folding
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.edit import add_constant, bypass, only_user, replace_constant
-from exporter.graph.values import attribute, constant, name_of
+from exporter.graph.values import attribute, constant, name_of, rank, static_shape
 
-__all__ = ["fold_affine"]
+__all__ = ["Affine", "affine_of", "fold_affine", "linear_of", "scaled_rows"]
 
 Vector = np.ndarray[Any, Any]
 
+_SHAPES: Final = ("Transpose", "Reshape", "Flatten")
+
 
 @dataclass(frozen=True)
-class _Affine:
+class Affine:
     """``y = x * scale + shift``, float64 [C] each; `x` is the operand that varies."""
 
     x: ir.Value
@@ -40,7 +47,7 @@ class _Affine:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """How weights of a linear node are indexed: axes of its output and input channels, and how many groups share them."""
 
     out_axis: int
@@ -68,27 +75,17 @@ def _fold_behind(node: ir.Node) -> bool:
     """``linear -> node``: scale the rows of the weight, scale and shift the bias."""
     for x in node.inputs:
         linear = x.producer() if x is not None else None
-        found = _linear(linear)
+        found = linear_of(linear)
         if linear is None or found is None or x is None or only_user(x) is not node:
             continue
-        affine = _affine(node, x, found.channels_out)
+        affine = affine_of(node, x, found.channels_out)
         if affine is None:
             continue
         weight, bias = constant(linear.inputs[1]), _bias(linear, found.channels_out)
         if weight is None or bias is None:
             continue
         if np.any(affine.scale != 1):
-            scale = affine.scale
-            if (
-                linear.op_type == "ConvTranspose"
-            ):  # weight [C_in, C_out / groups, ...]: each input channel has its group's outputs
-                per_group = scale.reshape(found.groups, 1, -1)
-                rows = weight.reshape(found.groups, weight.shape[0] // found.groups, weight.shape[1], -1) * per_group[..., None]
-                _set_weight(linear, rows.reshape(weight.shape).astype(weight.dtype))
-            else:
-                shape = [1] * weight.ndim
-                shape[found.out_axis] = -1
-                _set_weight(linear, (weight * scale.reshape(shape)).astype(weight.dtype))
+            _set_weight(linear, scaled_rows(linear, found, affine.scale))
         _set_bias(linear, (bias * affine.scale + affine.shift).astype(weight.dtype))
         return bypass(node, x)
     return False
@@ -96,40 +93,82 @@ def _fold_behind(node: ir.Node) -> bool:
 
 def _fold_before(node: ir.Node) -> bool:
     """``node -> linear``: scale the columns of the weight, let the bias take what the shift adds."""
-    y = node.outputs[0]
-    linear = only_user(y)
-    found = _linear(linear)
-    if linear is None or found is None or linear.op_type == "ConvTranspose" or linear.inputs[0] is not y:
+    linear, steps = _reader(node.outputs[0])
+    found = linear_of(linear)
+    if linear is None or found is None or linear.op_type == "ConvTranspose":
         return False
     for x in node.inputs:
-        affine = _affine(node, x, found.channels_in) if x is not None else None
+        affine = affine_of(node, x, _channels(x)) if x is not None else None
         if affine is None:
             continue
-        if np.any(affine.shift != 0) and linear.op_type == "Conv" and not _unpadded(linear):
+        scale, shift = (_through(vector, affine.x, steps) for vector in (affine.scale, affine.shift))
+        if np.any(shift != 0) and linear.op_type == "Conv" and not _unpadded(linear):
             return False
         weight, bias = constant(linear.inputs[1]), _bias(linear, found.channels_out)
-        if weight is None or bias is None:
+        if weight is None or bias is None or scale.size != found.channels_in:
             return False
         if linear.op_type == "Gemm":
             shape = [1, 1]
             shape[found.in_axis] = -1
-            scale, shift = affine.scale.reshape(shape), affine.shift.reshape(shape)
+            scale, shift = scale.reshape(shape), shift.reshape(shape)
             moved = (weight.astype(np.float64) * shift).sum(axis=found.in_axis)
         else:  # weight [C_out, C_in / groups, ...]: the outputs of group g see the inputs of group g
             spread = (found.groups, 1, weight.shape[1])
             per_out = (found.groups, found.channels_out // found.groups, weight.shape[1])
             tail = (1,) * (weight.ndim - 2)
-            scale = np.broadcast_to(affine.scale.reshape(spread), per_out).reshape(*weight.shape[:2], *tail)
-            shift = np.broadcast_to(affine.shift.reshape(spread), per_out).reshape(*weight.shape[:2], *tail)
+            scale = np.broadcast_to(scale.reshape(spread), per_out).reshape(*weight.shape[:2], *tail)
+            shift = np.broadcast_to(shift.reshape(spread), per_out).reshape(*weight.shape[:2], *tail)
             moved = (weight.astype(np.float64) * shift).sum(axis=tuple(range(1, weight.ndim)))
-        if np.any(affine.shift != 0):
+        if np.any(shift != 0):
             _set_bias(linear, (bias + moved).astype(weight.dtype))
         _set_weight(linear, (weight * scale).astype(weight.dtype))
         return bypass(node, affine.x)
     return False
 
 
-def _affine(node: ir.Node, x: ir.Value, channels: int) -> _Affine | None:
+def _reader(value: ir.Value) -> tuple[ir.Node | None, list[ir.Node]]:
+    """The only node that computes with `value`, and what changes its shape on the way there: of each sample apart, to a row of a Gemm."""
+    steps: list[ir.Node] = []
+    while (user := only_user(value)) is not None and user.inputs[0] is value:
+        perm, made = attribute(user, "perm"), user.outputs[0]
+        if user.domain or user.op_type not in _SHAPES or (user.op_type == "Transpose" and (perm is None or perm[0] != 0)):
+            return (user, steps) if not steps or user.op_type == "Gemm" else (None, [])
+        if value.shape is None or made.shape is None or not value.shape or not made.shape or value.shape[0] != made.shape[0]:
+            return None, []
+        steps.append(user)
+        value = made
+    return None, []
+
+
+def _through(vector: Vector, x: ir.Value, steps: Sequence[ir.Node]) -> Vector:
+    """What a vector with one entry a channel of `x` is behind changes of shape: one entry for each element of a sample."""
+    if not steps:
+        return vector
+    shape = static_shape(x)
+    array = np.broadcast_to(vector.reshape(1, -1, *(1,) * (len(shape) - 2)), (1, *shape[1:]))
+    for step in steps:
+        moved = array.transpose(attribute(step, "perm")) if step.op_type == "Transpose" else array
+        array = moved.reshape(1, *static_shape(step.outputs[0])[1:])
+    return array.reshape(-1)
+
+
+def _channels(x: ir.Value) -> int:
+    return static_shape(x)[1] if rank(x) > 1 else 0
+
+
+def scaled_rows(node: ir.Node, found: Linear, scale: Vector) -> Vector:
+    """The weight of a linear node that gives `scale` [C_out] times its output, in the weight's dtype."""
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    if node.op_type == "ConvTranspose":  # weight [C_in, C_out / groups, ...]: each input channel has its group's outputs
+        rows = weight.reshape(found.groups, weight.shape[0] // found.groups, weight.shape[1], -1)
+        return np.asarray((rows * scale.reshape(found.groups, 1, -1, 1)).reshape(weight.shape).astype(weight.dtype))
+    shape = [1] * weight.ndim
+    shape[found.out_axis] = -1
+    return np.asarray((weight * scale.reshape(shape)).astype(weight.dtype))
+
+
+def affine_of(node: ir.Node, x: ir.Value, channels: int) -> Affine | None:
     """`node` as an affine map of `x` with one constant a channel (axis 1) of a float value, where it is one."""
     other = node.inputs[1] if node.inputs[0] is x else node.inputs[0]
     array = constant(other)
@@ -152,15 +191,15 @@ def _affine(node: ir.Node, x: ir.Value, channels: int) -> _Affine | None:
     value = np.broadcast_to(full.reshape(-1), (channels,)).astype(np.float64)
     one, zero = np.ones(channels), np.zeros(channels)
     if node.op_type == "Mul":
-        return _Affine(x, value, zero)
+        return Affine(x, value, zero)
     if node.op_type == "Div":
-        return _Affine(x, 1 / value, zero) if np.all(value != 0) else None
+        return Affine(x, 1 / value, zero) if np.all(value != 0) else None
     if node.op_type == "Add":
-        return _Affine(x, one, value)
-    return _Affine(x, one, -value) if node.inputs[0] is x else _Affine(x, -one, value)
+        return Affine(x, one, value)
+    return Affine(x, one, -value) if node.inputs[0] is x else Affine(x, -one, value)
 
 
-def _linear(node: ir.Node | None) -> _Linear | None:
+def linear_of(node: ir.Node | None) -> Linear | None:
     """How `node` uses its weight, where it is a Conv, ConvTranspose or plain Gemm with constant weight."""
     if node is None or node.domain or node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
         return None
@@ -171,11 +210,11 @@ def _linear(node: ir.Node | None) -> _Linear | None:
         if attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1 or attribute(node, "transA", 0):
             return None
         out_axis = 0 if attribute(node, "transB", 0) else 1
-        return _Linear(out_axis, 1 - out_axis, 1, weight.shape[1 - out_axis], weight.shape[out_axis])
+        return Linear(out_axis, 1 - out_axis, 1, weight.shape[1 - out_axis], weight.shape[out_axis])
     groups = attribute(node, "group", 1)
     if node.op_type == "Conv":
-        return _Linear(0, 1, groups, weight.shape[1] * groups, weight.shape[0])
-    return _Linear(1, 0, groups, weight.shape[0], weight.shape[1] * groups)
+        return Linear(0, 1, groups, weight.shape[1] * groups, weight.shape[0])
+    return Linear(1, 0, groups, weight.shape[0], weight.shape[1] * groups)
 
 
 def _bias(node: ir.Node, channels: int) -> Vector | None:

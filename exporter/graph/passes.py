@@ -25,6 +25,8 @@ from exporter.graph.name_everything import name_everything
 from exporter.graph.normalizations import mark_normalizations
 from exporter.graph.one_float import one_float
 from exporter.graph.opset import canonical_opset
+from exporter.graph.pool_first import pool_first
+from exporter.graph.raise_scales import raise_scales
 from exporter.graph.recognize import recognize
 from exporter.graph.rewriter import NOTHING
 from exporter.graph.sink_scales import sink_scales
@@ -56,7 +58,7 @@ def canonicalize(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = N
     fold_padding(model)
     recognize(model)
     lower_batchnorm(model)
-    while fold_affine(model) + sink_scales(model):
+    while raise_scales(model) + fold_affine(model) + sink_scales(model) + pool_first(model):
         pass
     eliminate_noops(model)
     remove_dead_code(model)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import FLOAT, constant, rank
+from exporter.graph.values import FLOAT, constant, is_constant, rank
 from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, register
 from exporter.ops.common import INT8_AND_INT16, SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
 from exporter.ops.fixed_point import multiply, quantize_multiplier
@@ -19,6 +20,7 @@ from exporter.ops.hard_swish import hard_swish_of
 from exporter.ops.integers import long_quotient, unsigned_quotient
 from exporter.ops.kernels import dtype_of, in_fewer_axes, in_wider_dtype, takes
 from exporter.ops.reference import Affine, Stored, encoding_of, pair, rescaled
+from exporter.ops.standardize import PART_OF_NORMALIZATION
 
 __all__ = ["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"]
 
@@ -153,7 +155,8 @@ class Div(Binary):
     def legalize(self, node: ir.Node, rewriter: Rewriter) -> Sequence[ir.Value] | None:
         """x / c = x * (1/c) for a constant c: equal for powers of two, else within one unit in the last place.
 
-        Integers of more than 32 bits are divided in steps."""
+        So it is for the few deviations of a normalization: a product takes a fraction of a quotient's time, and their reciprocals neither
+        overflow nor vanish. Integers of more than 32 bits are divided in steps."""
         if not is_float(node.outputs[0]):
             wider = in_wider_dtype(node, rewriter, {**_SMALL, "uint32": "int64"})
             divide = {"int64": long_quotient, "uint64": unsigned_quotient}.get(dtype_of(input_of(node, 0)))
@@ -163,6 +166,8 @@ class Div(Binary):
         found = _as_activation(node, rewriter)
         if found is not None:
             return found
+        if rewriter.runtime == "tflite" and _by_deviations(node):
+            return [rewriter.op("Mul", input_of(node, 0), rewriter.op("Reciprocal", input_of(node, 1)))]
         divisor = constant(node.inputs[1])
         if divisor is None or FLOAT in node.metadata_props:  # without an integer kernel to gain, the quotient stays exact
             return in_fewer_axes(node, rewriter, 5) if _broadcasts_high(node) else None
@@ -180,6 +185,12 @@ class Div(Binary):
         if inputs[0].is_floating_point():
             return [inputs[0] / inputs[1]]
         return [inputs[0].div(inputs[1], rounding_mode="trunc")]
+
+
+def _by_deviations(node: ir.Node) -> bool:
+    """Whether a quotient is that of a normalization, by fewer numbers than it divides."""
+    fewer = prod(input_shape(node, 1)) < prod(input_shape(node, 0))
+    return fewer and node.metadata_props.get(FLOAT) == PART_OF_NORMALIZATION and not is_constant(input_of(node, 1))
 
 
 def _is_int64(node: ir.Node) -> bool:

@@ -6,6 +6,22 @@ from exporter.graph.eliminate_noops import eliminate_noops
 
 
 @pytest.mark.parametrize(
+    ("kernel", "gone"),
+    [("kernel_shape=[1,1]", True), ("kernel_shape=[1,1], strides=[2,2]", False), ("kernel_shape=[2,1]", False)],
+)
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_a_pooling_of_single_elements_disappears(pool, kernel, gone):
+    model = graph(
+        f"a = Relu(x) b = {pool}<{kernel}>(a) y = Neg(b)",
+        inputs="float[1,2,1,3] x" if gone else "float[1,2,3,3] x",
+        outputs="float[1,2,?,?] y",
+    )
+    after = model.clone()
+    assert eliminate_noops(after) == gone
+    assert_same(model, after)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "b = Identity(a)",

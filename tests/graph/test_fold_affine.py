@@ -154,3 +154,41 @@ def test_a_shared_weight_is_copied_and_not_edited():
 def test_the_output_keeps_its_name():
     model = graph("a = Conv(x, w) y = Mul(a, s)", inputs=IMAGE, outputs="float[1,6,3,3] y", w=(6, 4, 3, 3), s=(6, 1, 1))
     assert folded(model).graph.outputs[0].name == "y"
+
+
+@pytest.mark.parametrize("between", ["Flatten(b)", "Reshape(b, flat)", "Reshape(c, flat)"])
+def test_what_lies_before_samples_that_become_rows_folds(between):
+    """The order of elements is that of the rows, whatever axes were moved on the way."""
+    turned = " c = Transpose<perm=[0,2,3,1]>(b)" if "(c" in between else ""
+    model = graph(
+        f"a = Mul(x, s) b = Add(a, t){turned} d = {between} y = Gemm<transB=1>(d, w, v)",
+        inputs="float[2,3,4,5] x",
+        outputs="float[2,7] y",
+        s=(3, 1, 1),
+        t=(3, 1, 1),
+        w=(7, 60),
+        v=(7,),
+        **({"flat": np.int64([2, 60])} if "flat" in between else {}),
+    )
+    after = folded(model)
+    assert not {"Mul", "Add"} & set(kinds(after))
+
+
+@pytest.mark.parametrize(
+    ("body", "columns"),
+    [
+        pytest.param("a = Add(x, t) b = Reshape(a, shape) y = Gemm(b, w, v)", 30, id="a sample becomes two rows"),
+        pytest.param(
+            "a = Add(x, t) b = Transpose<perm=[1,0,2,3]>(a) c = Reshape(b, shape) y = Gemm(c, w, v)", 30, id="samples mix"
+        ),
+        pytest.param(
+            "a = Add(x, t) b = Flatten(a) c = Reshape(a, shape) d = Gemm(c, w, v) y = Concat<axis=0>(d, d)",
+            30,
+            id="rows that are cut again",
+        ),
+    ],
+)
+def test_rows_that_are_not_samples_keep_what_lies_before(body, columns):
+    weights = {"t": (3, 1, 1), "w": (columns, 7), "v": (7,), "shape": np.int64([4, columns])}
+    model = graph(body, inputs="float[2,3,4,5] x", outputs="float[?,7] y", **weights)
+    assert "Add" in kinds(folded(model))

@@ -139,6 +139,12 @@ def test_a_divisor_whose_reciprocal_is_no_normal_number_stays(divisor):
     assert op_types(legalize(model, "tflite")) == ["Div"]
 
 
+def test_a_quotient_by_fewer_numbers_stays_where_those_are_no_deviations():
+    """A reciprocal of any number may overflow or vanish."""
+    model = single("Div", (3, 8), (3, 1))
+    assert assert_legalized(model, atol=1e-5) == ["Div"]
+
+
 def test_division_of_computed_values_stays_float():
     assert "DIV" in dict(lowered(single("Div", (1, 3, 4), (1, 3, 4)), "int8").operators)
 
