@@ -225,15 +225,19 @@ def decide(
 ) -> Plan:
     """Encodings, bias correction and layout, as one plan."""
     from exporter.backends.tflite.layout import assign
+    from exporter.quantization.agreeing import agreed
     from exporter.quantization.deciding import integer_plan
     from exporter.quantization.planner import float_plan
     from exporter.quantization.weights import weight_plan
+    from targets.releases.tflite import AGREEING
 
     if statistics is None:
         plan = weight_plan(graph, target) if target.artifact.holds_integers else float_plan(graph, target)
     else:
         effort = options.effort if options.refine else None
         plan = integer_plan(graph, statistics, target, options.method, effort, options.goal, progress)
+        if target.artifact.runtime in AGREEING and target.quantization.scales == "any":
+            plan = agreed(graph.graph, plan)
     return assign(graph, plan, target.artifact.io_layout) if target.artifact.format == "tflite" else plan
 
 

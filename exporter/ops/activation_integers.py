@@ -29,6 +29,7 @@ __all__ = [
     "hard_swish_integers",
     "log_softmax_integers",
     "logistic",
+    "requantizes",
     "softmax_integers",
 ]
 
@@ -44,9 +45,13 @@ def clamp_integers(x: Stored, to: Affine, low: float, high: float) -> Array:
     Where the encoding itself clamps, or there are two bounds, the writer requantizes. Source: `kernels/quantize.cc`, in double precision.
     """
     bounds, scale = clamped_bounds(low, high, to), np.float32(to.scale[0])
-    requantizes = np.isfinite(high) or bounds == clamped_bounds(-np.inf, np.inf, to)
-    factor = float(x.scale) / float(scale) if requantizes else float(x.scale / scale)
+    factor = float(x.scale) / float(scale) if requantizes(low, high, to) else float(x.scale / scale)
     return np.asarray(np.clip(multiply(x.centred, *quantize_multiplier(factor)) + to.zero_point[0], *bounds))
+
+
+def requantizes(low: float, high: float, to: Affine) -> bool:
+    """Whether a clamp to these bounds is written as a requantization, with a clamp behind it where the encoding does not clamp by itself."""
+    return bool(np.isfinite(high)) or clamped_bounds(low, high, to) == clamped_bounds(-np.inf, np.inf, to)
 
 
 def logistic(x: Array) -> Array:

@@ -10,7 +10,16 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import attribute, constant, rank
-from exporter.ops.activation_integers import clamp_integers, elu, gelu, gelu_by_tanh, hard_swish_integers, logistic
+from exporter.ops.activation_integers import (
+    clamp_integers,
+    elu,
+    gelu,
+    gelu_by_tanh,
+    hard_swish_integers,
+    logistic,
+    requantizes,
+)
+from exporter.ops.agreement import same_products, same_scaling, same_table
 from exporter.ops.base import Constraint, Lowering, OutputRule, QuantRule, Refused, Rewriter, register
 from exporter.ops.common import (
     FIXED_UNIT,
@@ -103,6 +112,9 @@ class Relu(Activation):
         self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
     ) -> Sequence[np.ndarray[Any, Any]]:
         return [clamp_integers(single(inputs[0]), encoding_of(outputs), 0.0, np.inf)]
+
+    def agrees(self, node: ir.Node, inputs: Sequence[Affine | None], outputs: Sequence[Affine | None]) -> bool:
+        return requantizes(0.0, np.inf, encoding_of(outputs)) or same_scaling(encoding_of(inputs), encoding_of(outputs), 1.0)
 
 
 _FARTHEST: Final = float(np.finfo(np.float32).max)
@@ -210,6 +222,9 @@ class LeakyRelu(Activation):
         found = [rescaled(node, x.centred, float(factor), to) for factor in (x.scale / scale, x.scale * slope / scale)]
         return [np.where(x.centred >= 0, *found)]
 
+    def agrees(self, node: ir.Node, inputs: Sequence[Affine | None], outputs: Sequence[Affine | None]) -> bool:
+        return same_scaling(encoding_of(inputs), encoding_of(outputs), 1.0, float(np.float32(attribute(node, "alpha", 0.01))))
+
 
 def _prelu_kernel(node: ir.Node) -> bool:
     """PRelu has a float input of at most 4 axes and a constant slope (legalize makes others of it)."""
@@ -256,6 +271,10 @@ class PRelu(Elementwise):
         below = rescaled(node, x.centred * slope.centred, float(x.scale * slope.scale / scale), to)
         return [np.where(x.centred >= 0, above, below)]
 
+    def agrees(self, node: ir.Node, inputs: Sequence[Affine | None], outputs: Sequence[Affine | None]) -> bool:
+        x, slope, to = encoding_of(inputs), encoding_of(inputs[1:]), encoding_of(outputs)
+        return same_scaling(x, to, 1.0) and same_products(x, slope, to)
+
 
 @register
 class Sigmoid(Activation):
@@ -275,6 +294,9 @@ class Sigmoid(Activation):
     ) -> Sequence[np.ndarray[Any, Any]]:
         return [tabulated(single(inputs[0]), encoding_of(outputs), logistic)]
 
+    def agrees(self, node: ir.Node, inputs: Sequence[Affine | None], outputs: Sequence[Affine | None]) -> bool:
+        return same_table("logistic", encoding_of(inputs))
+
 
 @register
 class Tanh(Activation):
@@ -292,6 +314,9 @@ class Tanh(Activation):
         self, node: ir.Node, inputs: Sequence[Stored | None], outputs: Sequence[Affine | None]
     ) -> Sequence[np.ndarray[Any, Any]]:
         return [tabulated(single(inputs[0]), encoding_of(outputs), np.tanh)]
+
+    def agrees(self, node: ir.Node, inputs: Sequence[Affine | None], outputs: Sequence[Affine | None]) -> bool:
+        return same_table("tanh", encoding_of(inputs))
 
 
 @register

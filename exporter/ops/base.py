@@ -422,6 +422,13 @@ class Operator:
         """
         raise Refused(node, f"{self.op_type} has no integer reference")
 
+    def agrees(self, node: ir.Node, inputs: Sequence[Affine | None], outputs: Sequence[Affine | None]) -> bool:
+        """Whether tflite-micro's kernel gives the integers of LiteRT's reference kernel at these encodings, whatever it reads.
+
+        Of a node that runs in integers; also True where other encodings would change nothing (`exporter.ops.agreement`).
+        """
+        return True
+
     def cost(self, node: ir.Node) -> Cost:
         raise Refused(node, self._reason("cost"))
 

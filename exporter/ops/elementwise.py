@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.values import FLOAT, constant, is_constant, rank
+from exporter.ops.agreement import same_products
 from exporter.ops.base import Constraint, Lowering, QuantRule, Rewriter, register
 from exporter.ops.common import INT8_AND_INT16, SHARED, Elementwise, activation_rule, input_of, input_shape, is_float, version
 from exporter.ops.fixed_point import multiply, quantize_multiplier
@@ -141,6 +142,9 @@ class Mul(Binary):
         left, right = pair(inputs)
         factor = left.scale * right.scale / np.float32(encoding_of(outputs).scale[0])
         return [rescaled(node, left.centred * right.centred, float(factor), encoding_of(outputs))]
+
+    def agrees(self, node: ir.Node, inputs: Sequence[Affine | None], outputs: Sequence[Affine | None]) -> bool:
+        return same_products(encoding_of(inputs), encoding_of(inputs[1:]), encoding_of(outputs))
 
 
 @register

@@ -18,7 +18,9 @@ __all__ = [
     "exp_on_negative",
     "high_multiply",
     "high_multiply_int16",
+    "hyperbolic_tangent",
     "log_of_at_least_one",
+    "logistic",
     "multiply",
     "multiply_long",
     "quantize_multiplier",
@@ -115,6 +117,19 @@ def exp_on_negative(x: Any, integer_bits: int) -> Any:
     return np.where(x == 0, _INT32_MAX, result)
 
 
+def logistic(x: Any, integer_bits: int) -> Any:
+    """1 / (1 + exp(-x)) of numbers with `integer_bits` integer bits, as Q0.31."""
+    above = _one_over_one_plus(exp_on_negative(-np.abs(x), integer_bits))
+    return np.where(np.equal(x, 0), 1 << 30, np.where(np.greater(x, 0), above, _INT32_MAX - above))
+
+
+def hyperbolic_tangent(x: Any, integer_bits: int) -> Any:
+    """tanh of numbers with `integer_bits` integer bits, as Q0.31: (1 - e) / (1 + e) with e = exp(-2 |x|)."""
+    exponential = exp_on_negative(-np.abs(x), integer_bits + 1)  # the same raw number is twice the real one with a bit more
+    found = rescale(_over_half_of_one_plus(exponential) - (1 << 29), 2, 0)
+    return np.where(np.equal(x, 0), 0, np.where(np.greater(x, 0), found, -found))
+
+
 def reciprocal(x: Any, integer_bits: int) -> tuple[Any, Any]:
     """(Q0.31 number r, bits b) with ``1 / x = r * 2**-b`` for positive numbers of `integer_bits` integer bits (GetReciprocal)."""
     headroom = _leading_zeros(x)
@@ -157,13 +172,18 @@ def _exp_in_last_quarter(x: Any) -> Any:
 
 
 def _one_over_one_plus(x: Any) -> Any:
-    """1 / (1 + x) of Q0.31 numbers in [0, 1): Newton and Raphson's division in Q2.29."""
+    """1 / (1 + x) of Q0.31 numbers in [0, 1)."""
+    return rescale(_over_half_of_one_plus(x), 1, 0)  # half of a Q2.29 number is the same raw number in Q1.30
+
+
+def _over_half_of_one_plus(x: Any) -> Any:
+    """2 / (1 + x) of Q0.31 numbers in [0, 1), in Q2.29: Newton and Raphson's division."""
     half = _half_sum(x, _INT32_MAX)
     found = _wrapped(1515870810 + high_multiply(half, -1010580540))
     for _ in range(3):
         error = (1 << 29) - high_multiply(half, found)
         found = _wrapped(found + rescale(high_multiply(found, error), 4, 2))
-    return rescale(found, 1, 0)  # half of a Q2.29 number is the same raw number in Q1.30
+    return found
 
 
 def _half_sum(a: Any, b: Any) -> Any:

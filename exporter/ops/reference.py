@@ -18,6 +18,7 @@ from exporter.ops.base import Refused, operator_of
 from exporter.ops.fixed_point import multiply, multiply_long, quantize_multiplier, round_away
 
 __all__ = [
+    "INTEGER_LIMITS",
     "Affine",
     "Stored",
     "accumulated",
@@ -37,7 +38,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-_LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+INTEGER_LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _BOUNDS = {"NONE": (-np.inf, np.inf), "RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 
 
@@ -89,11 +90,11 @@ def pair(inputs: Sequence[Stored | None]) -> tuple[Stored, Stored]:
     return single(inputs[0]), single(inputs[1])
 
 
-def encoding_of(outputs: Sequence[Affine | None]) -> Affine:
-    """The encoding of the first output, which the operator writes in integers."""
-    if outputs[0] is None:
-        raise ValueError("the output has no encoding")
-    return outputs[0]
+def encoding_of(values: Sequence[Affine | None]) -> Affine:
+    """The encoding of the first of a node's values, which the operator reads or writes in integers."""
+    if values[0] is None:
+        raise ValueError("the value has no encoding")
+    return values[0]
 
 
 def limits(node: ir.Node, encoding: Affine) -> tuple[int, int]:
@@ -108,7 +109,7 @@ def limits(node: ir.Node, encoding: Affine) -> tuple[int, int]:
 
 def clamped_bounds(low: float, high: float, encoding: Affine) -> tuple[int, int]:
     """Integers of the real bounds `low` and `high` (infinite: none) within the dtype."""
-    least, greatest = _LIMITS[encoding.dtype]
+    least, greatest = INTEGER_LIMITS[encoding.dtype]
     scale, zero_point = np.float32(encoding.scale[0]), encoding.zero_point[0]
     if np.isfinite(low):
         least = max(least, zero_point + int(round_away(np.float32(low) / scale)))
@@ -182,7 +183,7 @@ def tabulated(x: Stored, encoding: Affine, function: Callable[[Array], Array]) -
     inverse = np.float32(1) / np.float32(encoding.scale[0])
     with np.errstate(over="ignore"):
         rounded = round_away(np.asarray(function(real), np.float32) * inverse)
-    low, high = _LIMITS[encoding.dtype]
+    low, high = INTEGER_LIMITS[encoding.dtype]
     table = np.clip(rounded + encoding.zero_point[0], low, high).astype(np.int64)
     return np.asarray(table[x.array.astype(np.int64) + 128])
 

@@ -19,10 +19,13 @@ from exporter.quantization.rounding import pack_offsets
 __all__ = ["free_groups", "rescaled"]
 
 
-def free_groups(graph: ir.Graph, plan: Plan, nodes: Collection[ir.Node]) -> dict[str, tuple[str, ...]]:
+def free_groups(
+    graph: ir.Graph, plan: Plan, nodes: Collection[ir.Node], inputs: Collection[ir.Value] = ()
+) -> dict[str, tuple[str, ...]]:
     """The values of one encoding whose scale may change on its own: names by one of them.
 
-    All are written by integer kernels of `nodes`, whose encoding is not fixed, and no constant is encoded along with them.
+    All are written by integer kernels of `nodes`, whose encoding is not fixed, or are of `inputs`, and no constant is encoded along with
+    them.
     """
     parent: dict[str, str] = {}
     bound: set[str] = set()
@@ -49,7 +52,8 @@ def free_groups(graph: ir.Graph, plan: Plan, nodes: Collection[ir.Node]) -> dict
     groups: dict[str, list[str]] = {}
     for name in parent.keys() | plan.encodings.keys():
         groups.setdefault(root(name), []).append(name)
-    inside = {value.name for value, writer in writers.items() if value.name and runs_in_integers(writer, plan)}
+    inside = {name_of(value) for value, writer in writers.items() if value.name and runs_in_integers(writer, plan)}
+    inside |= {name_of(value) for value in inputs}
     free = [sorted(names) for names in groups.values() if inside.issuperset(names) and bound.isdisjoint(names)]
     same = [names for names in free if len({plan.encodings[name] for name in names}) == 1]
     return {names[0]: tuple(names) for names in sorted(same)}

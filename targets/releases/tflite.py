@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["AVOIDED", "OUTSIDE_RELEASE", "UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
+__all__ = ["AGREEING", "AVOIDED", "OUTSIDE_RELEASE", "UNKNOWN_RELEASE", "first_release", "release_key", "release_of"]
 
 UNKNOWN_RELEASE: Final = "2.23.0"  # newest release in the table: what is not listed is assumed to need it
 # Reads constants behind the flatbuffer: run on tflite-runtime 2.14.0; whether an older one does is not on record.
@@ -22,6 +22,10 @@ OUTSIDE_RELEASE: Final = "2.14.0"
 AVOIDED: Final[Mapping[str, Mapping[str, int]]] = {
     "tflite-micro": {"FULLY_CONNECTED": 1, "RELU_N1_TO_1": 1, "TRANSPOSE": 6},
 }
+
+# `Artifact.runtime`s some of whose kernels give what LiteRT's reference kernels give at most scales, though not at all: the scales of a
+# plan are moved by units in their last place until they do (`exporter.quantization.agreeing`). Powers of two need no moving, and stay.
+AGREEING: Final = frozenset({"tflite-micro"})
 
 _RELEASES: Final[dict[str, tuple[str, ...]]] = {
     op: tuple(row.split())
