@@ -7,9 +7,10 @@ the same to the sixth digit. This is the last decision about encodings: whatever
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from itertools import chain
+from typing import Final, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -22,89 +23,124 @@ from exporter.quantization.rescaling import free_groups, rescaled
 
 __all__ = ["agreed"]
 
-# In units in the last place of a scale: an eighth of a step at the end of a range of 8 bits.
-_FARTHEST: Final = 2**13
+# Where a plan has an encoding: the field, and the key in it.
+_Place = tuple[Literal["encodings", "requantize"], str]
+
+_FARTHEST: Final = 2**13  # units in the last place of a scale: an eighth of a step at the end of a range of 8 bits
+_SATURATED: Final = 15.0  # beyond it tflite-micro's tables are at their ends, as sigmoid and tanh are in 8 bits
 
 
 def agreed(graph: ir.Graph, plan: Plan) -> Plan:
-    """`plan` with scales of activations moved down until all kernels agree, and what they were in `moved`.
+    """`plan` with scales of activations moved down until all kernels agree; `moved` of it says what they were.
 
-    Down, so that an encoding that ends at a clamp's bound still clamps. A node whose scales are all fixed, or that agrees at none nearby,
-    stays as it is: what is compared of the artifact then says so.
+    Down, so that an encoding that ends at a clamp's bound still clamps. A table whose input's scale is fixed, or that agrees at none nearby,
+    as where steps are so wide that tflite-micro's fixed point saturates too early, reads its input requantized. Any other such node stays
+    as it is: what is compared of the artifact then says so.
     """
     nodes = [_Node.of(node, written, plan) for node, written in activation_nodes(graph) if runs_in_integers(node, plan)]
     groups = free_groups(graph, plan, list(graph), graph.inputs)
     roots = {name: root for root, names in groups.items() for name in names}
-    for node in nodes:
+    for number, node in enumerate(nodes):
         if node.agrees(plan):
             continue
-        for key in node.movable:
-            names = groups[roots[key]] if key in roots else (key,) if key in plan.requantize else ()
-            among = [other for other in nodes if not other.uses.isdisjoint(names)]
-            found = _nearest(node, among, names, plan)
-            if found is not None:
-                plan = _with(graph, plan, found)
-                break
+        found = None
+        for field, key in node.movable:
+            free = (key,) if field == "requantize" else groups[roots[key]] if key in roots else ()
+            found = found or _nearest(node, nodes, [(field, name) for name in free], plan)
+        found = found or _requantized(node, plan)
+        if found is not None:
+            plan = _with(graph, plan, found)
+            nodes[number] = _Node.of(node.node, node.first, plan)
     return plan
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A node that runs in integers.
-
-    Attributes:
-        read: for each input, where the plan has its encoding: the name of a value, or "node:input_index"; "" without one.
-        written: the same of each output.
-    """
+    """A node that runs in integers; `first` is what its kernel writes first. `read` and `written`: where its encodings are, None without."""
 
     node: ir.Node
-    read: tuple[str, ...]
-    written: tuple[str, ...]
+    first: ir.Value
+    read: tuple[_Place | None, ...]
+    written: tuple[_Place | None, ...]
 
     @classmethod
-    def of(cls, node: ir.Node, written: ir.Value, plan: Plan) -> _Node:
-        read = []
+    def of(cls, node: ir.Node, first: ir.Value, plan: Plan) -> _Node:
+        read: list[_Place | None] = []
         for index, value in enumerate(node.inputs):
             own = f"{node_name(node)}:{index}"
-            read.append(own if own in plan.requantize else name_of(value) if value is not None and value.name else "")
-        return cls(node, tuple(read), tuple(name_of(value) for value in (written, *node.outputs[1:])))
+            stored: _Place | None = ("encodings", name_of(value)) if value is not None and value.name in plan.encodings else None
+            read.append(("requantize", own) if own in plan.requantize else stored)
+        outputs = (first, *node.outputs[1:])
+        written = tuple[_Place | None, ...](
+            ("encodings", name_of(value)) if value.name in plan.encodings else None for value in outputs
+        )
+        return cls(node, first, tuple(read), written)
 
     @property
-    def uses(self) -> frozenset[str]:
-        return frozenset((*self.read, *self.written))
-
-    @property
-    def movable(self) -> tuple[str, ...]:
+    def movable(self) -> list[_Place]:
         """What may be moved for its sake: first what it writes, on which no node in front of it depends."""
-        return tuple(dict.fromkeys((*self.written, *self.read)))
+        return [place for place in dict.fromkeys((*self.written, *self.read)) if place is not None]
 
-    def agrees(self, plan: Plan, moved: Mapping[str, Encoding] | None = None) -> bool:
-        def encodings(keys: Sequence[str]) -> list[Encoding | None]:
-            held = [plan.requantize.get(key) or plan.encodings.get(key) for key in keys]
-            return [(moved or {}).get(key, found) for key, found in zip(keys, held, strict=True)]
+    def agrees(self, plan: Plan, moved: Mapping[_Place, Encoding] | None = None) -> bool:
+        """Whether the kernels do, with some encodings instead of the plan's."""
+
+        def encodings(places: Sequence[_Place | None]) -> list[Encoding | None]:
+            return [None if place is None else (moved or {}).get(place) or _held(plan, place) for place in places]
 
         return operator_of(self.node).agrees(self.node, encodings(self.read), encodings(self.written))
 
 
-def _nearest(node: _Node, among: Sequence[_Node], names: Sequence[str], plan: Plan) -> dict[str, Encoding] | None:
-    """The next smaller scale of `names` at which `node` agrees, and all of `among` that do so now; None where there is none nearby."""
-    if not names:
+def _held(plan: Plan, place: _Place) -> Encoding:
+    field, key = place
+    return plan.requantize[key] if field == "requantize" else plan.encodings[key]
+
+
+def _nearest(node: _Node, nodes: Sequence[_Node], places: Sequence[_Place], plan: Plan) -> dict[_Place, Encoding] | None:
+    """The next smaller scale of `places` at which `node` agrees, and all others that do so now; None where there is none nearby."""
+    if not places:
         return None
-    encoding = plan.requantize.get(names[0]) or plan.encodings[names[0]]
-    watched = [node, *(other for other in among if other is not node and other.agrees(plan))]
-    scale = np.float32(encoding.scale[0])
-    for _ in range(_FARTHEST):
-        scale = np.nextafter(scale, np.float32(0))
-        moved = dict.fromkeys(names, replace(encoding, scale=(float(scale),)))
+    touched = [other for other in nodes if other is not node and not set(places).isdisjoint(other.movable)]
+    watched = [node, *(other for other in touched if other.agrees(plan))]
+    for encoding in _below(_held(plan, places[0])):
+        moved = dict.fromkeys(places, encoding)
         if all(other.agrees(plan, moved) for other in watched):
             return moved
     return None
 
 
-def _with(graph: ir.Graph, plan: Plan, found: Mapping[str, Encoding]) -> Plan:
-    before = {key: (plan.requantize.get(key) or plan.encodings[key]).scale[0] for key in found}
-    moved = {**before, **plan.moved}
-    single = {key: encoding for key, encoding in found.items() if key in plan.requantize}
-    if single:
-        return replace(plan, requantize={**plan.requantize, **single}, moved=moved)
-    return replace(rescaled(graph, plan, found), moved=moved)
+def _requantized(node: _Node, plan: Plan) -> dict[_Place, Encoding] | None:
+    """An encoding of its own for what a node of one input and a fixed output reads, which the stored one is brought to exactly.
+
+    Its steps are a half, a quarter, ... of the stored ones, and what they do not reach is saturated; or it is the stored one but for units
+    in the last place.
+    """
+    if len(node.read) != 1 or node.read[0] is None or operator_of(node.node).quantize(node.node).outputs[0].kind != "fixed":
+        return None
+    own: _Place = ("requantize", f"{node_name(node.node)}:0")
+    apart, stored = replace(node, read=(own,)), _held(plan, node.read[0])
+    for encoding in chain(_halved(stored), _below(stored)):
+        if apart.agrees(plan, {own: encoding}):
+            return {own: encoding}
+    return None
+
+
+def _below(encoding: Encoding) -> Iterator[Encoding]:
+    scale = np.float32(encoding.scale[0])
+    for _ in range(_FARTHEST):
+        scale = np.nextafter(scale, np.float32(0))
+        yield replace(encoding, scale=(float(scale),))
+
+
+def _halved(encoding: Encoding) -> Iterator[Encoding]:
+    scale = encoding.scale[0] / 2
+    while encoding.dtype == "int8" and 127 * scale >= _SATURATED:
+        yield replace(encoding, scale=(scale,), zero_point=(0,))
+        scale /= 2
+
+
+def _with(graph: ir.Graph, plan: Plan, found: Mapping[_Place, Encoding]) -> Plan:
+    own = {key: encoding for (field, key), encoding in found.items() if field == "requantize"}
+    stored = {key: encoding for (field, key), encoding in found.items() if field == "encodings"}
+    before = {key: plan.encodings[key].scale[0] for key in stored}
+    plan = replace(plan, requantize={**plan.requantize, **own}, moved={**before, **plan.moved})
+    return rescaled(graph, plan, stored) if stored else plan

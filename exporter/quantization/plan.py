@@ -100,8 +100,7 @@ class Plan:
         encodings: for every value that an integer node reads or writes; weights and biases included.
         requantize: where a node reads an input in another encoding than the one its value is stored in, that encoding, by
             "node:input_index" (a writer requantizes there; a constant is encoded so for this node alone).
-        moved: scales that were moved by units in the last place for all kernels to agree (`exporter.quantization.agreeing`), as they were
-            before: by value, or "node:input_index".
+        moved: scales before they were moved by units in the last place for all kernels to agree (`exporter.quantization.agreeing`), by value.
         corrections: float amounts added to a bias initializer, one a channel (bias correction).
         roundings: how the weights of an initializer were rounded where not to nearest (`rounding.pack_offsets`).
         kept: indices that structured pruning kept, by "initializer:axis".

@@ -39,13 +39,11 @@ _EFFECTS: Final = frozenset({"ASSIGN_VARIABLE", "CALL_ONCE", "IF", "READ_VARIABL
 _UNREFERENCED: Final = frozenset({"ELU"})
 
 # (operator, dtype of what it writes) -> why tflite-micro's kernel and LiteRT's reference kernel may be one step of the encoding apart.
-# FULLY_CONNECTED is there only where a profile keeps it; `targets.releases.tflite.AVOIDED` has its sources. Those of the others: Prepare of
-# LiteRT `kernels/mul.cc` and `kernels/activations.cc` beside tflite-micro `micro/kernels/mul_common.cc`, `leaky_relu_common.cc` and
-# `softmax_common.cc`.
+# FULLY_CONNECTED is there only where a profile keeps it; `targets.releases.tflite.AVOIDED` has its sources. Those with factors or ties are
+# there only where scales may not be moved (`exporter.quantization.agreeing`): of a quantized source, or powers of two;
+# `exporter.ops.agreement` has their sources. SOFTMAX: LiteRT `kernels/activations.cc` beside tflite-micro `micro/kernels/softmax_common.cc`.
 _FACTOR: Final = "LiteRT computes the factor between the scales in single precision, tflite-micro in double"
 _TABLES: Final = "LiteRT fills the tables of exponentials and reciprocals in double precision, tflite-micro in single"
-# LOGISTIC: by its values. Of 384,000 entries of tables (1,500 scales) two differ, both where 256 times the sigmoid is within 2e-6 of a tie:
-# LiteRT's is what single precision rounds to, tflite-micro's the nearest integer.
 _TIES: Final = "LiteRT fills the table in single precision, in which a value close to a tie is one; tflite-micro's is the nearest"
 _ONCE: Final = (
     "LiteRT's reference kernel multiplies its sums by the real factor in double precision and rounds once; tflite-micro's"
@@ -53,8 +51,9 @@ _ONCE: Final = (
 _KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("FULLY_CONNECTED", "int8"): f"{_ONCE} multiplies by a fixed-point number of 32 bits and rounds twice",
     ("FULLY_CONNECTED", "int16"): f"{_ONCE} multiplies sums of 64 bits by a fixed-point number of 16 bits",
-    **{(op, dtype): _FACTOR for op in ("MUL", "LEAKY_RELU") for dtype in ("int8", "int16")},
+    **{(op, dtype): _FACTOR for op in ("MUL", "LEAKY_RELU", "PRELU", "RELU") for dtype in ("int8", "int16")},
     ("LOGISTIC", "int8"): _TIES,
+    ("TANH", "int8"): _TIES,
     ("SOFTMAX", "int16"): _TABLES,
 }
 _KNOWN_STEPS: Final = 1

@@ -24,7 +24,7 @@ AVOIDED: Final[Mapping[str, Mapping[str, int]]] = {
 }
 
 # `Artifact.runtime`s some of whose kernels give what LiteRT's reference kernels give at most scales, though not at all: the scales of a
-# plan are moved by units in their last place until they do (`exporter.quantization.agreeing`). Powers of two need no moving, and stay.
+# plan are moved by units in their last place until they do (`exporter.quantization.agreeing`), where they need not be powers of two.
 AGREEING: Final = frozenset({"tflite-micro"})
 
 _RELEASES: Final[dict[str, tuple[str, ...]]] = {
