@@ -119,6 +119,7 @@ def report_data(built: Built, evidence: Evidence, manifest: Manifest) -> ReportD
         compiled=compiled_rows(built.compiled),
         parity=_parity(evidence.parity),
         parity_between=evidence.parity.between if evidence.parity is not None else "",
+        moved={name: (before, built.plan.encodings[name].scale[0]) for name, before in built.plan.moved.items()},
         aims={gate: float(value) for gate, value in built.plan.aims.items()},
         warnings=tuple(warnings),
         host={"processor": here.processor, "system": here.system},

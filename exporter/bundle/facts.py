@@ -147,6 +147,7 @@ class ReportData:
 
     `created` is an ISO 8601 time; `samples` the number of samples that verification used; `machines` where each runtime ran, with versions.
     `aims`: gates that the precision "auto" was chosen by -> what the plan's simulator reached on calibration samples.
+    `moved`: values whose scales were moved so that all kernels agree -> what they were and are.
     `arena_peak`: (tensor, bytes) of what fills the arena while `arena_operator` runs, as told from the file.
     """
 
@@ -155,6 +156,7 @@ class ReportData:
     samples: int | None = None
     calibration_samples: int | None = None
     aims: Mapping[str, float] = field(default_factory=dict)
+    moved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     sizes: tuple[SizeRow, ...] = ()
     outputs: tuple[OutputRow, ...] = ()
     layers: tuple[LayerRow, ...] = ()

@@ -125,10 +125,12 @@ def _requantized(node: _Node, plan: Plan) -> dict[_Place, Encoding] | None:
 
 
 def _below(encoding: Encoding) -> Iterator[Encoding]:
-    scale = np.float32(encoding.scale[0])
-    for _ in range(_FARTHEST):
-        scale = np.nextafter(scale, np.float32(0))
-        yield replace(encoding, scale=(float(scale),))
+    """The encoding with scales that are smaller by 1, 2, 3, ... units in the last place, later by more at a time."""
+    number = np.float32(encoding.scale[0]).view(np.uint32)  # of positive floats, their order
+    units = 1
+    while units <= _FARTHEST:
+        yield replace(encoding, scale=(float(np.uint32(number - units).view(np.float32)),))
+        units += 1 + units // 256
 
 
 def _halved(encoding: Encoding) -> Iterator[Encoding]:

@@ -139,6 +139,7 @@ def full(name="efficient-net", node="conv"):
         parity=(ParityRow(f"{node}_0", "Conv", 0, 0.0), ParityRow(f"{node}_1", "Conv", 1, 0.002, "rounding of ties")),
         approximations=(ApproximationRow(f"{node}_9", "Gelu", "approximate", "5e-4"),),
         aims={"top1_agreement>=0.95": 0.9844},
+        moved={"logit": (0.0211735013872, 0.0211734)},
         warnings=("only 40 samples: the 95 % interval of top-1 agreement is wide",),
         host={"cpu": "x86_64", "os": "Linux"},
         placement=placement(node),
@@ -254,6 +255,7 @@ def test_json_holds_all_facts_and_is_strict():
     assert facts["outputs"][1]["metrics"]["SQNR (dB)"] == "inf"
     assert facts["verdict"] is True
     assert facts["aims"] == {"top1_agreement>=0.95": 0.9844}
+    assert facts["moved"] == {"logit": [0.0211735013872, 0.0211734]}
     assert len(facts["layers"]) == 61
     assert facts["manifest"]["command"] == ["edgewright", "export", "efficient-net.onnx"]
 

@@ -1,4 +1,4 @@
-"""Every family of integer kernels on tflite-micro: LiteRT's reference kernels bit for bit, or one step apart for the reason that is given."""
+"""Every family of integer kernels on tflite-micro: LiteRT's reference kernels bit for bit, but SOFTMAX of 16 bits, for the reason given."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from exporter.graph.artifacts import read_tflite
 from exporter.graph.summary import placements
 from exporter.ops.fixed_point import multiply, multiply_long, quantize_multiplier, round_away
 from exporter.pipeline import legal, legalized
+from exporter.quantization.agreeing import agreed
 from exporter.runtimes import available, open_session
 from exporter.verification.kernels import differences, kernel_parity
 from targets import load_target
@@ -49,7 +50,8 @@ def network(family: str, seed: int, choose: Callable[[Any], bool] | None, path: 
     draw = Draw(seed)
     model = FAMILIES[family](draw)
     samples = feeds(model, draw.random, draw.number(0.1, 20), draw.number(-5, 5))
-    path.write_bytes(write_tflite(*planned(model, samples, choose, AVOIDED["tflite-micro"])).content)
+    legal, plan = planned(model, samples, choose, AVOIDED["tflite-micro"])
+    path.write_bytes(write_tflite(legal, agreed(legal.graph, plan)).content)
     return [*samples, *({name: 2 * array for name, array in sample.items()} for sample in samples)]
 
 
@@ -57,14 +59,18 @@ def network(family: str, seed: int, choose: Callable[[Any], bool] | None, path: 
     ("family", "bits"),
     [(family, bits) for family in FAMILIES for bits in (8, 16) if family not in (ABSENT if bits == 8 else ABSENT | ABSENT_IN_16)],
 )
-def test_every_kernel_is_the_reference_kernel_or_one_step_off_with_a_reason(family: str, bits: int, tmp_path: Path) -> None:
+def test_every_kernel_is_the_reference_kernel_but_one_that_is_a_step_off_with_a_reason(
+    family: str, bits: int, tmp_path: Path
+) -> None:
     for seed in (0, 1):
         path = tmp_path / "model.tflite"
         samples = network(family, zlib.crc32(family.encode()) + seed, wide if bits == 16 else None, path)
         parity = kernel_parity(path, samples, isolate=False)
         assert parity.samples == len(samples)
         assert parity.layers
-        assert [found for found in differences(parity) if not found.reason] == []
+        assert [
+            found for found in differences(parity) if (found.op, found.dtype) != ("SOFTMAX", "int16") or not found.reason
+        ] == []
         assert family == "ELU" or "y0_quantized" not in parity.uncompared
 
 

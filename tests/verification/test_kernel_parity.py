@@ -14,6 +14,7 @@ from calibration import open_samples
 from diagnostics import DataError
 from exporter.frontends import load
 from exporter.pipeline import Options, build
+from exporter.quantization.plan import Plan
 from exporter.runtimes import available, open_session
 from exporter.verification.kernels import Difference, differences, kernel_parity
 from exporter.verification.parity import LayerParity, Parity
@@ -81,6 +82,35 @@ def test_a_sigmoid_close_to_a_tie_is_nearest_on_tflite_micro_and_rounded_once_mo
     (off,) = np.flatnonzero(micro != reference)
     assert (integers[off], reference[off] - micro[off]) == (97, 1)
     assert abs(exact[off] - 100.5) < 1e-5
+
+
+class Gated(nn.Module):
+    """Products and slopes, whose factors between scales rarely agree in 16 bits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.leaky_relu(x * torch.sigmoid(x), 0.1) * x
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "moves"),
+    [("cortex-m7", "int16x8", True), ("esp32-s3", "int8", False), ("raspberry-pi-5", "int8", False)],
+)
+def test_scales_move_for_tflite_micro_alone_and_stay_powers_of_two_where_they_must(
+    target: str, precision: str, moves: bool, tmp_path: Path
+) -> None:
+    source = load(Gated().eval(), inputs=(torch.zeros(1, 64, 64),))
+    random = np.random.default_rng(0)
+    data = [{source.inputs[0].name: random.normal(0, 3, (1, 64, 64)).astype(np.float32)} for _ in range(4)]
+    opened = open_samples(data, source.inputs)
+    built = build(source, choose_precision(load_target(target), precision), opened, Options())
+    assert bool(built.plan.moved) is moves
+    assert built.plan == Plan.from_json(built.plan.to_json())
+    if moves:
+        evidence = prove(built, opened)
+        assert evidence.kernels == ()
+        for name, before in built.plan.moved.items():
+            assert 0 < 1 - built.plan.encodings[name].scale[0] / before < 2e-3
+            assert np.float32(built.plan.encodings[name].scale[0]) == built.plan.encodings[name].scale[0]
 
 
 def layer(op: str, off_by_one: int, more: int = 0) -> LayerParity:
