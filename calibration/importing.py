@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
 
-from diagnostics import UsageError
+from diagnostics import EdgewrightError, UsageError
 
-__all__ = ["import_callable"]
+__all__ = ["import_callable", "raised_at", "user_code"]
+
+_INSTALLED: Final = ("stdlib", "purelib", "platlib")  # names of `sysconfig.get_path`
 
 
 def import_callable(spec: str, what: str) -> Callable[..., Any]:
@@ -36,5 +42,32 @@ def import_callable(spec: str, what: str) -> Callable[..., Any]:
             "EW-U003", f"{what} {spec} cannot be imported", why=f"{type(error).__name__}: {error}", fix=fix
         ) from error
     if not callable(found):
-        raise UsageError("EW-U003", f"{what} {spec} is a {type(found).__name__}, not callable", fix=fix)
+        raise UsageError("EW-U003", f"{what} {spec} is of type {type(found).__name__}, which cannot be called", fix=fix)
     return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """What the user's own code raises in this block as UsageError EW-U003 with the line that raised it; `what` is the code: "the data a:b"."""
+    try:
+        yield
+    except EdgewrightError:
+        raise
+    except Exception as error:  # it may raise anything
+        why = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+        raise UsageError(
+            "EW-U003", f"{what} failed", where=raised_at(error), why=why, fix="mend it: the error is its own"
+        ) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """ "line 12 of data.py", the innermost that is neither of edgewright nor of an installed package; "" where there is none."""
+    home = Path(__file__).resolve().parents[1]
+    foreign = [home / name for name in ("calibration", "exporter", "targets")] + [
+        Path(sysconfig.get_path(at)).resolve() for at in _INSTALLED
+    ]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(path.resolve().is_relative_to(folder) for folder in foreign):
+            return f"line {frame.lineno} of {frame.filename}"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from calibration.files import SUFFIXES, array_entries, count_in_file, has_images, is_sample_file, read_file
-from calibration.importing import import_callable
+from calibration.importing import import_callable, user_code
 from calibration.preprocess import Preprocess
 from calibration.samples import Conformer, Entry, InputSpec, Samples, no_sample
 from diagnostics import DataError, UsageError
@@ -64,9 +65,11 @@ _Opened = tuple[Callable[[], Iterator[Entry]], int | None, str]
 
 def _open(spec: object, inputs: tuple[InputSpec, ...], preprocess: Preprocess | None) -> _Opened:
     if isinstance(spec, (str, Path)):
+        if not str(spec):  # an unset variable of a script; as a path it would be the working directory
+            raise DataError("EW-D001", "the data has an empty name", fix="give a folder, a file or package.module:callable")
         path = Path(spec)
         if not path.exists() and _CALLABLE.fullmatch(str(spec)):
-            return _stream(import_callable(str(spec), "the data"), str(spec))
+            return _stream(import_callable(str(spec), "the data"), str(spec), partial(user_code, f"the data {spec}"))
         return _open_path(path, inputs, preprocess)
     if isinstance(spec, np.ndarray):
         spec = {inputs[0].name: spec} if len(inputs) == 1 else spec
@@ -99,7 +102,10 @@ def _open_path(path: Path, inputs: tuple[InputSpec, ...], preprocess: Preprocess
         )
         if not files:
             raise DataError(
-                "EW-D001", f"the folder {path} holds no sample", why=f"files of these kinds are: {', '.join(SUFFIXES)}"
+                "EW-D001",
+                f"the folder {path} holds no sample",
+                why=f"no file in it or below it is one of {', '.join(SUFFIXES)}",
+                fix="give the folder of the images or arrays",
             )
         length = sum(count_in_file(file, inputs, preprocess, whole=True) for file in files)
         return partial(_files, files, inputs, preprocess, True), length, str(path)
@@ -140,16 +146,19 @@ def _once(iterator: Iterator[object], passes: list[int]) -> Iterator[Entry]:
     yield from _entries(iterator)
 
 
-def _stream(fresh: Callable[[], object], origin: str) -> _Opened:
+def _stream(fresh: Callable[[], object], origin: str, guard: Callable[[], AbstractContextManager[None]] = nullcontext) -> _Opened:
+    """Samples of a fresh iterable a pass. `guard` stands around what is not ours: the call, and each step of the iterable."""
+
     def entries() -> Iterator[Entry]:
-        items = fresh()
-        if isinstance(items, Mapping) or not isinstance(items, Iterable):
-            raise UsageError(
-                "EW-U003",
-                f"{origin} gave a {type(items).__name__}, not an iterable of samples",
-                fix="yield arrays, dicts or tuples",
-            )
-        for i, (_, read) in enumerate(_entries(items)):
-            yield f"sample {i} of {origin}", read
+        with guard():
+            items = fresh()
+            if isinstance(items, Mapping) or not isinstance(items, Iterable):
+                raise UsageError(
+                    "EW-U003",
+                    f"{origin} gave a {type(items).__name__}, not an iterable of samples",
+                    fix="yield arrays, dicts or tuples",
+                )
+            for i, (_, read) in enumerate(_entries(items)):
+                yield f"sample {i} of {origin}", read
 
     return entries, None, origin

@@ -94,7 +94,7 @@ def held_out(samples: Samples, every: int = 5) -> tuple[Samples, Samples]:
     if samples.length is not None and samples.length < every:
         raise DataError(
             "EW-D001",
-            f"{samples.length} samples are too few to hold every {every}th one out",
+            f"{samples.length} sample{'s are' if samples.length > 1 else ' is'} too few to hold every {every}th one out",
             where=samples.origin,
             fix=f"give at least {every} samples, or separate data to verify with",
         )
@@ -144,6 +144,7 @@ class Conformer:
                     "EW-D003",
                     f"a sample has the arrays {sorted(map(str, raw))}, the model the inputs {sorted(names)}",
                     where=label,
+                    fix="name each array as the input that it is for, and give nothing else (no labels)",
                 )
             return [raw[name] for name in names]
         parts = list(raw) if isinstance(raw, (tuple, list)) else [raw]
@@ -163,6 +164,13 @@ class Conformer:
             array = self._from_image(raw, spec, label)
         else:
             array = np.asarray(raw)
+            if array.dtype.kind not in "fiub":
+                raise DataError(
+                    "EW-D003",
+                    f"a sample for the input {spec.name!r} is a {type(raw).__name__}, not an array of numbers",
+                    where=label,
+                    fix="give arrays, PIL images, or dicts or tuples of them",
+                )
             ready = array.dtype == spec.dtype and list(array.shape) in (list(spec.shape), list(spec.shape[1:]))
             if self.preprocess is not None and is_pixels(array.shape, array.dtype) and not ready:
                 array = self._from_image(array if _is_image(array.shape) else array[0], spec, label)

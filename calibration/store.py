@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
@@ -99,12 +100,19 @@ class Store:
         path = Path(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             _write_npz(beside, columns)
             beside.replace(path)
         except OSError as error:
-            raise UsageError("EW-U004", f"the store {path} cannot be written", why=str(error)) from error
+            raise UsageError(
+                "EW-U004",
+                f"the store {path} cannot be written",
+                why=error.strerror or str(error),
+                fix="make room or give permission there, or give another destination",
+            ) from error
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that cannot be written cannot be cleaned, and holds nothing
+                beside.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> Store:

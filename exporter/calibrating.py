@@ -9,6 +9,8 @@ from typing import Any
 
 from calibration import Checkpoint, Preprocess, Store, open_samples
 from diagnostics import TargetError, UsageError
+from exporter.assumed import assumed
+from exporter.bundle.staging import require_free_file
 from exporter.frontends import load
 from exporter.pipeline import Options, legal, prune
 from exporter.pipeline import calibrate as collect
@@ -59,8 +61,8 @@ def calibrate(
         `calibration.collect`.
     """
     path = Path(out) if out is not None else None
-    if path is not None and path.exists() and not force:
-        raise UsageError("EW-U004", f"{path} exists", fix="give --force to replace it, or another destination")
+    if path is not None:
+        require_free_file(path, overwrite=force)
     if path is None and resume:
         raise UsageError("EW-U002", "there is nothing to resume without a destination", fix="give --out FILE")
     profile = target if isinstance(target, Target) else load_target(target)
@@ -78,6 +80,8 @@ def calibrate(
     graph = legal(prune(source.model, profile, Options(prune=goal))[0], profile)
     recipe = Preprocess.read(preprocess) or source.preprocess
     chosen = open_samples(data, source.inputs, recipe, limit=samples)
+    for note in assumed(recipe, chosen.preprocess):
+        progress.warn(note)
     partial = path.with_name(f"{path.name}.partial") if path is not None else None
     checkpoint = Checkpoint(partial, seconds, resume) if partial is not None else None
     store = collect(graph, profile, chosen, progress, checkpoint, shard)
@@ -96,8 +100,8 @@ def merge_stores(paths: Sequence[str | Path], out: str | Path | None = None, *, 
     """
     if not paths:
         raise UsageError("EW-U001", "there is no store to merge", fix="give the stores of all shards")
-    if out is not None and Path(out).exists() and not force:
-        raise UsageError("EW-U004", f"{out} exists", fix="give --force to replace it, or another destination")
+    if out is not None:
+        require_free_file(Path(out), overwrite=force)
     merged = Store.load(paths[0])
     for path in paths[1:]:
         merged = merged.merged(Store.load(path))

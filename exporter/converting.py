@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ import numpy as np
 
 from calibration import open_samples
 from diagnostics import ModelError, RuntimeFailure, UsageError
+from exporter.assumed import assumed
 from exporter.built import Built
-from exporter.bundle.staging import write_file
+from exporter.bundle.staging import require_free_file, write_file
 from exporter.dynamic import open_dimension, resized, write_open
 from exporter.frontends import Signature, Source, load
 from exporter.pipeline import build, keeps_integers
@@ -123,7 +125,8 @@ def convert(
 
     Raises:
         UsageError: EW-U001, another suffix, precision or form of `runtime`; EW-U002, `runtime` runs no such file, or there is
-            `calibration` that `precision` does not read, or the file cannot be `dynamic`; EW-U004, `out` exists and `overwrite` is not set.
+            `calibration` that `precision` does not read, or the file cannot be `dynamic` or of `io_layout`; EW-U004, `out` exists and
+            `overwrite` is not set, cannot be written, or is the model itself.
         DataError: EW-Q001, `precision` needs calibration data.
         ModelError, TargetError: the model cannot be read or expressed, EW-T005: not for so old a runtime; EW-T006: not in this
             precision, or not with inputs and outputs of `io_dtype`; EW-T007, the dimension cannot stay open.
@@ -131,14 +134,19 @@ def convert(
     """
     path = Path(out)
     suffix = path.suffix.lstrip(".")
-    if suffix not in _RUNTIME or precision not in LEAST_DB:
+    if suffix not in _RUNTIME:
+        raise UsageError("EW-U001", f"{path.name} names no format to write", fix="name the output NAME.tflite or NAME.onnx")
+    if precision not in LEAST_DB:
+        raise UsageError("EW-U001", f"there is no precision {precision!r}", fix=f"name one of {', '.join(PRECISIONS)}")
+    if isinstance(model, str | os.PathLike) and path.exists() and Path(model).exists() and path.samefile(model):
         raise UsageError(
-            "EW-U001",
-            f"cannot convert to {path.name} in {precision}",
-            fix=f"name the output NAME.tflite or NAME.onnx; precision is one of {', '.join(PRECISIONS)}",
+            "EW-U004", f"{path} is the model itself", fix="give another destination: the original is what proofs compare with"
         )
-    if path.exists() and not overwrite:
-        raise UsageError("EW-U004", f"{path} exists", fix="give --force to replace it, or another destination")
+    require_free_file(path, overwrite=overwrite)
+    if io_layout != "keep" and suffix != "tflite":
+        raise UsageError(
+            "EW-U002", f"{path.name} keeps the axis order of the model", fix="leave --io-layout out, or write a .tflite"
+        )
     if dynamic is not None and suffix != "tflite":
         raise UsageError("EW-U002", f"a dimension cannot stay open in {path.name}", fix="leave it out, or write a .tflite")
     target = choose_io(any_device(suffix, precision, io_layout), io_dtype)
@@ -153,7 +161,12 @@ def convert(
     built = build(source, target, samples)
     kept = brings_encodings(built.graph.graph)
     sample = next(iter(samples.take(1))) if samples is not None else None
-    notes = (*source.notes, *_notes(source), *(given_notes(built.graph) if kept else ()))
+    notes = (
+        *source.notes,
+        *_notes(source),
+        *assumed(source.preprocess, samples.preprocess if samples is not None else None),
+        *(given_notes(built.graph) if kept else ()),
+    )
     open_db: list[float | None] = []
     if dynamic is not None:
         opened = open_dimension(model, source, dynamic)

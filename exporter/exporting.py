@@ -10,6 +10,7 @@ from typing import Any
 
 from calibration import Preprocess, Samples, Store, held_out, open_samples
 from diagnostics import CompilerFailure, DataError, EdgewrightError, GateError, TargetError, UsageError
+from exporter.assumed import assumed
 from exporter.bundle.assemble import assemble
 from exporter.bundle.bundle import Bundle
 from exporter.bundle.manifest import FileRecord, digest_path
@@ -147,6 +148,11 @@ def export(
     profiles: Sequence[Target] = [_profile(target, precision, io_dtype, io_layout) for target in targets]
     if runtime is not None:
         profiles = lower_floors(profiles, runtime)
+    twice = [profile.name for i, profile in enumerate(profiles) if profile.name in {other.name for other in profiles[:i]}]
+    if twice:
+        raise UsageError(
+            "EW-U002", f"the target {twice[0]} is given twice", fix="name each target once; a bundle has its target's name"
+        )
     for profile in profiles:
         require_free(Path(out) / profile.name, overwrite=force)
     if on is not None:
@@ -161,6 +167,8 @@ def export(
     recipe = Preprocess.read(preprocess) or source.preprocess
     source = replace(source, preprocess=recipe)
     to_calibrate, to_test = _data(source, calibration, test, recipe, samples, test_samples)
+    for note in assumed(recipe, to_test.preprocess):
+        progress.warn(note)
     records = (FileRecord(source.name, _weight_bytes(source), source.sha256), *_records(calibration, store, test))
     outcomes = []
     for profile in profiles:
@@ -202,6 +210,10 @@ def _profile(target: str | Path | Target, precision: str | None, io_dtype: str |
         profile = choose_io(profile, io_dtype)
     if io_layout is None:
         return profile
+    if profile.artifact.format == "onnx" and io_layout != "keep":
+        raise UsageError(
+            "EW-U002", f"target {profile.name} takes ONNX, which keeps the axis order of the model", fix="leave --io-layout out"
+        )
     data = profile.model_dump()
     return Target.model_validate({**data, "artifact": {**data["artifact"], "io_layout": io_layout}})
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from calibration import Preprocess, open_samples
 from diagnostics import DataError, ModelError
+from exporter.assumed import assumed
 from exporter.bundle.bundle import read_bundle
 from exporter.frontends import load
 from exporter.graph.columns import column_groups
@@ -117,10 +118,14 @@ def verify(
     with progress.stage("load"):
         source = load(against, inputs=inputs, shapes=shapes, allow_pickle=allow_pickle)
     chosen = preprocess if preprocess is None or isinstance(preprocess, Preprocess) else Preprocess.from_file(preprocess)
+    said = chosen or recipe or source.preprocess
+    compared = open_samples(data, source.inputs, said).take(samples)
+    for note in assumed(said, compared.preprocess):
+        progress.warn(note)
     evidence = measure(
         path,
         source.reference,
-        open_samples(data, source.inputs, chosen or recipe or source.preprocess).take(samples),
+        compared,
         runtimes=asked(tuple(runtimes) or named, on),
         options=options,
         outputs=[signature.name for signature in source.outputs],

@@ -95,6 +95,8 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if (isinstance(name_or_path, Path) or path.suffix == ".toml" or len(path.parts) > 1) and path.is_file():
         return path
+    if path.suffix == ".toml":
+        raise TargetError("EW-T001", f"there is no profile {path}", fix="give the path of a profile, or the name of a target")
     close = difflib.get_close_matches(str(name_or_path), target_names(), 3, 0.5)
     raise TargetError(
         "EW-T001",

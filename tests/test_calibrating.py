@@ -97,6 +97,10 @@ def test_what_is_of_no_use_is_refused_before_the_model_runs(model, data, tmp_pat
     for call in (lambda path: calibrate(model, TARGET, data, out=path), lambda path: merge_stores(["absent"], path)):
         with pytest.raises(UsageError, match="exists"):
             call(tmp_path / "there.npz")
+        for path in (tmp_path, tmp_path / "there.npz" / "below.npz"):
+            with pytest.raises(UsageError) as caught:
+                call(path)
+            assert caught.value.code == "EW-U004"
     with pytest.raises(UsageError):
         merge_stores([])
     for text in ("0/2", "3/2", "1", "a/b", "1/0"):

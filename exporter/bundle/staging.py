@@ -13,8 +13,9 @@ from typing import Final
 from diagnostics import UsageError
 from exporter.content import Content
 
-__all__ = ["MANIFEST", "refusals_as_errors", "require_free", "staged_directory", "write_file"]
+__all__ = ["MANIFEST", "refusals_as_errors", "require_free", "require_free_file", "staged_directory", "write_file"]
 
+_ROOM: Final = "make room or give permission there, or give another destination"
 MANIFEST: Final = "manifest.json"  # its presence makes a directory a bundle
 
 
@@ -35,9 +36,16 @@ def require_free(destination: Path, *, overwrite: bool = False) -> None:
             )
         if not overwrite:
             raise UsageError("EW-U004", f"{destination} exists", fix="give --force to replace it, or another destination")
-    parent = _nearest_existing(destination.parent)
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError("EW-U004", f"{destination} cannot be written", why=f"{parent} is not a writable directory")
+    _require_writable(destination)
+
+
+def require_free_file(destination: Path, *, overwrite: bool = False) -> None:
+    """Raise UsageError EW-U004 where a file could not be put at `destination`: to be asked before hours of work."""
+    if destination.is_dir():
+        raise UsageError("EW-U004", f"{destination} is a directory", fix="name a file in it, or another destination")
+    if destination.exists() and not overwrite:
+        raise UsageError("EW-U004", f"{destination} exists", fix="give --force to replace it, or another destination")
+    _require_writable(destination)
 
 
 @contextmanager
@@ -68,8 +76,7 @@ def write_file(destination: Path, content: bytes | Content | Callable[[Path], No
 
     Raises UsageError EW-U004 where the destination exists (without `overwrite`) or cannot be written.
     """
-    if destination.is_dir() or (destination.exists() and not overwrite):
-        raise UsageError("EW-U004", f"{destination} exists", fix="give --force to replace it, or another destination")
+    require_free_file(destination, overwrite=overwrite)
     with refusals_as_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
@@ -104,7 +111,18 @@ def refusals_as_errors(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError("EW-U004", f"{destination} cannot be written", why=str(error)) from error
+        raise UsageError("EW-U004", f"{destination} cannot be written", why=error.strerror or str(error), fix=_ROOM) from error
+
+
+def _require_writable(destination: Path) -> None:
+    parent = _nearest_existing(destination.parent)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            "EW-U004",
+            f"{destination} cannot be written",
+            why=f"{parent} is not a writable directory",
+            fix="give another destination, or make that directory writable",
+        )
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -81,9 +81,10 @@ __all__ = ["command"]
 def command(model: str, targets: tuple[str, ...], shapes: tuple[str, ...], as_json: bool, **chosen: Any) -> int:
     """Quantize, write and prove MODEL for one or more targets.
 
-    MODEL is an .onnx or .pt2 file, or package.module:callable that returns a module (and its example inputs). Each target gets
-    a bundle of its own: artifact, plan, manifest, report and hand-over kit. The exit status is 0 when all is well, 1 when a gate
-    failed, and that of the first target that refused the model otherwise.
+    MODEL is an .onnx, .pt2, .tflite, .keras or .h5 file, the folder of a SavedModel, or package.module:callable that returns a module
+    and its example inputs, or a mapping of "model", "inputs", "shapes" and "preprocess". Each target gets a bundle of its own: artifact,
+    plan, manifest, report and hand-over kit. The exit status is 0 when all is well, 1 when a gate failed, and that of the first target
+    that refused the model otherwise.
     """
     from exporter.exporting import export
     from exporter.progress import RichProgress

@@ -69,6 +69,10 @@ def command(
     """
     if target is None and (html is not None or ask or precision is not None):
         raise UsageError("EW-U002", "--html, --compile and --precision are about a target", fix="add --target TARGET")
+    if html is not None:
+        from exporter.bundle.staging import require_free_file
+
+        require_free_file(html, overwrite=True)
     artifact = facts_of_artifact(Path(model))
     if artifact is not None:
         if target is not None:
@@ -89,8 +93,9 @@ def command(
         report = inspect(source, target, precision=precision, ask_compiler=ask)
     if report is not None and html is not None:
         from exporter.bundle.placement import placement_html
+        from exporter.bundle.staging import write_file
 
-        html.write_bytes(placement_html(source.name, report))
+        write_file(html, placement_html(source.name, report), overwrite=True)
     if as_json:
         data = {"kind": "model", "name": source.name, "sha256": source.sha256, **_summary_data(summary)}
         emit_json({**data, **report.to_dict()} if report is not None else data)

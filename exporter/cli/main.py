@@ -8,6 +8,7 @@ Exit status: 0 fine, 1 a gate failed, 2 usage, 3 the model or data is bad, 4 the
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -16,12 +17,13 @@ from typing import Final
 
 import click
 
-from diagnostics import EdgewrightError
+from diagnostics import EdgewrightError, UsageError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
 DEBUG: Final = "EDGEWRIGHT_DEBUG"
 USAGE, BUG, INTERRUPTED = 2, 70, 130
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 # Subcommand -> (the `module:attribute` that holds its click command, the line that `edgewright --help` shows).
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -99,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
+    except OSError as error:
+        refused = _refused_writing(error)
+        return _report_bug(error, as_json) if refused is None else _report(refused.to_dict(), str(refused), as_json)
     except Exception as error:
         return _report_bug(error, as_json)
     return result if isinstance(result, int) else 0
@@ -129,6 +134,21 @@ def _report_usage(error: click.ClickException, as_json: bool) -> int:
     }
     lines = [usage, f"EW-U001: {error.format_message()}", f"  fix: {fix}"]
     return _report(facts, "\n".join(line for line in lines if line), as_json)
+
+
+def _refused_writing(error: OSError) -> EdgewrightError | None:
+    """A disk without space and the like, met where no destination is at hand: temporary files, standard output."""
+    if error.errno not in _NO_ROOM:
+        return None
+    import tempfile
+
+    where = (
+        os.fsdecode(error.filename)
+        if isinstance(error.filename, str | bytes)
+        else f"temporary files are in {tempfile.gettempdir()}"
+    )
+    fix = "make room or give permission; $TMPDIR may name another folder for temporary files"
+    return UsageError("EW-U004", "something could not be written", where=where, why=os.strerror(error.errno), fix=fix)
 
 
 def _report_bug(error: Exception, as_json: bool) -> int:

@@ -73,20 +73,21 @@ def check(context: click.Context, file: str, as_json: bool) -> None:
 @click.option("--runtime", required=True, metavar="RUNTIME", help="The runtime to ask, as edgewright doctor names it.")
 @click.option("--out", type=click.Path(dir_okay=False), metavar="FILE", help="Write the profile here instead of printing it.")
 @click.option("--force", is_flag=True, help="Replace FILE where it exists.")
-def new(name: str, runtime: str, out: str | None, force: bool) -> None:
+@_JSON
+def new(name: str, runtime: str, out: str | None, force: bool, as_json: bool) -> None:
     """Start the profile NAME of a device that none describes, from what RUNTIME does on this machine.
 
     A small network is exported in each precision and run: what comes out right is what the profile takes, how long it takes says the rates.
     """
     from pathlib import Path
 
-    from diagnostics import UsageError
+    from exporter.bundle.staging import require_free_file, write_file
     from exporter.new_target import new_target
     from exporter.progress import RichProgress
     from targets import to_toml
 
-    if out is not None and Path(out).exists() and not force:
-        raise UsageError("EW-U004", f"{out} exists", fix="give --force to replace it, or another destination")
+    if out is not None:
+        require_free_file(Path(out), overwrite=force)
     started = new_target(name, runtime, RichProgress())
     lines = [
         "# Started by edgewright targets new. What it cannot know: the device itself. If this machine is not it, replace [cost] by figures of",
@@ -94,11 +95,13 @@ def new(name: str, runtime: str, out: str | None, force: bool) -> None:
         *(f"# {precision} is not taken: {' '.join(why.split())}" for precision, why in started.refused.items()),
     ]
     text = "\n".join(lines) + "\n" + to_toml(started.target)
-    if out is None:
-        click.echo(text, nl=False)
+    if out is not None:
+        write_file(Path(out), text.encode(), overwrite=force)
+    if as_json:
+        facts = {"path": out, "refused": dict(started.refused), "profile": started.target.model_dump(mode="json")}
+        click.echo(json.dumps(facts, indent=1))
     else:
-        Path(out).write_text(text, encoding="utf-8")
-        click.echo(out)
+        click.echo(text if out is None else f"{out}\n", nl=False)
 
 
 def _row(target: Target) -> tuple[str, str, str, str, str]:

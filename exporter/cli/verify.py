@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.command(name="verify")
 @click.argument("artifact", metavar="BUNDLE-OR-ARTIFACT")
-@click.option("--against", required=True, metavar="MODEL", help="The original: .onnx, .pt2 or module:callable.")
+@click.option("--against", required=True, metavar="MODEL", help="The original, in any form that export takes.")
 @click.option("--data", required=True, metavar="DATA", help="Samples: folder, .npy, .npz, .wav or module:callable.")
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Where to run; default: those of the bundle's target.")
 @on_option

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibration import Preprocess
-from calibration.importing import import_callable
+from calibration.importing import import_callable, user_code
 from diagnostics import EdgewrightError, ModelError, UsageError
 from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Reference, Signature, Source
@@ -21,9 +21,7 @@ from exporter.graph.passes import canonicalize
 __all__ = ["Reference", "Signature", "Source", "load"]
 
 _CALLABLE: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_LATER: Final[Mapping[str, str]] = {
-    ".pb": "TensorFlow",
-}
+_FORMS: Final = "an .onnx, .tflite, .pt2, .keras or .h5 file, a SavedModel's folder, or package.module:callable"
 _KERAS: Final = frozenset({".h5", ".hdf5", ".keras"})
 _KEYS: Final = frozenset({"model", "inputs", "shapes", "preprocess"})
 
@@ -86,7 +84,7 @@ def _read(model: Any, inputs: Any, shapes: Mapping[str, Sequence[int]] | None, a
     raise ModelError(
         "EW-M003",
         f"a model cannot be read from a {type(model).__name__}",
-        fix="give an nn.Module with example inputs, an .onnx, .tflite or .pt2 file, or module:callable",
+        fix=f"give an nn.Module with example inputs, {_FORMS}",
     )
 
 
@@ -117,24 +115,21 @@ def _load_mapping(
 
 
 def _load_path(path: Path, inputs: Any, shapes: Mapping[str, Sequence[int]] | None, allow_pickle: bool) -> Source:
-    if not path.exists():
-        raise ModelError("EW-M001", f"the model {path} does not exist", fix="give a file, or module:callable")
+    if not path.parts or not path.exists():  # Path("") is the working directory
+        raise ModelError("EW-M001", f"the model {str(path) if path.parts else repr('')} does not exist", fix=f"give {_FORMS}")
     suffix = path.suffix.lower()
     if suffix in _KERAS or (path / "saved_model.pb").exists():
         from exporter.frontends.keras import load_keras
 
         return load_keras(path, shapes, unsafe=allow_pickle)
-    if path.is_dir() or suffix in _LATER:
-        framework = _LATER.get(suffix, "")
-        if not framework:
-            raise ModelError(
-                "EW-M003", f"{path} is a folder, not a model", fix="give an .onnx, .tflite or .pt2 file, or module:callable"
-            )
+    if path.is_dir():
+        raise ModelError("EW-M003", f"{path} is a folder, not a model", fix=f"give {_FORMS}")
+    if suffix == ".pb":
         raise ModelError(
             "EW-M003",
-            f"{path} is a {framework} model",
-            why="a later release reads it",
-            fix="convert it to ONNX, or give its PyTorch source",
+            f"{path} is a graph of TensorFlow",
+            why="it says neither what its inputs are nor, in a SavedModel, what its weights are",
+            fix="give the folder of the SavedModel, or a Keras, TFLite or ONNX file",
         )
     if suffix == ".onnx":
         from exporter.frontends.onnx import load_onnx
@@ -151,9 +146,7 @@ def _load_path(path: Path, inputs: Any, shapes: Mapping[str, Sequence[int]] | No
         if suffix == ".pt2":
             return load_exported(path, allow_pickle=allow_pickle)
         return load_pickle(path, inputs, allow_pickle=allow_pickle, shapes=shapes)
-    raise ModelError(
-        "EW-M003", f"the format of {path} is not known", fix="give an .onnx, .tflite or .pt2 file, or module:callable"
-    )
+    raise ModelError("EW-M003", f"the format of {path} is not known", fix=f"give {_FORMS}")
 
 
 def _need_torch(path: Path) -> None:
@@ -167,12 +160,8 @@ def _call(spec: str) -> Any:
     """What ``package.module:callable`` returns, called without arguments."""
     before = list(sys.path)
     try:
-        return import_callable(spec, "the model")()
-    except EdgewrightError:
-        raise
-    except Exception as error:  # the user's own code may raise anything
-        raise UsageError(
-            "EW-U003", f"the model {spec} cannot be called", why=f"{type(error).__name__}: {first_line(error)}"
-        ) from error
+        called = import_callable(spec, "the model")
+        with user_code(f"the model {spec}"):
+            return called()
     finally:
         sys.path[:] = before

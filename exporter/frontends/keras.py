@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import weakref
+import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +32,7 @@ from exporter.runtimes.registry import Runtime
 __all__ = ["KerasReference", "load_keras"]
 
 _TIME_LIMIT_S: Final = 900.0  # TensorFlow's import, the model's loading and its conversion
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"  # signature of the format, https://docs.hdfgroup.org/hdf5/v1_14/_f_m_t3.html
 _PIP: Final = "pip install 'edgewright[tensorflow]'"
 _TENSORFLOW: Final = Runtime("tensorflow", "tensorflow", "tensorflow", "", "reads Keras and SavedModel sources", _PIP)
 
@@ -56,6 +59,7 @@ def load_keras(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, *,
     Raises UsageError EW-U005 (no tensorflow), ModelError EW-M004 (TensorFlow cannot load or convert it, or a dimension is open) and what
     `load_tflite` raises, RuntimeFailure where the worker crashes or takes too long.
     """
+    _require_form(path)
     python = _interpreter(path)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         written = Path(folder) / "model.tflite"
@@ -82,9 +86,31 @@ def load_keras(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, *,
     )
 
 
+def _require_form(path: Path) -> None:
+    """Raise ModelError EW-M002 for a file that is neither form of Keras: it says less itself, and only once tensorflow is there and started."""
+    if path.is_dir() or zipfile.is_zipfile(path):
+        return
+    with path.open("rb") as stream:
+        found = stream.read(len(_HDF5))
+    if found != _HDF5:
+        raise ModelError(
+            "EW-M002",
+            f"{path} is not a readable Keras model",
+            why="it is neither an HDF5 file nor a zip archive",
+            fix="is the file complete?",
+        )
+
+
 def _interpreter(path: Path) -> str:
     configured = os.environ.get("EDGEWRIGHT_TENSORFLOW")
     if configured:
+        if shutil.which(configured) is None:
+            raise UsageError(
+                "EW-U005",
+                f"reading {path} needs tensorflow",
+                why=f"$EDGEWRIGHT_TENSORFLOW names {configured}, which is no program",
+                fix="let it name the Python interpreter of an environment that has tensorflow",
+            )
         return configured
     if find_spec("tensorflow") is None:
         raise UsageError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from calibration import Preprocess
+from calibration.importing import raised_at
 from diagnostics import ModelError
 from exporter.frontends.quiet import first_line, quiet, root_cause
 from exporter.frontends.source import Array, Source, fingerprint, refuse_bad_weights, signatures
@@ -81,6 +82,7 @@ def load_module(
             with quiet(prints=True):
                 exported = torch.export.export(module, args, kwargs)
         except Exception as error:  # torch.export raises whatever the traced code raises
+            _require_runs(module, args, kwargs)
             raise _untraceable(module, error) from error
     return _from_exported(exported, module, name or type(module).__name__, preprocess)
 
@@ -125,11 +127,16 @@ def load_pickle(path: Path, inputs: Any, *, allow_pickle: bool, shapes: Mapping[
     try:
         found = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling runs foreign code
-        raise ModelError("EW-M002", f"{path} cannot be read", why=first_line(error)) from error
+        raise ModelError(
+            "EW-M002",
+            f"{path} cannot be read",
+            why=first_line(error),
+            fix="classes that it names must be importable under the same names: give package.module:callable instead",
+        ) from error
     if not isinstance(found, torch.nn.Module):
         raise ModelError(
             "EW-M003",
-            f"{path} holds a {type(found).__name__}, not a module",
+            f"{path} holds no module but an object of type {type(found).__name__}",
             why="weights alone do not say what to compute",
             fix="write a function that builds the module and loads the weights, and give module:function",
         )
@@ -286,11 +293,28 @@ def _pickled(path: Path, why: str) -> ModelError:
     )
 
 
+def _require_runs(module: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelError EW-M011 where the module does not even run on its example inputs: then it is not tracing that fails."""
+    try:
+        with quiet(prints=True):
+            module(*args, **kwargs)
+    except Exception as error:  # the user's own module may raise anything
+        given = [f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in (*args, *kwargs.values())]
+        raise ModelError(
+            "EW-M011",
+            f"{type(module).__name__} does not run on its example inputs",
+            where=", ".join(given),
+            why=f"{type(error).__name__}: {first_line(error)}",
+            fix="give inputs that it takes: as inputs in Python, or with the module from the callable",
+        ) from error
+
+
 def _untraceable(module: torch.nn.Module, error: BaseException) -> ModelError:
     root = root_cause(error)
     return ModelError(
         "EW-M004",
         f"{type(module).__name__} cannot be exported",
+        where=raised_at(error),
         why=f"{type(root).__name__}: {first_line(root)}",
         fix="make forward traceable by torch.export: no branches on tensor values, fixed shapes, tensors in and out",
     )

@@ -11,7 +11,7 @@ from typing import Final
 
 from diagnostics import GateError, UsageError
 from exporter.verification.compare import Comparison
-from exporter.verification.metrics import HIGHER_IS_BETTER, json_number
+from exporter.verification.metrics import AT_MOST_ONE, HIGHER_IS_BETTER, json_number
 
 __all__ = ["Gate", "GateResult", "check", "require"]
 
@@ -55,6 +55,10 @@ class Gate:
             raise UsageError("EW-G002", f"the gate {text!r} has no number behind {match['op']}")
         if match["metric"] not in HIGHER_IS_BETTER and not task:
             raise _unknown(match["metric"], HIGHER_IS_BETTER)
+        if match["metric"] in AT_MOST_ONE and match["op"].startswith(">") and not _OPERATORS[match["op"]](1, limit):
+            raise UsageError(
+                "EW-G002", f"the gate {text!r} can never hold", why=f"{match['metric']} is 1 at most", fix=_as_share(match, limit)
+            )
         return cls(match["metric"], match["op"], limit, match["output"])
 
     def holds(self, value: float) -> bool:
@@ -125,6 +129,10 @@ def _measured(gate: Gate, comparison: Comparison) -> tuple[str, float]:
     if value is None:
         raise UsageError("EW-G002", f"output {gate.output} has no metric {gate.metric}", why="it is not a class vector")
     return gate.output, value
+
+
+def _as_share(match: re.Match[str], limit: float) -> str:
+    return f"give a share: {match['metric']}{match['op']}{limit / 100:g}" if limit <= 100 else "give a share of 1"
 
 
 def _unknown(metric: str, known: Mapping[str, bool] | Sequence[str]) -> UsageError:

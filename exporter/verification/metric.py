@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.importing import import_callable
+from calibration.importing import import_callable, user_code
 from diagnostics import UsageError
 from exporter.verification.metrics import json_number
 
@@ -72,10 +72,11 @@ def evaluate(spec: str, original: Run, artifact: Run, samples: Iterable[Sample])
 def scores_of(spec: str, run: Run, samples: Iterable[Sample], original: Run | None = None) -> dict[str, float]:
     """One side's scores by name. `original`: whose decisions are the truth, for a metric that has that parameter.
 
-    Raises UsageError EW-U003 where the metric gives something else than numbers.
+    Raises UsageError EW-U003 where the metric fails, or gives something else than numbers.
     """
     name, metric = load_metric(spec)
-    found = metric(run, samples) if original is None else metric(run, samples, original=original)
+    with user_code(f"the metric {spec}"):
+        found = metric(run, samples) if original is None else metric(run, samples, original=original)
     try:
         named = found if isinstance(found, Mapping) else {name: found}
         return {str(key): float(value) for key, value in named.items()}

@@ -15,7 +15,17 @@ import numpy as np
 
 from diagnostics import RuntimeFailure
 
-__all__ = ["HIGHER_IS_BETTER", "Accumulator", "Metrics", "class_rows", "cosine", "decibels", "json_number", "top_k_hits"]
+__all__ = [
+    "AT_MOST_ONE",
+    "HIGHER_IS_BETTER",
+    "Accumulator",
+    "Metrics",
+    "class_rows",
+    "cosine",
+    "decibels",
+    "json_number",
+    "top_k_hits",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -30,6 +40,7 @@ HIGHER_IS_BETTER: Final[Mapping[str, bool]] = MappingProxyType(
         "top5_agreement": True,
     }
 )
+AT_MOST_ONE: Final = frozenset({"cosine", "top1_agreement", "top5_agreement"})
 
 
 def decibels(signal: float, error: float) -> float:

@@ -11,7 +11,7 @@ from diagnostics import DataError, UsageError
 from exporter.bundle import bundle as bundle_module
 from exporter.bundle.bundle import read_bundle, write_bundle
 from exporter.bundle.manifest import GateRecord, Manifest, TensorRecord, digest_path, installed_versions
-from exporter.bundle.staging import require_free, staged_directory, write_file
+from exporter.bundle.staging import require_free, require_free_file, staged_directory, write_file
 
 FILES = {"model.tflite": b"\x00artifact", "plan.json": b"{}\n", "firmware/model.c": b"int x;\n"}
 
@@ -164,6 +164,13 @@ def test_a_destination_that_cannot_be_written(tmp_path):
         with pytest.raises(UsageError):
             require_free(destination)
     require_free(tmp_path / "not" / "yet" / "there")
+    for destination in (tmp_path, tmp_path / "file", tmp_path / "file" / "b"):
+        with pytest.raises(UsageError) as caught:
+            require_free_file(destination)
+        assert caught.value.code == "EW-U004"
+    require_free_file(tmp_path / "file", overwrite=True)
+    with pytest.raises(UsageError, match="is a directory"):
+        require_free_file(tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", "a/../../x", "a//b", "./a", "a\\..\\b", "manifest.json"])

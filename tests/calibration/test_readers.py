@@ -406,3 +406,20 @@ def test_flags_and_scalars_keep_their_dtype_and_shape():
 def test_a_flag_is_nothing_but_0_or_1():
     error = code_of(lambda: list(open_samples([np.array([3])], (Input("flag", (1,), "bool"),))))
     assert error.code == "EW-D003"
+
+
+def test_data_that_fails_on_its_way_is_an_error_of_the_users(tmp_path, monkeypatch):
+    (tmp_path / "users_samples.py").write_text(
+        "import numpy as np\n\ndef broken():\n    yield np.zeros((1, 2), np.float32)\n    raise ValueError('disk on fire')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    samples = open_samples("users_samples:broken", [Input("x", (1, 2), "float32")])
+    with pytest.raises(UsageError, match="disk on fire") as caught:
+        list(samples)
+    assert (caught.value.code, caught.value.where) == ("EW-U003", f"line 5 of {tmp_path / 'users_samples.py'}")
+
+
+def test_text_is_no_sample():
+    with pytest.raises(DataError, match="not an array of numbers") as caught:
+        list(open_samples(["a", "b"], [Input("x", (1, 2), "float32")]))
+    assert caught.value.code == "EW-D003"

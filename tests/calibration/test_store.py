@@ -74,10 +74,13 @@ def test_another_schema_version_and_missing_or_misfit_columns_are_refused(tmp_pa
 
 
 def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(UsageError) as caught:
-        store().save(tmp_path / "absent" / "store.npz")
+        store().save(tmp_path / "file" / "store.npz")
     assert caught.value.code == "EW-U004"
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+    store().save(tmp_path / "absent" / "store.npz")
+    assert [path.name for path in (tmp_path / "absent").iterdir()] == ["store.npz"]
 
 
 def test_the_reservoir_is_bounded_keeps_the_order_of_the_data_and_depends_on_the_set_alone() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from exporter.cli.main import main
 
@@ -87,6 +90,38 @@ CASES: dict[str, tuple[str, int, Case]] = {
         lambda t: [str(write_model(t / "m.onnx")), *X86, "--calib", str(write_data(t / "d.npy", (10, 3, 9, 8)))],
     ),
     "unreadable data": ("EW-D004", 3, lambda t: [str(write_model(t / "m.onnx")), *X86, "--calib", str(_garbage(t / "d.npy"))]),
+    "data with an empty name": ("EW-D001", 3, lambda t: [str(write_model(t / "m.onnx")), *X86, "--calib", ""]),
+    "a folder without samples": (
+        "EW-D001",
+        3,
+        lambda t: [str(write_model(t / "m.onnx")), *X86, "--calib", str(_text(t / "notes" / "a.txt", "x").parent)],
+    ),
+    "model with an empty name": ("EW-M001", 3, lambda t: ["", *X86, "--calib", str(write_data(t / "d.npy"))]),
+    "a Keras file that is none": (
+        "EW-M002",
+        3,
+        lambda t: [str(_garbage(t / "m.h5")), *X86, "--calib", str(write_data(t / "d.npy"))],
+    ),
+    "a target twice": (
+        "EW-U002",
+        2,
+        lambda t: [str(write_model(t / "m.onnx")), *X86, *X86, "--calib", str(write_data(t / "d.npy"))],
+    ),
+    "channels-last ONNX": (
+        "EW-U002",
+        2,
+        lambda t: [str(write_model(t / "m.onnx")), *X86, "--calib", str(write_data(t / "d.npy")), "--io-layout", "channels_last"],
+    ),
+    "a profile that is absent": (
+        "EW-T001",
+        4,
+        lambda t: [str(write_model(t / "m.onnx")), "--target", str(t / "board.toml"), "--calib", str(write_data(t / "d.npy"))],
+    ),
+    "a gate out of reach": (
+        "EW-G002",
+        2,
+        lambda t: [str(write_model(t / "m.onnx")), *X86, "--calib", str(write_data(t / "d.npy")), "--gate", "top1_agreement>=98"],
+    ),
     "no calibration data": (
         "EW-Q001",
         3,
@@ -150,6 +185,7 @@ def _garbage(path: Path) -> Path:
 
 
 def _text(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return path
 
@@ -227,3 +263,49 @@ def test_an_operator_that_the_device_lacks_is_named(tmp_path: Path, capsys: pyte
 def test_convert_refuses_another_suffix_and_leaves_nothing(tmp_path: Path) -> None:
     assert main(["convert", str(write_model(tmp_path / "m.onnx")), str(tmp_path / "m.bin")]) == 2
     assert not (tmp_path / "m.bin").exists()
+
+
+def test_convert_keeps_the_original_and_says_which_option_is_of_no_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "m.onnx")
+    before = model.read_bytes()
+    for out, options, code, words in [
+        ("m.onnx", ["--force"], "EW-U004", "is the model itself"),
+        ("n.onnx", ["--io-layout", "channels_last"], "EW-U002", "--io-layout"),
+        ("n.tflite", ["--precision", "int9"], "EW-U001", "no precision 'int9'"),
+        ("n.bin", [], "EW-U001", "n.bin names no format"),
+    ]:
+        assert main(["convert", str(model), str(tmp_path / out), *options]) == 2
+        message = capsys.readouterr().err
+        assert code in message
+        assert words in message
+    assert model.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_how_photos_are_read_is_told_where_nothing_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+    command = ["export", str(write_model(tmp_path / "m.onnx")), *X86, "--calib", str(tmp_path / "photos"), "--effort", "fast"]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    assert "assumed: RGB of 0..1 (pixel / 255), no mean and std, shorter side 8, centre (8, 8)" in capsys.readouterr().err
+    recipe = _text(tmp_path / "p.toml", "resize = [8, 8]\nmean = 0.5\nstd = 0.5\n")
+    assert main([*command, "--preprocess", str(recipe), "--out", str(tmp_path / "b")]) == 0
+    assert "assumed" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_an_error_that_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("exporter.converting.tempfile.TemporaryDirectory", full)
+    assert main(["convert", str(write_model(tmp_path / "m.onnx")), str(tmp_path / "m.tflite")]) == 2
+    message = capsys.readouterr().err
+    assert "EW-U004: something could not be written" in message
+    assert tempfile.gettempdir() in message
+    assert not (tmp_path / "m.tflite").exists()

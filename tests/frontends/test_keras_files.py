@@ -18,6 +18,8 @@ from exporter.graph.run import FloatRunner
 TENSORFLOW = os.environ.get("EDGEWRIGHT_TENSORFLOW") or (sys.executable if find_spec("tensorflow") else None)
 needs_tensorflow = pytest.mark.skipif(TENSORFLOW is None, reason="no interpreter with tensorflow: set EDGEWRIGHT_TENSORFLOW")
 
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how each such file begins
+
 SCRIPT = """
 import sys
 import keras
@@ -107,7 +109,7 @@ def test_without_tensorflow_the_message_says_what_to_install(tmp_path, monkeypat
     monkeypatch.setattr("exporter.frontends.keras.find_spec", lambda name: None)
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"x")
+    path.write_bytes(HDF5)
     with pytest.raises(EdgewrightError) as error:
         load(path.parent if path.suffix == ".pb" else path)
     assert error.value.code == "EW-U005"
@@ -118,10 +120,28 @@ def test_an_interpreter_without_tensorflow_says_so(tmp_path, monkeypatch):
     if find_spec("tensorflow"):
         pytest.skip("tensorflow is installed here")
     monkeypatch.setenv("EDGEWRIGHT_TENSORFLOW", sys.executable)
-    (tmp_path / "net.h5").write_bytes(b"x")
+    (tmp_path / "net.h5").write_bytes(HDF5)
     with pytest.raises(EdgewrightError, match="needs tensorflow") as error:
         load(tmp_path / "net.h5")
     assert error.value.code == "EW-U005"
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense" * 10, HDF5[:4]])
+def test_a_file_that_is_no_keras_file_is_told_without_tensorflow(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("exporter.frontends.keras.find_spec", lambda name: None)
+    (tmp_path / "net.h5").write_bytes(content)
+    with pytest.raises(EdgewrightError, match=r"net\.h5 is not a readable Keras model") as error:
+        load(tmp_path / "net.h5")
+    assert error.value.code == "EW-M002"
+
+
+def test_an_interpreter_that_is_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEWRIGHT_TENSORFLOW", str(tmp_path / "python"))
+    (tmp_path / "net.h5").write_bytes(HDF5)
+    with pytest.raises(EdgewrightError) as error:
+        load(tmp_path / "net.h5")
+    assert error.value.code == "EW-U005"
+    assert str(tmp_path / "python") in error.value.why
 
 
 def test_an_open_batch_is_one_and_other_open_dimensions_need_a_size():

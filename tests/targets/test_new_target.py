@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_the_profile_of_this_machine_is_valid_and_has_what_was_measured(tmp_path
     path = tmp_path / "board.toml"
     assert new("board", "--runtime", "onnxruntime", "--out", str(path)).exit_code == 0
     assert check_file(path) == []
+    data = json.loads(new("board", "--runtime", "onnxruntime", "--json").stdout)
+    assert data["path"] is None
+    assert data["profile"]["name"] == "board"
+    with pytest.raises(UsageError) as caught:
+        new("board", "--runtime", "onnxruntime", "--out", str(path / "below.toml"))
+    assert caught.value.code == "EW-U004"
     target = load_target(path)
     assert (target.name, target.artifact.runtime, target.artifact.precision) == ("board", "onnxruntime", "int8")
     assert {"float32", "float16", "weight_int8"} < set(target.artifact.precisions)

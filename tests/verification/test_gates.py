@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diagnostics import GateError, UsageError
 from exporter.verification.compare import Comparison
 from exporter.verification.gates import Gate, check, require
 from exporter.verification.metric import TaskScore
-from exporter.verification.metrics import HIGHER_IS_BETTER, Metrics
+from exporter.verification.metrics import AT_MOST_ONE, HIGHER_IS_BETTER, Metrics
 
 GOOD = Metrics(elements=10, sqnr_db=40.0, cosine=0.9999, max_abs=0.1, mean_abs=0.01, top1_agreement=1.0)
 BAD = Metrics(elements=10, sqnr_db=5.0, cosine=0.8, max_abs=3.0, mean_abs=1.0)
@@ -42,6 +42,13 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
         Gate.parse(text)
 
 
+@pytest.mark.parametrize("text", ["top1_agreement>=98", "y.cosine>1", "top5_agreement>=1.01"])
+def test_a_share_above_1_is_refused_before_anything_runs(text: str) -> None:
+    with pytest.raises(UsageError, match=r"EW-G002.*never hold") as caught:
+        Gate.parse(text)
+    assert "share" in caught.value.fix
+
+
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"EW-G002.*'psnr'") as caught:
         Gate.parse("psnr>=3")
@@ -56,6 +63,7 @@ def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
     st.none() | st.from_regex(r"[a-z][a-z0-9_./:]{0,12}", fullmatch=True),
 )
 def test_text_and_gate_are_the_same_thing(metric: str, operator: str, limit: float, output: str | None) -> None:
+    assume(metric not in AT_MOST_ONE or operator not in (">", ">=") or limit < 1)
     gate = Gate(metric, operator, limit, output)
     assert Gate.parse(str(gate)) == gate
 
