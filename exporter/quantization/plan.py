@@ -18,7 +18,7 @@ from diagnostics import ModelError
 
 __all__ = ["SCHEMA_VERSION", "Effort", "Encoding", "Plan", "integer_range"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 Effort = Literal["fast", "balanced", "best"]  # how much time deciding may take
 

@@ -70,7 +70,7 @@ FAST: Final = Look(24, (192, 1024), (0.2,), 128, 6)
 class _Work:
     layer: Layer
     bias: int | None  # index of the bias input, where the layer has one of its own
-    count: int  # positions a sample
+    positions: Array  # [samples, count], where to look
     wanted: list[Array]  # float outputs at these positions, by sample
 
 
@@ -128,7 +128,8 @@ def _rounded(
         assert weight is not None
         assert encoding is not None
         given: list[Array] = []
-        runner.inputs_of(node_name(node), lambda i, x, to=given, w=work: to.append(_sampled(w, i, x)))  # type: ignore[misc]
+        look_at = layer.looking(work.positions)
+        runner.inputs_of(node_name(node), lambda i, x, to=given, see=look_at: to.append(see(i, x)))  # type: ignore[misc]
         inputs, outputs = (np.concatenate(parts, axis=-1, dtype=np.float64) for parts in (given, work.wanted))
         work.wanted.clear()
         scale = np.asarray(encoding.scale, np.float64).reshape((1, 1, 1) if encoding.axis is None else (*layer.rows.shape[:2], 1))
@@ -177,20 +178,16 @@ def _wanted(
     works = []
     for layer in layers:
         total = min(max(fewest, 8 * layer.rows.shape[2]), most)
-        works.append(_Work(layer, bias_index(layer.node, plan), -(-total // len(held)), []))
+        works.append(_Work(layer, bias_index(layer.node, plan), layer.positions(len(held), -(-total // len(held))), []))
     ends = [name_of(value) for value in model.graph.outputs]
     run, reference = FloatRunner(model, list(dict.fromkeys([*(name_of(layer.node.outputs[0]) for layer in layers), *ends]))), []
     for index, sample in enumerate(held):
         found = run(sample)
         for work in works:
             array = found[name_of(work.layer.node.outputs[0])]
-            work.wanted.append(work.layer.outputs(array, work.layer.positions(index, work.count)))
+            work.wanted.append(work.layer.outputs(array, work.positions[index]))
         reference.append({name: found[name] for name in ends})
     return works, reference
-
-
-def _sampled(work: _Work, sample: int, inputs: Array) -> Array:
-    return work.layer.vectors(inputs, work.layer.positions(sample, work.count))
 
 
 def _fit(rows: Array, vectors: Array, residual: Array, scale: Array, limit: int, dampings: tuple[float, ...]) -> Array:
@@ -216,7 +213,7 @@ def _fit(rows: Array, vectors: Array, residual: Array, scale: Array, limit: int,
         moment = _shrunk(seen, count)
         diagonal = np.diagonal(moment, axis1=1, axis2=2)
         strength = np.maximum(diagonal.mean(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-        pull = moment + _diagonal(_RIDGE * (diagonal + 0.1 * strength))
+        pull = _raised(moment, _RIDGE * (diagonal + 0.1 * strength))
         cross = np.matmul(residual, given.swapaxes(1, 2)) / count
         fitted = rows[:, :, part] + np.linalg.solve(pull, cross.swapaxes(1, 2)).swapaxes(1, 2)
         fitted *= _amplification(fitted, rows[:, :, part], seen, cross)
@@ -268,7 +265,7 @@ def _moment(vectors: Array) -> Array:
 def _damped(moment: Array, damping: float) -> Array:
     diagonal = np.diagonal(moment, axis1=1, axis2=2)
     strength = np.maximum(diagonal.mean(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-    return np.asarray(moment + _diagonal(np.broadcast_to(damping * strength, diagonal.shape)))
+    return _raised(moment, damping * strength)
 
 
 def _shrunk(moment: Array, vectors: int) -> Array:
@@ -278,12 +275,16 @@ def _shrunk(moment: Array, vectors: int) -> Array:
     equation 23, on the matrix of correlations.
     """
     size = moment.shape[1]
-    spread = np.sqrt(np.maximum(np.diagonal(moment, axis1=1, axis2=2), np.finfo(np.float32).tiny))
+    diagonal = np.diagonal(moment, axis1=1, axis2=2)
+    spread = np.sqrt(np.maximum(diagonal, np.finfo(np.float32).tiny))
     squares = np.square(moment / (spread[:, :, None] * spread[:, None, :])).sum(axis=(1, 2))
     share = ((1 - 2 / size) * squares + size**2) / ((vectors + 1 - 2 / size) * np.maximum(squares - size, 1e-9))
-    share = np.clip(share, 0.0, 1.0)[:, None, None]
-    return np.asarray(moment * (1 - share) + share * _diagonal(np.diagonal(moment, axis1=1, axis2=2)))
+    share = np.clip(share, 0.0, 1.0)[:, None]
+    return _raised(moment * (1 - share[:, :, None]), share * diagonal)
 
 
-def _diagonal(entries: Array) -> Array:
-    return np.asarray(entries[:, :, None] * np.eye(entries.shape[1]))
+def _raised(moment: Array, by: Array) -> Array:
+    """The moment with `by` [groups, inputs or 1] added to its diagonal."""
+    raised = moment.copy()
+    np.einsum("gii->gi", raised)[...] += by  # a view
+    return raised

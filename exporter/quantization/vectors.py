@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -32,24 +33,29 @@ class Layer:
     rows: Array
     places: int
 
-    def positions(self, sample: int, count: int) -> Array:
-        """`count` positions (all where there are not more) at which to look at sample number `sample`."""
+    def positions(self, samples: int, count: int) -> Array:
+        """int64 [samples, count]: where to look at each sample: at `count` places (all where there are not more)."""
         if count >= self.places:
-            return np.arange(self.places)
-        return np.asarray((np.arange(sample * count, (sample + 1) * count) * _GOLDEN % 1.0 * self.places).astype(np.int64))
+            return np.tile(np.arange(self.places), (samples, 1))
+        return (np.arange(samples * count) * _GOLDEN % 1.0 * self.places).astype(np.int64).reshape(samples, count)
 
-    def vectors(self, inputs: Array, positions: Array) -> Array:
-        """Input vectors [groups, inputs a group x kernel, positions] from the layer's first input."""
+    def looking(self, positions: Array) -> Callable[[int, Array], Array]:
+        """What takes the number of a sample and the layer's first input in it to the input vectors [groups, inputs a group x kernel, count]
+        there. Which entries to fetch is worked out once for all samples.
+
+        Args:
+            positions: [samples, count].
+        """
         if self.node.op_type == "Conv":
-            return _windows(self.node, inputs, positions, self.rows.shape[0])
-        return np.asarray(inputs.reshape(-1, inputs.shape[-1])[positions].T[None])
+            return _windows(self.node, positions, self.rows.shape[0])
+        return lambda sample, inputs: np.asarray(inputs.reshape(-1, inputs.shape[-1])[positions[sample]].T[None])
 
     def outputs(self, outputs: Array, positions: Array) -> Array:
-        """Output vectors [groups, outputs a group, positions] from the layer's output."""
+        """Output vectors [groups, outputs a group, count] from the layer's output in one sample, at its positions [count]."""
         groups, each, _ = self.rows.shape
         if self.node.op_type == "Conv":
-            outputs = np.moveaxis(outputs, 1, -1)
-        return np.asarray(outputs.reshape(-1, groups * each)[positions].T.reshape(groups, each, -1))
+            return np.take(outputs.swapaxes(0, 1).reshape(groups * each, -1), positions, axis=1).reshape(groups, each, -1)
+        return np.asarray(outputs.reshape(-1, each)[positions].T[None])
 
     def weight(self, rows: Array) -> Array:
         """Rows in the shape of the weight initializer."""
@@ -74,19 +80,23 @@ def layer_of(node: ir.Node) -> Layer | None:
     return Layer(node, rows[None].astype(np.float64), prod(shape[:-1]))
 
 
-def _windows(node: ir.Node, array: Array, positions: Array, groups: int) -> Array:
+def _windows(node: ir.Node, positions: Array, groups: int) -> Callable[[int, Array], Array]:
     """What the kernel sees at some positions: few of a large map, so each entry is fetched. Outside of the map are zeros."""
+    batch, channels, *sizes = static_shape(node.inputs[0])  # type: ignore[arg-type]
     kernel, places = static_shape(node.inputs[1])[2:], static_shape(node.outputs[0])[2:]  # type: ignore[arg-type]
-    rank, channels = len(kernel), array.shape[1]
+    rank, (samples, count) = len(kernel), positions.shape
     strides, dilations = (attribute(node, name, (1,) * rank) for name in ("strides", "dilations"))
     pads = attribute(node, "pads", (0,) * 2 * rank)
-    index, *at = np.unravel_index(positions, (len(array), *places))
-    inside = np.ones((*kernel, len(positions)), np.bool_)
-    for axis, size in enumerate(array.shape[2:]):
-        seen = at[axis] * strides[axis] + (np.arange(kernel[axis]) * dilations[axis] - pads[axis])[:, None]
-        seen = seen.reshape(*(kernel[axis] if axis == other else 1 for other in range(rank)), -1)
+    index, *at = (entry[:, None] for entry in np.unravel_index(positions, (batch, *places)))
+    inside = np.ones((samples, prod(kernel), count), np.bool_)
+    for axis, (size, tap) in enumerate(zip(sizes, np.indices(kernel).reshape(rank, -1), strict=True)):
+        seen = at[axis] * strides[axis] + (tap * dilations[axis] - pads[axis])[:, None]
         inside &= (seen >= 0) & (seen < size)
-        index = index * size + np.clip(seen, 0, size - 1)
-    taken = np.take(array.swapaxes(0, 1).reshape(channels, -1), index, axis=1)  # [channels, *kernel, positions]
-    np.copyto(taken, 0, where=~inside)
-    return taken.reshape(groups, -1, len(positions))
+        index = index * size + np.clip(seen, 0, size - 1)  # [samples, kernel, count]
+
+    def see(sample: int, inputs: Array) -> Array:
+        taken = np.take(inputs.swapaxes(0, 1).reshape(channels, -1), index[sample], axis=1)  # [channels, kernel, count]
+        np.copyto(taken, 0, where=~inside[sample])
+        return taken.reshape(groups, -1, count)
+
+    return see

@@ -236,11 +236,11 @@ def test_rows_times_vectors_are_the_layer_s_outputs(net, index):
     names = (node.inputs[0].name, node.outputs[0].name)
     found = FloatRunner(model, names)(sample)
     for count in (5, 10_000):
-        positions = layer.positions(3, count)
-        assert positions.size == min(count, layer.places)
-        product = layer.rows @ layer.vectors(found[names[0]], positions)
+        positions = layer.positions(4, count)
+        assert positions.shape == (4, min(count, layer.places))
+        product = layer.rows @ layer.looking(positions)(3, found[names[0]])
         bias = constant(node.inputs[2]).reshape(layer.rows.shape[0], -1, 1)
-        np.testing.assert_allclose(product + bias, layer.outputs(found[names[1]], positions), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(product + bias, layer.outputs(found[names[1]], positions[3]), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(layer.weight(layer.rows), constant(node.inputs[1]))
 
 

@@ -33,8 +33,9 @@ def test_rows_times_windows_are_the_convolution(convolution, seed):
     layer = layer_of(next(iter(model.graph)))
     x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     y = FloatRunner(model)({"x": x})["y"]
-    positions = layer.positions(seed % 7, 1 + seed % 40)
-    vectors = layer.vectors(x, positions)
+    samples, sample = 1 + seed % 7, seed % (1 + seed % 7)
+    positions = layer.positions(samples, 1 + seed % 40)
+    vectors, positions = layer.looking(positions)(sample, x), positions[sample]
     assert vectors.shape == (layer.rows.shape[0], layer.rows.shape[2], positions.size)
     np.testing.assert_allclose(layer.rows @ vectors, layer.outputs(y, positions), rtol=0, atol=1e-4 * max(1.0, np.abs(y).max()))
 
@@ -44,5 +45,5 @@ def test_padding_is_zero_beside_what_is_infinite():
     body, finite = "y = Conv <pads = [1, 1]> (x, w)", np.ones((1, 1, 3), np.float32)
     model = network(body, inputs="float[1,1,3] x", outputs="float[1,1,3] y", w=(1, 1, 3))
     finite[0, 0, 0] = np.inf
-    vectors = layer_of(next(iter(model.graph))).vectors(finite, np.array([0]))
+    vectors = layer_of(next(iter(model.graph))).looking(np.array([[0]]))(0, finite)
     np.testing.assert_array_equal(vectors[0, :, 0], [0.0, np.inf, 1.0])
