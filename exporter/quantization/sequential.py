@@ -45,7 +45,7 @@ class Look:
 
     Attributes:
         samples: used at most; the integer activations of all of them are held between two layers.
-        vectors: input vectors a layer is judged on, fewest and most; between them eight an input.
+        vectors: input vectors a layer is judged on: fewest, how many an input of the layer, most.
         dampings: what may be added to the diagonal of a layer's moment, in parts of its mean. The more, the less the rounding of one
             weight follows what its neighbours' inputs have in common on the samples; inputs that were silent there keep their weights.
         widest: layers with more inputs keep their weights rounded to nearest, and have their biases corrected.
@@ -53,17 +53,17 @@ class Look:
     """
 
     samples: int
-    vectors: tuple[int, int]
+    vectors: tuple[int, int, int]
     dampings: tuple[float, ...]
     widest: float = inf
     judged: int = 64
 
 
 # Behind few positions of few samples, the best damping is a hundred times that of an early layer: 0.8 dB in 4 bits, on other photos.
-CLOSE: Final = Look(64, (1024, 4096), (0.02, 0.2, 2.0))
+CLOSE: Final = Look(64, (1024, 8, 4096), (0.02, 0.2, 2.0))
 # Rounding loses most where few weights make an output, and there fitting them takes least: depthwise layers, the first, expansions. Samples
 # differ more than the places of one do: for the same vectors, many of them are looked at in few places.
-FAST: Final = Look(24, (192, 1024), (0.2,), 128, 6)
+FAST: Final = Look(24, (120, 5, 1024), (0.2,), 128, 6)
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,13 @@ def _roundable(node: ir.Node, plan: Plan) -> Layer | None:
 
 
 def _wanted(
-    model: ir.Model, plan: Plan, layers: list[Layer], held: list[dict[str, Array]], vectors: tuple[int, int]
+    model: ir.Model, plan: Plan, layers: list[Layer], held: list[dict[str, Array]], vectors: tuple[int, int, int]
 ) -> tuple[list[_Work], list[dict[str, Array]]]:
     """The float network's outputs of all layers, at the positions that are looked at, and its own outputs: one run a sample."""
-    fewest, most = vectors
+    fewest, each, most = vectors
     works = []
     for layer in layers:
-        total = min(max(fewest, 8 * layer.rows.shape[2]), most)
+        total = min(max(fewest, each * layer.rows.shape[2]), most)
         works.append(_Work(layer, bias_index(layer.node, plan), layer.positions(len(held), -(-total // len(held))), []))
     ends = [name_of(value) for value in model.graph.outputs]
     run, reference = FloatRunner(model, list(dict.fromkeys([*(name_of(layer.node.outputs[0]) for layer in layers), *ends]))), []
@@ -208,8 +208,9 @@ def _fit(rows: Array, vectors: Array, residual: Array, scale: Array, limit: int,
     for start in range(0, rows.shape[2], _WIDEST):
         part = slice(start, start + _WIDEST)
         given = vectors[:, part]
-        halves = [_moment(given[:, :, : count // 2]), _moment(given[:, :, count // 2 :])]
-        seen = (halves[0] * (count // 2) + halves[1] * (count - count // 2)) / count
+        cut = count // 2 if len(dampings) > 1 else count  # one half tries dampings on the other
+        halves = [_moment(given[:, :, :cut]), _moment(given[:, :, cut:])]
+        seen = (halves[0] * cut + halves[1] * (count - cut)) / count
         moment = _shrunk(seen, count)
         diagonal = np.diagonal(moment, axis1=1, axis2=2)
         strength = np.maximum(diagonal.mean(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
@@ -217,7 +218,7 @@ def _fit(rows: Array, vectors: Array, residual: Array, scale: Array, limit: int,
         cross = np.matmul(residual, given.swapaxes(1, 2)) / count
         fitted = rows[:, :, part] + np.linalg.solve(pull, cross.swapaxes(1, 2)).swapaxes(1, 2)
         fitted *= _amplification(fitted, rows[:, :, part], seen, cross)
-        damping = _carrying(fitted, halves, count // 2, scale, limit, dampings)
+        damping = _carrying(fitted, halves, cut, scale, limit, dampings)
         integers[:, :, part] = round_rows(fitted, _damped(moment, damping), scale, limit)
         if part.stop < rows.shape[2]:
             residual += np.matmul((rows[:, :, part] - integers[:, :, part] * scale), given)

@@ -37,7 +37,8 @@ class Layer:
         """int64 [samples, count]: where to look at each sample: at `count` places (all where there are not more)."""
         if count >= self.places:
             return np.tile(np.arange(self.places), (samples, 1))
-        return (np.arange(samples * count) * _GOLDEN % 1.0 * self.places).astype(np.int64).reshape(samples, count)
+        places = (np.arange(samples * count) * _GOLDEN % 1.0 * self.places).astype(np.int64)
+        return places.reshape(samples, count)
 
     def looking(self, positions: Array) -> Callable[[int, Array], Array]:
         """What takes the number of a sample and the layer's first input in it to the input vectors [groups, inputs a group x kernel, count]
@@ -97,6 +98,6 @@ def _windows(node: ir.Node, positions: Array, groups: int) -> Callable[[int, Arr
     def see(sample: int, inputs: Array) -> Array:
         taken = np.take(inputs.swapaxes(0, 1).reshape(channels, -1), index[sample], axis=1)  # [channels, kernel, count]
         np.copyto(taken, 0, where=~inside[sample])
-        return taken.reshape(groups, -1, count)
+        return np.asarray(taken.reshape(groups, -1, count))
 
     return see

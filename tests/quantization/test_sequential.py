@@ -101,7 +101,7 @@ def test_a_short_look_leaves_wide_layers_at_the_nearest_and_corrects_the_biases_
     model = wide_net()
     data, fresh = mixtures(model, 32), mixtures(model, 32, seed=7)
     plan = coarse(planned(model, data=data), model)
-    rounded = round_weights(model, plan, target(), data, look=Look(8, (256, 1024), (0.2,), 64)).plan
+    rounded = round_weights(model, plan, target(), data, look=Look(8, (256, 8, 1024), (0.2,), 64)).plan
     assert set(rounded.roundings) == {"w3", "w4"}  # 32 and 64 inputs; the others have 72
     assert set(rounded.corrections) == {"b1", "b2", "b3", "b4"}
     wanted = reference(model, fresh)
