@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help zoo install demo test test-all bench bench-convert bench-quantization lint format breadth matrix docs clean
+.PHONY: help zoo install demo test test-all bench bench-convert bench-quantization lint format breadth matrix micro-kernels docs clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -71,6 +71,9 @@ zoo: $(STAMP) ## Write every zoo model in float32, float16 and int8, measure eac
 
 matrix: $(STAMP) ## Export every zoo model for every target, prove or refuse it, and write docs/targets.md (hours; rows that are there are kept).
 	$(TEST_ENV) $(BIN)/python -m tools.matrix
+
+micro-kernels: $(STAMP) ## Run every family of integer kernels on tflite-micro and LiteRT's reference kernels, and write docs/micro_kernels.md.
+	$(TEST_ENV) $(BIN)/python -m tools.micro_kernels
 
 docs: $(STAMP) ## Write the generated pages of docs/ again.
 	$(BIN)/python -m tools.make_docs

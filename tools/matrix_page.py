@@ -139,6 +139,7 @@ def _beside_reference(targets: tuple[Target, ...], rows: Rows) -> list[str]:
         "The same artifact on both: the integers of its outputs that differ, and by how many steps of the encoding; then each operator by",
         "itself, from the very tensors that it read on tflite-micro, so that what one operator computes otherwise is not counted at the next.",
         "The arena is what tflite-micro's recording allocator measures, beside what was told from the file.",
+        "[micro_kernels.md](micro_kernels.md) has every kernel on random networks.",
         "",
         _line(["model", "targets", "arena, bytes", "told", "outputs that differ", "integers compared", "operators that differ"]),
         "|---" * 7 + "|",

@@ -19,17 +19,12 @@ from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
 from exporter.verification.parity import Parity
 from exporter.verification.reference import Comparison
+from tools.operator_families import feeds
+
+__all__ = ["OPTIMIZED", "compared", "feeds", "planned", "tensors_of"]
 
 # What the reference resolver lacks is run by the optimized builtin.
 OPTIMIZED = {"ELU"}
-
-
-def feeds(model: ir.Model, random: np.random.Generator, spread: float, shift: float, count: int = 2):
-    """Normal numbers around `shift` for every input."""
-    return [
-        {value.name: random.normal(shift, spread, list(value.shape)).astype(np.float32) for value in model.graph.inputs}
-        for _ in range(count)
-    ]
 
 
 def planned(model: ir.Model, samples, choose=None, avoid=NOTHING) -> tuple[ir.Model, Plan]:

@@ -4,9 +4,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx import TensorProto, helper, numpy_helper
 
 from exporter.backends.tflite.layout import to_channels_first, to_channels_last
 from exporter.backends.tflite.writer import write_tflite
@@ -18,6 +16,7 @@ from exporter.quantization.apply import node_name
 from exporter.quantization.planner import float_plan, make_plan
 from targets.precision import choose_precision
 from targets.schema import Artifact, Target, Unit, Verification
+from tools.operator_families import graph, single  # noqa: F401 - told to all tests of operators
 
 TARGET = Target(
     name="bench",
@@ -26,39 +25,6 @@ TARGET = Target(
     units=(Unit(name="cpu", kind="cpu", dtypes=("int8", "int16", "float32")),),
     verification=Verification(runtimes=("litert-ref",), level="run"),
 )
-
-
-def graph(nodes, inputs, outputs, **constants) -> ir.Model:
-    """A canonical graph of `helper.make_node` nodes; `inputs` maps names to shapes, `constants` names to arrays."""
-    proto = helper.make_graph(
-        nodes,
-        "bench",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
-
-
-def single(op_type, *inputs, outputs=1, leaky=False, **attributes) -> ir.Model:
-    """One node. A tuple is the shape of a computed float input, an array a constant, None an absent input.
-
-    `leaky` puts a LeakyRelu before each computed input: operators that only move numbers run in integers beside one that does anyway.
-    """
-    names = [
-        "" if value is None else f"c{index}" if isinstance(value, np.ndarray) else f"x{index}"
-        for index, value in enumerate(inputs)
-    ]
-    results = [f"y{index}" for index in range(outputs)]
-    computed = {name: value for name, value in zip(names, inputs, strict=True) if isinstance(value, tuple)}
-    constants = {name: value for name, value in zip(names, inputs, strict=True) if isinstance(value, np.ndarray)}
-    before = (
-        [helper.make_node("LeakyRelu", [name], [f"{name}_leaky"], name=f"leaky_{name}") for name in computed] if leaky else []
-    )
-    names = [f"{name}_leaky" if leaky and name in computed else name for name in names]
-    node = helper.make_node(op_type, names, results, name="node", **attributes)
-    return graph([*before, node], computed, results, **constants)
 
 
 def node_of(model: ir.Model) -> ir.Node:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from integer_bench import feeds, planned
 from onnx import helper
 from op_bench import graph, single
-from test_integer_kernels import FAMILIES, Draw
 
 from diagnostics import TargetError
 from exporter.backends.tflite.writer import write_tflite
@@ -27,6 +26,7 @@ from exporter.runtimes import available, open_session
 from exporter.verification.kernels import differences, kernel_parity
 from targets import load_target
 from targets.releases.tflite import AVOIDED
+from tools.operator_families import FAMILIES, Draw
 
 pytestmark = pytest.mark.skipif(not available("tflite-micro").present, reason="needs tflite-micro")
 
