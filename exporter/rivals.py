@@ -26,7 +26,7 @@ from targets.precision import choose_precision, precisions_of
 __all__ = ["race", "rivals_of"]
 
 _FLOAT: Final = "float32"
-_OTHERS: Final = ("dynamic_int8",)  # offered where float beats the artifact; they need no calibration
+_OTHERS: Final = ("dynamic_int8", "weight_int8")  # offered where float beats the artifact; they need no calibration
 _ROUNDS: Final = 5
 _ROUND_S: Final = 0.05
 
@@ -80,4 +80,6 @@ def race(built: Built, other: Built, runtime: str, sample: Mapping[str, np.ndarr
         for _ in range(_ROUNDS):
             for times, (session, inputs, repeats) in zip(seconds, runs, strict=True):
                 times += session.latency(inputs, repeats)
-    return Rival(other.target.artifact.precision, runtime, min(seconds[1]), min(seconds[0]))
+    return Rival(
+        other.target.artifact.precision, runtime, min(seconds[1]), min(seconds[0]), other.artifact.size, built.artifact.size
+    )

@@ -21,7 +21,7 @@ from exporter.quantization.clipping import Method
 from exporter.quantization.costs import model_macs
 from exporter.quantization.mixed import Mixer, Mixture, Others
 from exporter.quantization.narrowing import narrowed
-from exporter.quantization.paying import faster_in_float, int16_candidates
+from exporter.quantization.paying import faster_in_float, int16_candidates, slower_than_float
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.refine import refine
@@ -38,7 +38,9 @@ _ENOUGH_DB: Final = 1.5  # above what is wanted: no further round is worth its t
 _STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
 _ROUNDS: Final = 4
 _QUICK_MACS: Final = 2**31  # half a second: more to measure than that would take longer than all else that the effort "fast" does
-_SPEED_DB: Final = 0.5  # that nodes may cost which leave the integers for the sake of speed
+_SPEED_DB: Final = (
+    0.5  # that nodes may cost which leave the integers for the sake of speed, where these are faster than float even so
+)
 
 
 def integer_plan(
@@ -77,7 +79,9 @@ def integer_plan(
     whole = make_plan(graph, statistics, target, method=methods)
     slow = faster_in_float(graph, whole, target)
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
-    if slow and planned_db(graph, nearest, samples) < planned_db(graph, whole, samples) - _SPEED_DB:
+    # Integers that take longer than floats are out of the question, whatever samples say.
+    judged = slow and not slower_than_float(graph, whole, target)
+    if judged and planned_db(graph, nearest, samples) < planned_db(graph, whole, samples) - _SPEED_DB:
         slow, nearest = {}, whole
     if target.artifact.activations != "int8" or not (auto or target.quantization.float_fallback):
         return refined(_narrowed(graph, nearest, target, samples, effort, progress))

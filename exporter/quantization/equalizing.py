@@ -68,17 +68,32 @@ def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Ef
     shared = not target.quantization.per_channel
     held = spread(statistics.reservoir, _FEW if quick and not shared else _SAMPLES)
     gains_db = (_GAINS_DB[1:] if shared else _GAINS_DB[-1:]) if quick else _GAINS_DB
-    best, reached = nothing, -inf
-    for proposals in (_branched, _migrated):
-        candidates = proposals(best, target, held, gains_db)
-        if candidates and reached == -inf:
-            reached = _reached(nothing, target, held)
-        least = reached + _MARGIN_DB
-        for candidate in candidates:
-            found = _reached(candidate, target, held)
-            if found > max(least, reached):
-                best, reached = candidate, found
-    return best
+    moved, reached = _best(nothing, _migrated(nothing, target, held, gains_db), -inf, target, held)
+    # A branch takes time in every inference, migrated scales next to none: it has to be better than what those alone give.
+    branched = _branched(nothing, held)
+    if branched is None:
+        return moved
+    base = _reached(moved, target, held) if reached == -inf else reached
+    apart, found = _best(branched, _migrated(branched, target, held, gains_db), _reached(branched, target, held), target, held)
+    return apart if found > base + _MARGIN_DB else moved
+
+
+def _best(
+    start: Equalized,
+    candidates: Sequence[Equalized],
+    reached: float,
+    target: Target,
+    samples: Sequence[Mapping[str, Array]],
+) -> tuple[Equalized, float]:
+    """The best of the candidates where it gains more than the margin over `start`, which reaches `reached` (-inf: not known), else that."""
+    if candidates and reached == -inf:
+        reached = _reached(start, target, samples)
+    best, least = start, reached + _MARGIN_DB
+    for candidate in candidates:
+        found = _reached(candidate, target, samples)
+        if found > max(least, reached):
+            best, reached = candidate, found
+    return best, reached
 
 
 def replay(model: ir.Model, plan: Plan) -> ir.Model:
@@ -105,14 +120,14 @@ def outliers(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict[st
     return chosen
 
 
-def _branched(base: Equalized, _: Target, samples: Sequence[Mapping[str, Array]], __: Sequence[float]) -> list[Equalized]:
+def _branched(base: Equalized, samples: Sequence[Mapping[str, Array]]) -> Equalized | None:
     """`base` with branches for its outliers, where it has any."""
     assert base.statistics is not None
     splits = outliers(base.model, samples)
     if not splits:
-        return []
+        return None
     rewritten = split(base.model, splits)
-    return [Equalized(rewritten.model, restated(rewritten, base.statistics), splits)]
+    return Equalized(rewritten.model, restated(rewritten, base.statistics), splits)
 
 
 def _migrated(

@@ -24,7 +24,7 @@ from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
 from targets.schema import Target
 
-__all__ = ["faster_in_float", "int16_candidates"]
+__all__ = ["faster_in_float", "int16_candidates", "slower_than_float"]
 
 _MARGIN: Final = 1.25  # by which float has to be faster, with its conversions: estimates are no clock
 
@@ -70,6 +70,13 @@ def faster_in_float(model: ir.Model, plan: Plan, target: Target) -> dict[str, st
         for name in nodes
         if name in slow
     }
+
+
+def slower_than_float(model: ir.Model, plan: Plan, target: Target) -> bool:
+    """Whether the nodes that `plan` runs in integers are estimated to take longer in all than the same in float, conversions left aside."""
+    costs = CostModel(target)
+    nodes = [node for node, _ in activation_nodes(model.graph) if runs_in_integers(node, plan)]
+    return sum(node_us(costs, node, "int8") for node in nodes) > sum(node_us(costs, node, "float32") for node in nodes)
 
 
 def int16_candidates(model: ir.Model, plan: Plan, target: Target) -> dict[str, str]:

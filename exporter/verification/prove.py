@@ -64,12 +64,15 @@ class Rival:
 
     Attributes:
         seconds: least wall seconds of an inference, one thread; artifact_s: of the artifact, in the same turns.
+        size: bytes; artifact_size: of the artifact.
     """
 
     precision: str
     runtime: str
     seconds: float
     artifact_s: float
+    size: int
+    artifact_size: int
 
     @property
     def faster(self) -> bool:
@@ -83,7 +86,10 @@ def advice(precision: str, rivals: Sequence[Rival]) -> tuple[str, ...]:
     if not better:
         return ()
     best = better[0]
-    offers = "; ".join(f"--precision {rival.precision} takes {_milliseconds(rival.seconds)}" for rival in better)
+    offers = "; ".join(
+        f"--precision {rival.precision} takes {_milliseconds(rival.seconds)}, {rival.size / max(rival.artifact_size, 1):.2g} of its bytes"
+        for rival in better
+    )
     here = "" if runtime_of(best.runtime).remote is not None else " here"
     return (f"{precision} does not pay on {best.runtime}{here}, where it takes {_milliseconds(best.artifact_s)}: {offers}",)
 

@@ -12,6 +12,7 @@ from exporter.frontends.source import Signature
 from exporter.graph.run import FloatRunner
 from exporter.quantization.costs import SKIPPED_NORMALIZATION
 from exporter.quantization.planner import float_plan, make_plan
+from exporter.quantization.weights import weight_plan
 from targets.loader import load_target
 from targets.precision import choose_precision
 from tests.quantization.planned import network, run, samples, session, sqnr, statistics
@@ -193,3 +194,26 @@ def test_constants_beside_activations_are_of_their_dtype(tmp_path):
     assert stored[lookup.input[0]] == onnx.TensorProto.UINT8
     assert [node.op_type for node in graph.node] == ["Gather", "QLinearAdd", "MatMulIntegerToFloat"]
     assert _decibels(model, content, given) > 30
+
+
+@pytest.mark.parametrize("precision", ["weight_int8", "float32"])
+def test_weights_alone_in_integers_are_decoded_once(precision, tmp_path):
+    """onnxruntime folds no DequantizeLinear: what is written decodes the same numbers in operators that it does fold."""
+    model = network(
+        "a = Conv (x, w)  b = Relu (a)  c = ConvTranspose (b, u)  d = Flatten (c)  y = Gemm (d, v)",
+        inputs="float[1,4,8,8] x",
+        outputs="float[1,16] y",
+        w=(48, 4, 3, 3),
+        u=(48, 16, 2, 2),
+        v=(16 * 49, 16),
+    )
+    profile = choose_precision(load_target("x86-64-cpu"), precision)
+    content = write_onnx(model, weight_plan(model, profile) if precision != "float32" else float_plan(model, profile), profile)
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    assert not {"DequantizeLinear", "Cast", "Mul"} & set(_kinds(content, tmp_path))
+    if precision == "weight_int8":
+        integers = [
+            entry for entry in onnx.load_from_string(content).graph.initializer if entry.data_type == onnx.TensorProto.INT8
+        ]
+        assert len(integers) == 3
+        assert _decibels(model, content, samples(model)) > 40

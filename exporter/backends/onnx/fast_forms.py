@@ -6,7 +6,9 @@
     Add -> LayerNormalization           Sum -> LayerNormalization             (SkipLayerNormalization is a plain loop)
     MatMul(int8, int8) -> Add(b [n])    MatMul(int8, int8) -> Add(b [1, 1, n])    (Gemm with a float bias has no integer kernel)
     Mul(x [n, 1], a [1])                Mul(x [n, 1], a [1, 1])               (a last axis of length 1 in both is looped over)
+    DequantizeLinear(w int8, scale)     Mul(Cast(w), scale)                   (decoded in every inference, where this is folded at loading)
 
+The last where the graph has no integer activations: DequantizeLinear stays beside them, since integer kernels are made of it.
 What onnxruntime (1.31) does by itself: SkipLayerNormFusion takes an Add, no Sum; MatMulAddFusion takes a bias of one or two axes, and runs
 before the product of integers is recognised.
 """
@@ -18,7 +20,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.values import consumers, is_constant, name_of, rank, static_shape
+from exporter.graph.values import attribute, constant, consumers, is_constant, name_of, rank, static_shape
 from exporter.quantization.costs import SKIPPED_NORMALIZATION, slow_builtins
 from targets.schema import Target
 
@@ -43,8 +45,32 @@ def fast_forms(graph: ir.Graph, target: Target) -> None:
             if SKIPPED_NORMALIZATION in slow and _is_normalized(node.outputs[0]):
                 node.op_type = "Sum"
             _widen_bias(graph, node)
+    if not any(node.op_type == "QuantizeLinear" for node in graph):
+        for node in list(graph):
+            _decode_at_loading(graph, node)
     for name in [name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
         del graph.initializers[name]
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _decode_at_loading(graph: ir.Graph, node: ir.Node) -> None:
+    """Write the decoding of a constant of 8 bits in operators that onnxruntime folds: those of 4 bits it has product kernels for."""
+    stored = node.inputs[0]
+    if node.op_type != "DequantizeLinear" or stored is None or stored.const_value is None or attribute(node, "block_size", 0):
+        return
+    scale, zero = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scale is None or stored.dtype not in (ir.DataType.INT8, ir.DataType.UINT8) or (zero is not None and zero.any()):
+        return
+    axis = attribute(node, "axis", 1) % max(rank(stored), 1)
+    factor = scale.reshape([-1 if other == axis else 1 for other in range(rank(stored))]) if scale.size > 1 else scale
+    title = f"{name_of(stored)}_factor"
+    graph.register_initializer(ir.val(title, const_value=ir.Tensor(np.ascontiguousarray(factor), name=title)))
+    widened = _new("Cast", node, "widened", stored)
+    widened.attributes.add(ir.AttrInt64("to", int(ir.DataType.FLOAT)))
+    scaled = _new("Mul", node, "", widened.outputs[0], graph.initializers[title])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [widened, scaled], [node.outputs[0]], [scaled.outputs[0]])
 
 
 # --- PRelu ------------------------------------------------------------------------------------------------------------
