@@ -1,9 +1,9 @@
 """Round the rows of a weight together: what rounding one weight costs, the weights rounded after it make up for.
 
 The error that a layer's output gets from rounded weights is ``(q - w) H (q - w)^T`` a row, `H` the second moment of the layer's inputs.
-Columns are rounded one after the other; the error of each is spread over those still to come by the inverse of `H` (Frantar and
-Alistarh 2022, "Optimal Brain Compression", and Frantar et al. 2022, "GPTQ": the columns in one order for all rows, by a Cholesky factor of
-the inverse). Then each weight is looked at again with all others in place, and moved where that lowers the error (coordinate descent).
+Columns are rounded one after the other, each for the error that those before it have left (Frantar et al. 2022, "GPTQ", as Babai's
+nearest plane, by which it needs a Cholesky factor of `H` and no inverse: Chen et al. 2025, "The Geometry of LLM Quantization"). Then each
+weight is looked at again with all others in place, and moved where that lowers the error (coordinate descent).
 
 Everything is a numpy array with the groups of a grouped convolution in front: rows [groups, outputs, inputs], moments
 [groups, inputs, inputs], scales [groups, outputs, 1], all float64.
@@ -46,28 +46,28 @@ def round_rows(rows: Array, moment: Array, scale: Array, limit: Array | int, *, 
 
 
 def _with_feedback(rows: Array, moment: Array, scale: Array, limit: Array | int) -> Array:
-    """Column by column, those of the strongest inputs first."""
+    """Column by column, those of the strongest inputs first.
+
+    With H = L L^T, L lower triangular, the error is the sum of the squares of (q - w) L: column i of L has only rows from i on. So from the
+    last column to the first, each is rounded where those behind it, already rounded, leave its square the least.
+    """
     strength = np.diagonal(moment, axis1=1, axis2=2)
     # Inputs as strong as each other keep their order, whatever the last bit of their sums is on this processor.
-    order = np.argsort(-np.rint(strength / strength.max(axis=-1, keepdims=True) * _ALIKE), axis=-1, kind="stable")
-    back = np.argsort(order, axis=-1, kind="stable")
-    left = np.take_along_axis(rows, order[:, None, :], axis=2)
+    order = np.argsort(-np.rint(strength / strength.max(axis=-1, keepdims=True) * _ALIKE), axis=-1, kind="stable")[:, ::-1]
     ordered = moment[np.arange(len(moment))[:, None, None], order[:, :, None], order[:, None, :]]
-    # inverse(H) = U^T U with U upper triangular; row i of U, over its diagonal, says where the error of column i goes.
-    upper = np.linalg.cholesky(np.linalg.inv(ordered)).swapaxes(1, 2)
-    spread = upper / np.diagonal(upper, axis1=1, axis2=2)[:, :, None]
-    integers = np.empty_like(left)
-    size = left.shape[2]
-    for start in range(0, size, _BLOCK):
-        end = min(start + _BLOCK, size)
-        errors = np.empty((*left.shape[:2], end - start))
-        for i in range(start, end):
-            column = left[:, :, i : i + 1]
-            rounded = np.clip(np.rint(column / scale), -limit, limit)
-            error = column - rounded * scale
-            integers[:, :, i : i + 1], errors[:, :, i - start : i - start + 1] = rounded, error
-            left[:, :, i + 1 : end] -= error * spread[:, i : i + 1, i + 1 : end]
-        left[:, :, end:] -= np.matmul(errors, spread[:, start:end, end:])
+    lower = np.linalg.cholesky(ordered)
+    spread = lower / np.diagonal(lower, axis1=1, axis2=2)[:, None, :]
+    wanted = np.take_along_axis(rows, order[:, None, :], axis=2)
+    left, integers = wanted.copy(), np.empty_like(wanted)
+    for end in range(wanted.shape[2], 0, -_BLOCK):
+        start = max(end - _BLOCK, 0)
+        for i in range(end - 1, start - 1, -1):
+            at = slice(i, i + 1)
+            integers[:, :, at] = np.clip(np.rint(left[:, :, at] / scale), -limit, limit)
+            left[:, :, start:i] += (wanted[:, :, at] - integers[:, :, at] * scale) * spread[:, at, start:i]
+        errors = wanted[:, :, start:end] - integers[:, :, start:end] * scale
+        left[:, :, :start] += np.matmul(errors, spread[:, start:end, :start])
+    back = np.argsort(order, axis=-1, kind="stable")
     return np.take_along_axis(integers, back[:, None, :], axis=2)
 
 
