@@ -138,8 +138,7 @@ def _migrated(
     Of a target with one scale a tensor, too, those that look at values alone: how much weights matter is a guess.
     """
     assert base.statistics is not None
-    each_way = dict.fromkeys((target.quantization.per_channel, True))
-    judged = [best_scales(base.model, samples, each, min(gains_db)) for each in each_way]
+    judged = [best_scales(base.model, samples, each) for each in dict.fromkeys((target.quantization.per_channel, True))]
     proposals = [
         {name: scale for name, (gain, scale) in gains.items() if gain >= least} for gains in judged for least in gains_db
     ]

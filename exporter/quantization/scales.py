@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from math import inf, log10
+from math import log10
 from typing import Any, Final
 
 import numpy as np
@@ -34,13 +34,12 @@ _STEPS: Final = 255
 
 
 def best_scales(
-    model: ir.Model, samples: Sequence[Mapping[str, Array]], per_channel: bool = True, least_db: float = -inf
+    model: ir.Model, samples: Sequence[Mapping[str, Array]], per_channel: bool = True
 ) -> dict[str, tuple[float, tuple[float, ...]]]:
     """For each group that is rounded: the expected gain in dB of the best scale that was tried, and that scale, by the group's name.
 
     Args:
         per_channel: whether weights have a scale for each output channel, or one a tensor.
-        least_db: groups of which no scale can gain so much are left out.
     """
     groups = list(channel_groups(model.graph)) if samples else []
     problems = {group.name: problem for group in groups if (problem := _Problem(group, per_channel)).rounded}
@@ -52,12 +51,9 @@ def best_scales(
             problem.see(found)
     best = {}
     for name, problem in problems.items():
-        before = problem.error(np.ones(problem.count))
-        if before < problem.floor() * 10 ** (least_db / 10):
-            continue
         candidates = [problem.scale(*chosen) for chosen in exponents]
         errors = [problem.error(scale) for scale in candidates]
-        least = int(np.argmin(errors))
+        least, before = int(np.argmin(errors)), problem.error(np.ones(problem.count))
         if errors[least] > 0:
             scale = tuple(candidates[least].astype(np.float32).tolist())
             best[name] = 10 * log10(before / errors[least]), scale
@@ -108,18 +104,6 @@ class _Reader:
         step = (self.peaks * scale).max(axis=1) / (_STEPS // 2)
         step = step if self._per_channel else np.full_like(step, step.max())
         return total + float(np.square(step) @ self.entries @ (self.powers / np.square(scale))) / 12 / self.seen
-
-    def floor(self, peaks: Sequence[Array]) -> float:
-        """No scale makes less noise: as if each channel had a step of its own, as wide as its own values and weights need.
-
-        Args:
-            peaks: greatest magnitudes in each channel of what is rounded.
-        """
-        total = sum(float(np.square(peak) @ self.worth) for peak in peaks) / _STEPS**2 / 12 * self.inverse / self.seen
-        if self.peaks is None:
-            return total
-        own = (np.square(self.peaks) * self.entries).sum(axis=0) / (_STEPS // 2) ** 2
-        return total + float(own @ self.powers) / 12 / self.seen
 
 
 class _Writer:
@@ -206,11 +190,6 @@ class _Problem:
         writer = np.max(writers, axis=0) if writers else np.ones(self.count)
         scale = peak**of_peak / weight**of_weight * writer**of_writer
         return np.asarray(scale / np.exp(np.log(scale).mean()))
-
-    def floor(self) -> float:
-        """What no scale's `error` is below."""
-        peaks = [np.maximum(-self._low[value], self._high[value]) for value in self.rounded]
-        return sum(reader.floor(peaks) for reader in self._readers)
 
     def error(self, scale: Array) -> float:
         """Noise to signal of what is read, summed over the readers: rounding of the values and of the weights."""

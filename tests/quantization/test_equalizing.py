@@ -4,12 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from calibration import open_samples
 from exporter.frontends.source import Signature, Source
-from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant
 from exporter.pipeline import Options, build
 from exporter.quantization.channels import channel_groups
@@ -19,7 +16,7 @@ from exporter.quantization.migrations import migrate
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.restated import restated
-from exporter.quantization.scales import _Problem, _Writer, best_scales
+from exporter.quantization.scales import _Writer, best_scales
 from tests.quantization.planned import network, samples, statistics, target
 
 
@@ -140,24 +137,3 @@ def test_a_plan_is_replayed_byte_for_byte(unequal):
     assert again.artifact.content == first.artifact.content
     assert replace(again.plan, reasons={}) == replace(first.plan, reasons={})
     assert build(source, target(), data, Options(refine=False)).plan.migrations == {}
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0, 3), st.booleans())
-def test_no_scale_makes_less_noise_than_the_floor(seed, spread, per_channel):
-    """So a group whose noise is near its floor can be left out without trying scales."""
-    random = np.random.default_rng(seed)
-    first = (random.normal(size=(8, 4, 1, 1)) * np.exp(spread * random.normal(size=(8, 1, 1, 1)))).astype(np.float32)
-    body = "a = Conv (x, v, b) r = Relu (a) y = Conv (r, w, c)"
-    model = network(body, inputs="float[1,4,6,6] x", outputs="float[1,4,6,6] y", v=first, b=(8,), w=(4, 8, 1, 1), c=(4,))
-    (group,) = channel_groups(model.graph)
-    problem = _Problem(group, per_channel)
-    run = FloatRunner(model, [value.name for value in problem.values])
-    for sample in samples(model, 3):
-        problem.see(run(sample))
-    noise = [problem.error(np.exp(random.normal(size=8) * spread)) for _ in range(20)] + [problem.error(np.ones(8))]
-    assert min(noise) >= problem.floor() * (1 - 1e-9)
-    data = list(samples(model, 3))
-    every, some = (best_scales(model, data, per_channel, least) for least in (-np.inf, 6.0))
-    assert some.items() <= every.items()
-    assert {name for name, (gain, _) in every.items() if gain >= 6} <= set(some)
