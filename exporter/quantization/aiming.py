@@ -20,7 +20,7 @@ from exporter.graph.run import FloatRunner
 from exporter.graph.values import name_of
 from exporter.progress import Progress
 from exporter.quantization.plan import Plan
-from exporter.quantization.sensitivity import dynamic_nodes, planned_db
+from exporter.quantization.sensitivity import dynamic_nodes, judges_of, planned_db
 from exporter.quantization.switches import Sample, Switchboard
 from exporter.verification.compare import Comparison, Run, compare
 from exporter.verification.gates import Gate, GateResult, check
@@ -31,8 +31,7 @@ __all__ = ["Aim", "Goal", "shortfall_db"]
 
 _DEFAULT: Final = Gate("sqnr_db", ">=", 20.0)
 _MARGIN_DB: Final = 1.0  # beyond each gate on calibration samples: others come out a little worse
-_SAMPLES: Final = 16  # tell a mean over all elements; extremes and decisions are judged on all samples
-_MEANS: Final = frozenset(("sqnr_db", "cosine", "mean_abs"))
+_MEANS: Final = frozenset(("sqnr_db", "cosine", "mean_abs"))  # some samples tell; extremes and decisions are judged on all
 _FAR_DB: Final = 40.0  # nothing is taken to be further away
 _GUESS_DB: Final = 8.0  # nor what is only estimated
 
@@ -73,6 +72,7 @@ class Aim:
 
     def __init__(self, goal: Goal, model: ir.Model, samples: Iterable[Sample], progress: Progress) -> None:
         self._model, self._samples, self._metric = model, samples, goal.metric
+        self._judges = judges_of(model, samples)
         self._columns, self._original = column_groups(model), FloatRunner(model)
         self._outputs = self._original.outputs
         self._scores = self._own_scores(goal)
@@ -95,7 +95,7 @@ class Aim:
 
     def decibels(self, plan: Plan) -> float:
         """The SQNR of the worst output that a gate is about, which is what the choice of nodes aims at."""
-        return planned_db(self._model, plan, self._samples, self.handicaps)
+        return planned_db(self._model, plan, self._judges, self.handicaps)
 
     def reached(self, plan: Plan) -> list[GateResult]:
         """Every gate that is aimed at, as the plan's simulator keeps it. A plan that was judged before is not run again."""
@@ -108,7 +108,7 @@ class Aim:
 
     def _comparison(self, run: Run) -> Comparison:
         few = all(gate.metric in _MEANS for gate in self.gates)
-        samples = spread(self._samples, _SAMPLES) if few else self._samples
+        samples = self._judges if few else self._samples
         found = compare(self._original, run, samples, self._outputs, columns=self._columns)
         if self._scores is None or self._metric is None:
             return found

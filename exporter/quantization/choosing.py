@@ -18,7 +18,7 @@ from calibration.reservoir import spread
 from exporter.graph.values import is_constant, name_of
 from exporter.quantization.clipping import Histogram, Method, choose_range, expected_error
 from exporter.quantization.correction import planned_sqnr
-from exporter.quantization.costs import LARGE_MODEL_MACS, model_macs
+from exporter.quantization.costs import LARGE_MODEL_MACS, affordable, model_macs
 from exporter.quantization.encoder import ValueStatistics
 from exporter.quantization.plan import Effort, Encoding, Plan
 from exporter.quantization.planner import make_plan
@@ -26,12 +26,11 @@ from targets.schema import Target
 
 __all__ = ["best_methods", "expected_gain"]
 
-_Search = tuple[tuple[Method, ...], tuple[float, ...], int, int]
+_Search = tuple[tuple[Method, ...], tuple[float, ...], int]
 # Methods and the least expected gains of the values whose ranges a proposal cuts (the last one takes all: what lies far out in a value may
-# not matter), and on how many samples the outputs are compared: a choice among a few plans, not a fit; as many more as so many
-# multiply-accumulates allow: what happens rarely decides on small models.
-_CLOSE: Final[_Search] = (("mse", "percentile"), (10.0, 3.0, 1.0, -math.inf), 16, 2**35)
-_FAST: Final[_Search] = (("mse",), (1.0,), 2, 2**31)
+# not matter), and on how many samples the outputs are compared at least: a choice among a few plans, not a fit.
+_CLOSE: Final[_Search] = (("mse", "percentile"), (10.0, 3.0, 1.0, -math.inf), 16)
+_FAST: Final[_Search] = (("mse",), (1.0,), 2)
 # A proposal must gain more than this over keeping all that was seen: less does not carry over to other inputs. Among proposals, so much less
 # is as good where fewer values are cut (the rule of one standard error: Hastie, Tibshirani and Friedman 2009, section 7.10).
 _MARGIN_DB: Final = 1.0
@@ -64,9 +63,8 @@ def best_methods(
     if target.artifact.activations != "int8":
         return dict.fromkeys(stats.values, "headroom")  # 16 bits have steps to spare for what lies far out
     symmetric = target.quantization.activations_symmetric
-    methods, bounds, least_samples, macs = _FAST if effort == "fast" else _CLOSE
-    size = model_macs(model)
-    known = size > LARGE_MODEL_MACS
+    methods, bounds, fewest = _FAST if effort == "fast" else _CLOSE
+    known = model_macs(model) > LARGE_MODEL_MACS
     if effort == "fast" and known:
         gains = {name: expected_gain(value, methods[0], symmetric) for name, value in stats.values.items()}
         return {name: methods[0] if gain >= bounds[0] else "headroom" for name, gain in gains.items()}
@@ -81,7 +79,7 @@ def best_methods(
             if all(plan.encodings != other.encodings for other in plans):
                 candidates.append(chosen)
                 plans.append(plan)
-    held = spread(samples, max(least_samples, macs // max(len(plans) * size, 1)))
+    held = spread(samples, max(fewest, affordable(model, len(plans), effort or "balanced")))
     if len(plans) == 1 or not held:
         return whole
     reached = planned_sqnr(model, [_unrounded(model, plan) for plan in plans] if known else plans, target, held)

@@ -10,12 +10,14 @@ import onnx_ir as ir
 
 from exporter.graph.values import is_constant, static_shape
 from exporter.ops.base import Refused, operator_of
+from exporter.quantization.plan import Effort
 from targets.cost import CostModel
 from targets.schema import Form, Target
 
 __all__ = [
     "LARGE_MODEL_MACS",
     "SKIPPED_NORMALIZATION",
+    "affordable",
     "bytes_moved",
     "constant_bytes",
     "kernel_of",
@@ -31,6 +33,8 @@ _WIDTHS: Final[dict[Form, tuple[int, int]]] = {"float32": (4, 4), "int8": (1, 1)
 # Models of more multiply-accumulates than this have so many positions, or outputs, in each sample that what is chosen by, or fitted to,
 # calibration samples carries over to others without a check on samples left out, which would take seconds there.
 LARGE_MODEL_MACS: Final = 2**27
+# Multiply-accumulates that one choice among plans may spend on looking at samples: about a second, and ten.
+_SPENT: Final[Mapping[Effort, int]] = {"fast": 2**32, "balanced": 2**35, "best": 2**35}
 # What onnxruntime makes of a sum that is normalized.
 SKIPPED_NORMALIZATION: Final = "SkipLayerNormalization"
 # Format -> what the artifact, or its runtime, may hold -> its kernel, and those it is written out with, each with the numbers that it reads and
@@ -66,6 +70,13 @@ def slow_builtins(target: Target) -> frozenset[str]:
 def model_macs(model: ir.Model) -> int:
     """Multiply-accumulates of one run of the graph."""
     return sum(macs_of(node) for node in model.graph)
+
+
+def affordable(model: ir.Model, runs: int, effort: Effort = "balanced") -> int:
+    """On how many samples a choice can be made that runs the model so many times on each: what happens rarely decides on small models, and
+    there many samples take no time.
+    """
+    return _SPENT[effort] // max(runs * model_macs(model), 1)
 
 
 def node_us(model: CostModel, node: ir.Node, form: Form) -> float:

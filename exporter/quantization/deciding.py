@@ -18,14 +18,14 @@ from exporter.quantization.aiming import Aim, Goal
 from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
-from exporter.quantization.costs import model_macs
+from exporter.quantization.costs import affordable
 from exporter.quantization.mixed import Mixer, Mixture, Others
 from exporter.quantization.narrowing import narrowed
 from exporter.quantization.paying import faster_in_float, int16_candidates, slower_than_float
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.refine import refine
-from exporter.quantization.sensitivity import planned_db
+from exporter.quantization.sensitivity import judges_of, planned_db
 from exporter.quantization.switches import Sample
 from exporter.quantization.weights import weight_plan
 from targets.cost import CostModel
@@ -37,7 +37,6 @@ __all__ = ["integer_plan"]
 _ENOUGH_DB: Final = 1.5  # above what is wanted: no further round is worth its time
 _STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
 _ROUNDS: Final = 4
-_QUICK_MACS: Final = 2**31  # half a second: more to measure than that would take longer than all else that the effort "fast" does
 _SPEED_DB: Final = (
     0.5  # that nodes may cost which leave the integers for the sake of speed, where these are faster than float even so
 )
@@ -77,15 +76,15 @@ def integer_plan(
     with progress.stage("choose ranges"):
         methods = best_methods(graph, statistics, target, samples, effort=effort) if method is None else method
     whole = make_plan(graph, statistics, target, method=methods)
-    slow = faster_in_float(graph, whole, target)
+    slow, judges = faster_in_float(graph, whole, target), judges_of(graph, samples)
     nearest = make_plan(graph, statistics, target, method=methods, floats=slow) if slow else whole
     # Integers that take longer than floats are out of the question, whatever samples say.
     judged = slow and not slower_than_float(graph, whole, target)
-    if judged and planned_db(graph, nearest, samples) < planned_db(graph, whole, samples) - _SPEED_DB:
+    if judged and planned_db(graph, nearest, judges) < planned_db(graph, whole, judges) - _SPEED_DB:
         slow, nearest = {}, whole
     if target.artifact.activations != "int8" or not (auto or target.quantization.float_fallback):
         return refined(_narrowed(graph, nearest, target, samples, effort, progress))
-    if effort == "fast" and not auto and _probing_macs(graph, nearest) > _QUICK_MACS:
+    if effort == "fast" and not auto and not affordable(graph, _probes(nearest), effort):
         return refined(_narrowed(graph, nearest, target, samples, effort, progress))
     hybrid = _hybrid(graph, target)
     candidates = int16_candidates(graph, nearest, target) if auto else {}
@@ -104,7 +103,7 @@ def integer_plan(
 
     with progress.stage("measure what rounding costs"):
         others = Others(forms, target.quantization.float_fallback, finer)
-        mixer = Mixer(graph, nearest, CostModel(target), samples, others, aim.handicaps if aim is not None else None)
+        mixer = Mixer(graph, nearest, CostModel(target), judges, others, aim.handicaps if aim is not None else None)
         bargain = mixer.bargain() if target.quantization.float_fallback else None
     start = applied(bargain) if bargain is not None else nearest
     if aim is None:
@@ -156,9 +155,9 @@ def _aimed(
     return replace(plan, aims={str(found.gate): found.value if isfinite(found.value) else str(found.value) for found in reached})
 
 
-def _probing_macs(graph: ir.Model, plan: Plan) -> int:
-    """Multiply-accumulates that measuring what each rounding costs takes at least: one run of the graph for each node in integers."""
-    return model_macs(graph) * sum(precision == "int8" for precision in plan.precision.values())
+def _probes(plan: Plan) -> int:
+    """Runs of the graph that measuring what each rounding costs takes at least: one for each node in integers."""
+    return sum(precision == "int8" for precision in plan.precision.values())
 
 
 def _narrowed(

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from calibration import Statistics
 from calibration.reservoir import spread
 from exporter.graph.run import FloatRunner
+from exporter.quantization.costs import affordable
 from exporter.quantization.migrations import migrate
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
@@ -32,7 +33,7 @@ __all__ = ["Equalized", "equalize", "outliers", "replay"]
 
 Array = np.ndarray[Any, Any]
 
-_SAMPLES: Final = 16
+_SAMPLES: Final = 16  # that judge, at least
 _FEW: Final = 4
 # Least expected gains of the groups that a proposal takes. A proposal must gain more than the margin over doing nothing.
 _GAINS_DB: Final = (0.5, 2.0, 6.0)
@@ -66,8 +67,9 @@ def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Ef
     quick = effort == "fast"
     # Where weights have one scale a tensor, levelling them out promises less for each group, and few samples mislead.
     shared = not target.quantization.per_channel
-    held = spread(statistics.reservoir, _FEW if quick and not shared else _SAMPLES)
     gains_db = (_GAINS_DB[1:] if shared else _GAINS_DB[-1:]) if quick else _GAINS_DB
+    runs = 2 * (2 + len(gains_db))  # as the graph came, with branches, and with each of the scales; in float as well
+    held = spread(statistics.reservoir, max(_FEW if quick and not shared else _SAMPLES, affordable(model, runs, effort)))
     moved, reached = _best(nothing, _migrated(nothing, target, held, gains_db), -inf, target, held)
     # A branch takes time in every inference, migrated scales next to none: it has to be better than what those alone give.
     branched = _branched(nothing, held)

@@ -86,7 +86,7 @@ class Mixer:
     Args:
         model: the graph that the plan was made for. Weights should be rounded to nearest: those that were fitted to make up for the
             roundings in front of them are wrong where those are gone.
-        samples: inputs by name, one sample each; 16 of them are looked at.
+        samples: inputs by name, one sample each, all of which are looked at, see `sensitivity.judges_of`.
         handicaps: the outputs that count, see `sensitivity.Judge`.
     """
 

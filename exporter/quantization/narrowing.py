@@ -22,7 +22,7 @@ from exporter.ops.forms import narrow_version
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
 from exporter.quantization.plan import Encoding, Plan
 from exporter.quantization.ranges import bias_encoding, greatest_weight, weight_encoding
-from exporter.quantization.sensitivity import Judge
+from exporter.quantization.sensitivity import Judge, judges_of
 from exporter.quantization.sequential import CLOSE, round_weights
 from exporter.quantization.switches import Switch
 from targets.floor import Floor, floor_of
@@ -67,7 +67,7 @@ def narrowed(
     held = list(samples)
     if together and len(held) > 1:
         narrow, held = round_weights(model, narrow, target, held[1::2], look=CLOSE).plan, held[::2]
-    judge = Judge(model, narrow, held)
+    judge = Judge(model, narrow, judges_of(model, held))
     noises = {name: judge.noise(partial(_is_constant_of, name), _PROBES) for name in sizes}
     left, wide = int(_WIDE * sum(sizes.values())), set()
     for name in sorted(sizes, key=lambda name: (-noises[name] / sizes[name], name)):

@@ -36,16 +36,16 @@ def refine(
 ) -> Correction:
     """Weights rounded together, each layer's bias with them (`sequential.round_weights`), then the biases that this leaves out
     (`correction.correct_biases`): those of transposed convolutions, of shared weights, or all where rounding did not pay.
-    The effort "fast" looks at a few samples, and rounds the weights of narrow layers alone. With "best", all of it is the start
-    of what is then learned block by block, scales of activations too (`reconstruct.learn_roundings`); that needs torch.
+    Of large models the effort "fast" looks at a few samples, and rounds the weights of narrow layers alone. With "best", all of it is the
+    start of what is then learned block by block, scales of activations too (`reconstruct.learn_roundings`); that needs torch.
 
-    Each step is kept only where it raises the SQNR on the samples; of small models only where what is fitted to some of the samples
-    raises it on the others, by more than chance would (`_carries_over`). `before` is the SQNR (dB) of the plan as it came.
+    Each step is kept only where it raises the SQNR on the samples; of small models, unless with "fast", only where what is fitted to some
+    of the samples raises it on the others, by more than chance would (`_carries_over`). `before` is the SQNR (dB) of the plan as it came.
     `progress` is called with (layers done, layers) of the step in progress.
 
     Raises UsageError EW-U005 where the effort is "best" and torch is not installed.
     """
-    look = FAST if effort == "fast" else CLOSE
+    look = FAST if effort == "fast" and model_macs(model) > LARGE_MODEL_MACS else CLOSE
     held = drawn(samples, look.samples)
     # What judges the learned roundings must not have shaped those they are compared with.
     seen = held if effort != "best" else split(held)[0] or held

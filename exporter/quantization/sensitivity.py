@@ -20,16 +20,16 @@ from exporter.graph.run import FloatRunner
 from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import runs_in_integers
-from exporter.quantization.costs import model_macs
+from exporter.quantization.costs import affordable
 from exporter.quantization.plan import Plan
 from exporter.quantization.switches import IN_FORCE, Sample, Switch, Switchboard
 from targets.schema import Form
 
-__all__ = ["Judge", "Rounding", "decibels_of", "dynamic_nodes", "measure", "planned_db"]
+__all__ = ["Judge", "Rounding", "decibels_of", "dynamic_nodes", "judges_of", "measure", "planned_db"]
 
 _PROBES: Final = 2  # samples on which each rounding is measured alone, at least
-_PROBED_MACS: Final = 2**35  # as many more as this many multiply-accumulates allow
-_SAMPLES: Final = 16  # samples on which a choice of nodes is judged
+_SAMPLES: Final = 16  # samples on which a choice of nodes is judged, at least
+_CHOICES: Final = 32  # that a search judges: a bisection, or a row of prices
 _BLOCK: Final = 16  # roundings measured together at first
 _PARTS: Final = 4  # of a block that does something, measured next
 _RUIN: Final = 1e2  # a ratio beyond which nothing is left to tell apart (a logarithm of what was rounded to 0 is infinite)
@@ -61,6 +61,7 @@ class Judge:
     Of an output that joins several things, boxes and scores, each counts by itself (`graph.columns`).
 
     Args:
+        samples: all of them are looked at, see `judges_of`.
         handicaps: the only outputs, or parts of them, that count, and by how many decibels more than they have; None: all as they are.
     """
 
@@ -77,7 +78,7 @@ class Judge:
         self._reference = _Reference(model, samples, handicaps)
         self._known: dict[tuple[frozenset[int], int], float] = {}
 
-    def noise_of(self, forms: Mapping[str, Form], *, constants: bool = True, samples: int = _SAMPLES) -> float:
+    def noise_of(self, forms: Mapping[str, Form], *, constants: bool = True, samples: int | None = None) -> float:
         """With the nodes in these forms, and in float32 where none is given; without the rounding of `constants` if told so."""
 
         def on(switch: Switch) -> bool:
@@ -87,19 +88,21 @@ class Judge:
 
         return self.noise(on, samples)
 
-    def noise(self, on: Callable[[Switch], bool], samples: int = _SAMPLES) -> float:
-        """With the switches for which `on` holds, on so many of the samples."""
+    def noise(self, on: Callable[[Switch], bool], samples: int | None = None) -> float:
+        """With the switches for which `on` holds, on so many of the samples; None: on all."""
         closed = frozenset(place for place, switch in enumerate(self.board.switches) if on(switch))
-        if (closed, samples) not in self._known:
-            self._known[closed, samples] = self._reference.noise(lambda sample: self.board(sample, on), samples)
-        return self._known[closed, samples]
+        count = self._reference.count if samples is None else min(samples, self._reference.count)
+        if (closed, count) not in self._known:
+            self._known[closed, count] = self._reference.noise(lambda sample: self.board(sample, on), count)
+        return self._known[closed, count]
 
 
 class _Reference:
     """The outputs of a graph in float, with which those of other forms of it are compared."""
 
     def __init__(self, model: ir.Model, samples: Iterable[Sample], handicaps: Mapping[str, float] | None) -> None:
-        self._samples = [dict(sample) for sample in spread(samples, _SAMPLES)]
+        self._samples = [dict(sample) for sample in samples]
+        self.count = len(self._samples)
         self._columns = column_groups(model)
         self._handicaps = handicaps
         self._run = FloatRunner(model)
@@ -136,8 +139,13 @@ def decibels_of(noise: float) -> float:
     return -10 * log10(max(noise, 1e-30))
 
 
+def judges_of(model: ir.Model, samples: Iterable[Sample]) -> list[Sample]:
+    """The samples on which choices of nodes are judged: at least 16, of small models all that calibration kept."""
+    return spread(samples, max(_SAMPLES, affordable(model, _CHOICES)))
+
+
 def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample], handicaps: Mapping[str, float] | None = None) -> float:
-    """SQNR of the worst output on 16 of the samples, in decibels, with all of a plan's roundings in force; `handicaps`: see `Judge`."""
+    """SQNR of the worst output on the samples, in decibels, with all of a plan's roundings in force; `handicaps`: see `Judge`."""
     return decibels_of(Judge(model, plan, samples, dynamic_nodes(plan), handicaps=handicaps).noise(lambda switch: True))
 
 
@@ -194,9 +202,7 @@ class _Noises:
 
     def __init__(self, model: ir.Model, judge: Judge, least: float) -> None:
         self._judge, self._least = judge, least
-        macs = model_macs(model)
-        runs = max(macs * len(judge.board.switches), 1)
-        self._probes = min(max(_PROBED_MACS // runs, _PROBES), _SAMPLES)
+        self._probes = max(_PROBES, affordable(model, len(judge.board.switches)))
 
     def of(self, roundings: Sequence[tuple[Rounding, frozenset[int]]]) -> list[Rounding]:
         blocks = [roundings[start : start + _BLOCK] for start in range(0, len(roundings), _BLOCK)]

@@ -5,10 +5,10 @@ import pytest
 
 from exporter.frontends import load
 from exporter.pipeline import legal
-from exporter.quantization.costs import SKIPPED_NORMALIZATION, slow_builtins
+from exporter.quantization.costs import SKIPPED_NORMALIZATION, affordable, model_macs, slow_builtins
 from targets.loader import load_target
 from targets.precision import choose_precision
-from tests.quantization.planned import network
+from tests.quantization.planned import network, residual_net
 
 
 @pytest.mark.parametrize(("precision", "slow"), [("int8", {"HARD_SWISH"}), ("auto", {"HARD_SWISH"}), ("float32", set())])
@@ -33,3 +33,15 @@ def test_onnxruntime_has_plain_loops(precision: str):
 
 def test_a_runtime_without_a_table_has_no_slow_builtins():
     assert not slow_builtins(load_target("cortex-m7"))
+
+
+@pytest.mark.parametrize("runs", [1, 7, 2**40])
+def test_what_is_affordable_keeps_to_the_budget_and_uses_it(runs: int):
+    model = residual_net()
+    spent = {effort: affordable(model, runs, effort) * runs * model_macs(model) for effort in ("fast", "balanced")}
+    assert spent["fast"] <= 2**32 < spent["fast"] + runs * model_macs(model)
+    assert spent["balanced"] <= 2**35 < spent["balanced"] + runs * model_macs(model)
+
+
+def test_what_computes_nothing_is_looked_at_without_bound():
+    assert affordable(network("y = Relu (x)", inputs="float[1,4] x", outputs="float[1,4] y"), 4) > 2**30

@@ -76,18 +76,18 @@ def test_speed_costs_half_a_decibel_at_most(monkeypatch, left, kept):
     model = residual_net()
     name = next(node.name for node in model.graph if node.op_type == "Add")
     monkeypatch.setattr(deciding, "faster_in_float", lambda *_: {name: "faster"})
-    monkeypatch.setattr(deciding, "_QUICK_MACS", -1)  # or it might leave them for its accuracy
+    monkeypatch.setattr(deciding, "affordable", lambda *_: 0)  # or it might leave them for its accuracy
     monkeypatch.setattr(deciding, "planned_db", lambda _, plan, *__: left if plan.precision[name] == "float32" else 30.0)
     plan = integer_plan(model, statistics(model), target(), "minmax", "fast", Goal(), SILENT)
     assert (plan.precision[name] == "int8") is kept
 
 
-@pytest.mark.parametrize(("quick", "measured"), [(1 << 31, True), (-1, False)])
-def test_the_effort_fast_measures_what_rounding_costs_where_that_takes_little(monkeypatch, quick, measured):
+@pytest.mark.parametrize(("samples", "measured"), [(1, True), (0, False)])
+def test_the_effort_fast_measures_what_rounding_costs_where_that_takes_little(monkeypatch, samples, measured):
     """Else a spectrum is squared and rooted in 8 bits, and quiet sounds are gone, for half a second saved."""
     model, asked = residual_net(), []
     bargain = deciding.Mixer.bargain
-    monkeypatch.setattr(deciding, "_QUICK_MACS", quick)
+    monkeypatch.setattr(deciding, "affordable", lambda *_: samples)
     monkeypatch.setattr(deciding.Mixer, "bargain", lambda self: asked.append(True) or bargain(self))
     integer_plan(model, statistics(model), target(), "minmax", "fast", Goal(), SILENT)
     assert bool(asked) is measured

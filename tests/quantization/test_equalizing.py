@@ -9,6 +9,7 @@ from calibration import open_samples
 from exporter.frontends.source import Signature, Source
 from exporter.graph.values import constant
 from exporter.pipeline import Options, build
+from exporter.quantization import equalizing
 from exporter.quantization.channels import channel_groups
 from exporter.quantization.correction import planned_sqnr
 from exporter.quantization.equalizing import equalize
@@ -42,6 +43,17 @@ def test_unequal_channels_are_brought_together(unequal):
     (before,) = planned_sqnr(unequal, [make_plan(unequal, store, target())], target(), held)
     (after,) = planned_sqnr(equalized.model, [make_plan(equalized.model, equalized.statistics, target())], target(), held)
     assert after > before + 6
+
+
+@pytest.mark.parametrize(
+    ("effort", "affordable", "seen"), [("fast", 0, 4), ("fast", 9, 9), ("balanced", 9, 16), ("balanced", 99, 24)]
+)
+def test_as_many_samples_judge_as_the_model_lets(unequal, monkeypatch, effort, affordable, seen):
+    judged = []
+    monkeypatch.setattr(equalizing, "affordable", lambda *_: affordable)
+    monkeypatch.setattr(equalizing, "planned_db", lambda model, plan, held: judged.append(len(held)) or 20.0)
+    equalize(unequal, statistics(unequal, samples(unequal, 24)), target(), effort)
+    assert set(judged) == {seen}
 
 
 def test_equal_channels_are_left_alone():

@@ -6,6 +6,7 @@ import pytest
 
 import exporter.quantization.refine as module
 from exporter.quantization.refine import refine
+from exporter.quantization.sequential import CLOSE, FAST
 from tests.quantization.planned import planned, residual_net, samples, target
 
 
@@ -40,6 +41,17 @@ def test_folds_are_judged_on_what_they_were_not_fitted_to(monkeypatch):
     assert all(
         sorted(some + rest) == sorted(whole) and len(rest) == len(whole) // 4 for some, rest in zip(folds, rests, strict=True)
     )
+
+
+@pytest.mark.parametrize(("large", "effort", "look"), [(True, "fast", FAST), (True, "balanced", CLOSE), (False, "fast", CLOSE)])
+def test_fast_looks_closely_where_that_takes_no_time(monkeypatch, large, effort, look):
+    """And once: it does not ask samples left out."""
+    model, looks = residual_net(), []
+    fitted = module._fitted
+    monkeypatch.setattr(module, "_fitted", lambda *a, **k: looks.append(a[4]) or fitted(*a, **k))
+    monkeypatch.setattr(module, "LARGE_MODEL_MACS", 0 if large else 2**60)
+    refine(model, planned(model), target(), samples(model), effort=effort)
+    assert looks == [look]
 
 
 def test_large_models_are_fitted_once(monkeypatch):

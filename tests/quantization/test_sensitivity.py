@@ -1,0 +1,28 @@
+"""Who judges a choice of nodes: as many samples as the model's size lets."""
+
+import pytest
+
+from exporter.quantization import sensitivity
+from exporter.quantization.sensitivity import Judge, judges_of, planned_db
+from tests.quantization.planned import planned, residual_net, samples
+
+
+@pytest.mark.parametrize(("affordable", "judges"), [(0, 16), (20, 20), (10**9, 24)])
+def test_small_models_are_judged_on_all_samples(monkeypatch, affordable, judges):
+    model = residual_net()
+    monkeypatch.setattr(sensitivity, "affordable", lambda *_: affordable)
+    assert len(judges_of(model, samples(model, 24))) == judges
+
+
+def test_a_plan_is_judged_on_every_sample_that_is_given():
+    model = residual_net()
+    held = list(samples(model, 24))
+    some, all_of_them = (planned_db(model, planned(model), given) for given in (held[:16], held))
+    assert some != all_of_them
+
+
+def test_more_samples_than_there_are_is_all_of_them():
+    model = residual_net()
+    judge = Judge(model, planned(model), samples(model, 4))
+    assert judge.noise(lambda switch: True, 9) == judge.noise(lambda switch: True)
+    assert len(judge._known) == 1
