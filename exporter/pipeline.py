@@ -82,10 +82,8 @@ def build(
     elif plan is None:
         store = options.store
         statistics = recall(graph, target, store) if store is not None else calibrate(graph, target, samples, progress)
-        balanced = equalize(graph, target, statistics, options, progress)
-        graph, statistics = balanced.model, balanced.statistics
-        plan = replace(decide(graph, target, statistics, options, progress), kept=kept)
-        plan = replace(plan, splits=balanced.splits, migrations=balanced.scales)
+        graph, statistics, plan = quantize(graph, target, statistics, options, progress)
+        plan = replace(plan, kept=kept)
     else:
         graph = replay_equalized(graph, plan)
     artifact = write(graph, plan, target, samples.preprocess if samples is not None else source.preprocess)
@@ -197,6 +195,38 @@ def equalize(graph: ir.Model, target: Target, statistics: Statistics | None, opt
         return Equalized(graph, statistics)
     with progress.stage("equalize channels"):
         return equalize(graph, statistics, target, options.effort)
+
+
+def quantize(
+    graph: ir.Model, target: Target, statistics: Statistics | None, options: Options, progress: Progress
+) -> tuple[ir.Model, Statistics | None, Plan]:
+    """The equalized graph, its statistics and its plan.
+
+    Of a target whose kernels can quantize row by row, which makes up for outliers of few rows as well, branches stay only where they are
+    better than a plan without them. With the effort "fast", whose plans seldom have such kernels, and the precision "auto", which spends
+    minutes on each plan, `equalize` decides.
+    """
+    from exporter.quantization.equalizing import BRANCH_DB
+    from exporter.quantization.sensitivity import planned_db
+    from targets.precision import precisions_of
+
+    found = equalize(graph, target, statistics, options, progress)
+    planned = decided(found, target, options, progress)
+    once = options.effort == "fast" or target.artifact.precision == "auto" or "dynamic_int8" not in precisions_of(target)
+    if found.whole is None or found.statistics is None or once:
+        return found.model, found.statistics, planned
+    samples = found.statistics.reservoir
+    whole = decided(found.whole, target, options, progress)
+    gained = planned_db(found.model, planned, samples) - planned_db(found.whole.model, whole, samples)
+    if gained > BRANCH_DB:
+        return found.model, found.statistics, planned
+    return found.whole.model, found.whole.statistics, whole
+
+
+def decided(found: Equalized, target: Target, options: Options, progress: Progress) -> Plan:
+    """The plan of an equalized graph, which holds how it was made."""
+    plan = decide(found.model, target, found.statistics, options, progress)
+    return replace(plan, splits=found.splits, migrations=found.scales)
 
 
 def keeps_integers(source: Source, target: Target) -> bool:

@@ -9,7 +9,7 @@ the others are computed apart (`splits`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from exporter.quantization.sensitivity import planned_db
 from exporter.quantization.splits import bottlenecks, split
 from targets.schema import Target
 
-__all__ = ["Equalized", "equalize", "outliers", "replay"]
+__all__ = ["BRANCH_DB", "Equalized", "equalize", "outliers", "replay"]
 
 Array = np.ndarray[Any, Any]
 
@@ -38,6 +38,7 @@ _FEW: Final = 4
 # Least expected gains of the groups that a proposal takes. A proposal must gain more than the margin over doing nothing.
 _GAINS_DB: Final = (0.5, 2.0, 6.0)
 _MARGIN_DB: Final = 1.0  # less is as likely lost on other samples, or once weights are fitted
+BRANCH_DB: Final = 1.0  # that branches have to gain over none: they take time in every inference
 _APART: Final = 2.0  # times as wide as all others: then a channel goes into a branch
 _MOST: Final = 0.01  # of the channels of a bottleneck: more would cost what the integers save
 
@@ -48,12 +49,14 @@ class Equalized:
 
     Attributes:
         splits, scales: as `Plan.splits` and `Plan.migrations` hold them.
+        whole: of a graph with branches, the best without any; a plan that gives some nodes other precisions may do without them.
     """
 
     model: ir.Model
     statistics: Statistics | None
     splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    whole: Equalized | None = None
 
 
 def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Effort = "balanced") -> Equalized:
@@ -71,13 +74,12 @@ def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Ef
     runs = 2 * (2 + len(gains_db))  # as the graph came, with branches, and with each of the scales; in float as well
     held = spread(statistics.reservoir, max(_FEW if quick and not shared else _SAMPLES, affordable(model, runs, effort)))
     moved, reached = _best(nothing, _migrated(nothing, target, held, gains_db), -inf, target, held)
-    # A branch takes time in every inference, migrated scales next to none: it has to be better than what those alone give.
     branched = _branched(nothing, held)
     if branched is None:
         return moved
     base = _reached(moved, target, held) if reached == -inf else reached
     apart, found = _best(branched, _migrated(branched, target, held, gains_db), _reached(branched, target, held), target, held)
-    return apart if found > base + _MARGIN_DB else moved
+    return replace(apart, whole=moved) if found > base + BRANCH_DB else moved
 
 
 def _best(

@@ -13,6 +13,7 @@ from calibration import open_samples
 from exporter.built import Built
 from exporter.frontends import load
 from exporter.pipeline import Options, build
+from exporter.quantization import deciding
 from exporter.quantization.apply import node_name, runs_in_integers
 from targets.loader import load_target
 from targets.schema import Target
@@ -60,6 +61,19 @@ def test_an_integer_kernel_with_vector_code_stays(tmp_path: Any) -> None:
     built = _built(tmp_path, PHONE, [helper.make_node("Sigmoid", ["a"], ["b"])])
     assert _in_integers(built) == {"Conv": True, "Sigmoid": True}
     assert built.plan.reasons == {}
+
+
+@pytest.mark.parametrize(("slow", "integer"), [(2.0, True), (1000.0, False)])
+def test_integers_slower_than_floats_do_not_stay_for_the_sake_of_samples(
+    monkeypatch: Any, tmp_path: Any, slow: float, integer: bool
+) -> None:
+    """Samples for which the float form looks worse keep a slow kernel in integers only where integers pay in all."""
+    judged = iter([10.0, 20.0])
+    monkeypatch.setattr(deciding, "planned_db", lambda *_: next(judged, 0.0))
+    monkeypatch.setattr(deciding, "faster_in_float", lambda *_: {"bend": "slow"})
+    target = _with_kernels(PHONE, {"PRelu": {"int8": slow, "float32": 1.0}})
+    built = _built(tmp_path, target, [helper.make_node("PRelu", ["a", "slopes"], ["b"], name="bend")], slopes=SLOPES)
+    assert _in_integers(built)["PRelu"] == integer
 
 
 def test_what_stands_between_two_slow_kernels_goes_with_them(tmp_path: Any) -> None:

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 
 from diagnostics import ModelError
+from exporter import pipeline
 from exporter.graph.float_sums import mark_float_sums
 from exporter.graph.values import FLOAT
-from exporter.quantization.equalizing import equalize, outliers
+from exporter.pipeline import Options
+from exporter.progress import SILENT
+from exporter.quantization import sensitivity
+from exporter.quantization.equalizing import BRANCH_DB, equalize, outliers
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
 from exporter.quantization.restated import restated
 from exporter.quantization.splits import bottlenecks, split
+from targets.loader import load_target
 from tests.graph.small_graphs import assert_same
 from tests.quantization.planned import network, statistics, target
 
@@ -86,6 +91,8 @@ def test_the_wide_channel_is_found_and_its_branch_gains(model):
     assert outliers(model, list(store.reservoir)) == {found.name: (WIDE,)}
     equalized = equalize(model, store, target())
     assert equalized.splits == {found.name: (WIDE,)}
+    assert equalized.whole is not None
+    assert equalized.whole.splits == {}
     plan = make_plan(equalized.model, equalized.statistics, target())
     plain = make_plan(model, store, target())
     hidden = found.second.inputs[0].name
@@ -113,3 +120,17 @@ def test_a_plan_keeps_them_and_refuses_another_graph(model):
     with pytest.raises(ModelError) as caught:
         split(model, {"elsewhere": (1,)})
     assert caught.value.code == "EW-Q002"
+
+
+@pytest.mark.parametrize(("effort", "planned"), [("balanced", 2), ("fast", 1)])
+@pytest.mark.parametrize("gained", [BRANCH_DB - 0.1, BRANCH_DB + 0.1])
+def test_branches_stay_where_the_plans_say_so(model, monkeypatch, effort, planned, gained):
+    """What other precisions of some nodes make up for needs no branch, which takes time in every inference."""
+    made, judged = [], iter([20.0 + gained, 20.0])
+    monkeypatch.setattr(pipeline, "decide", lambda graph, *_: made.append(graph) or Plan("bench"))
+    monkeypatch.setattr(sensitivity, "planned_db", lambda *_: next(judged))
+    monkeypatch.setattr(pipeline, "equalize", lambda *_: equalize(model, statistics(model), target()))
+    graph, _, plan = pipeline.quantize(model, load_target("android-arm64-cpu"), statistics(model), Options(effort=effort), SILENT)
+    assert len(made) == planned
+    assert bool(plan.splits) == (effort == "fast" or gained > BRANCH_DB)
+    assert graph is made[0 if plan.splits else 1]
