@@ -19,7 +19,7 @@ import onnx_ir as ir
 from calibration import Statistics
 from calibration.reservoir import spread
 from exporter.graph.run import FloatRunner
-from exporter.quantization.costs import affordable
+from exporter.quantization.costs import LARGE_MODEL_MACS, affordable, model_macs
 from exporter.quantization.migrations import migrate
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
@@ -38,6 +38,8 @@ _FEW: Final = 4
 # Least expected gains of the groups that a proposal takes. A proposal must gain more than the margin over doing nothing.
 _GAINS_DB: Final = (0.5, 2.0, 6.0)
 _MARGIN_DB: Final = 1.0  # less is as likely lost on other samples, or once weights are fitted
+# Among proposals, so much less is as good where fewer groups change: those that promise little gain on these samples alone.
+_NEAR_DB: Final = 0.5
 BRANCH_DB: Final = 1.0  # that branches have to gain over none: they take time in every inference
 _APART: Final = 2.0  # times as wide as all others: then a channel goes into a branch
 _MOST: Final = 0.01  # of the channels of a bottleneck: more would cost what the integers save
@@ -62,12 +64,12 @@ class Equalized:
 def equalize(model: ir.Model, statistics: Statistics, target: Target, effort: Effort = "balanced") -> Equalized:
     """The legalized graph with the branches and scales that raise the SQNR of the worst output on a few samples, if any do.
 
-    With the effort "fast" only what promises much is tried, and on fewer samples. Raises what `make_plan` raises.
+    With the effort "fast" only what promises much is tried of large models, and on fewer samples. Raises what `make_plan` raises.
     """
     nothing = Equalized(model, statistics)
     if target.artifact.activations != "int8":
         return nothing
-    quick = effort == "fast"
+    quick = effort == "fast" and model_macs(model) > LARGE_MODEL_MACS
     # Where weights have one scale a tensor, levelling them out promises less for each group, and few samples mislead.
     shared = not target.quantization.per_channel
     gains_db = (_GAINS_DB[1:] if shared else _GAINS_DB[-1:]) if quick else _GAINS_DB
@@ -89,15 +91,17 @@ def _best(
     target: Target,
     samples: Sequence[Mapping[str, Array]],
 ) -> tuple[Equalized, float]:
-    """The best of the candidates where it gains more than the margin over `start`, which reaches `reached` (-inf: not known), else that."""
+    """The best of the candidates where it gains more than the margin over `start`, which reaches `reached` (-inf: not known), else that; of
+    those that are about as good the one that changes least, and what it reaches.
+    """
     if candidates and reached == -inf:
         reached = _reached(start, target, samples)
-    best, least = start, reached + _MARGIN_DB
-    for candidate in candidates:
-        found = _reached(candidate, target, samples)
-        if found > max(least, reached):
-            best, reached = candidate, found
-    return best, reached
+    found = [_reached(candidate, target, samples) for candidate in candidates]
+    if max(found, default=-inf) <= reached + _MARGIN_DB:
+        return start, reached
+    near = [index for index in range(len(found)) if found[index] > max(found) - _NEAR_DB]
+    index = min(near, key=lambda index: len(candidates[index].scales))
+    return candidates[index], found[index]
 
 
 def replay(model: ir.Model, plan: Plan) -> ir.Model:

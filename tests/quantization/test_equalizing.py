@@ -46,14 +46,35 @@ def test_unequal_channels_are_brought_together(unequal):
 
 
 @pytest.mark.parametrize(
-    ("effort", "affordable", "seen"), [("fast", 0, 4), ("fast", 9, 9), ("balanced", 9, 16), ("balanced", 99, 24)]
+    ("effort", "large", "affordable", "seen"),
+    [("fast", True, 0, 4), ("fast", True, 9, 9), ("fast", False, 9, 16), ("balanced", True, 9, 16), ("balanced", False, 99, 24)],
 )
-def test_as_many_samples_judge_as_the_model_lets(unequal, monkeypatch, effort, affordable, seen):
+def test_as_many_samples_judge_as_the_model_lets(unequal, monkeypatch, effort, large, affordable, seen):
     judged = []
+    monkeypatch.setattr(equalizing, "LARGE_MODEL_MACS", 0 if large else 2**60)
     monkeypatch.setattr(equalizing, "affordable", lambda *_: affordable)
     monkeypatch.setattr(equalizing, "planned_db", lambda model, plan, held: judged.append(len(held)) or 20.0)
     equalize(unequal, statistics(unequal, samples(unequal, 24)), target(), effort)
     assert set(judged) == {seen}
+
+
+@pytest.mark.parametrize(
+    ("reached", "chosen"),
+    [
+        ((10.0, 20.0, 20.3, 19.9), 1),  # about as good: the fewest groups
+        ((10.0, 20.0, 20.3, 19.7), 2),
+        ((10.0, 20.9, 20.3, 19.9), 3),
+        ((10.0, 10.9, 10.9, 10.9), 0),  # less than the margin
+        ((10.0, 10.7, 11.2, 10.8), 1),  # the best of them is beyond it
+    ],
+)
+def test_of_proposals_that_are_about_as_good_the_one_of_fewest_groups_is_taken(unequal, monkeypatch, reached, chosen):
+    store = statistics(unequal)
+    given = [equalizing.Equalized(unequal, store, {}, {str(n): (1.0,) for n in range(groups)}) for groups in (3, 2, 1)]
+    scores = dict(zip((0, 3, 2, 1), reached, strict=True))
+    monkeypatch.setattr(equalizing, "_migrated", lambda *_: given)
+    monkeypatch.setattr(equalizing, "_reached", lambda equalized, *_: scores[len(equalized.scales)])
+    assert len(equalize(unequal, store, target()).scales) == chosen
 
 
 def test_equal_channels_are_left_alone():
