@@ -128,9 +128,12 @@ class Store:
             rows = [{name: columns[_KEPT + name][i] for name in names} for i in range(len(numbers))]
             reservoir = Reservoir(rows, numbers, int(str(columns["data"]), 16))
             return cls(str(columns["model"]), int(columns["samples"]), Sketches.from_columns(columns), reservoir)
-        except (OSError, KeyError, IndexError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, IndexError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
-                "EW-D004", f"the store {path} cannot be read", why=str(error), fix="calibrate again with this release"
+                "EW-D004",
+                f"the store {path} cannot be read",
+                why=str(error),
+                fix="give a file that edgewright calibrate wrote; one of another release is made again by calibrating again",
             ) from error
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from calibration import Checkpoint, Preprocess, Store, open_samples
-from diagnostics import TargetError, UsageError
+from diagnostics import DataError, TargetError, UsageError
 from exporter.assumed import assumed
 from exporter.bundle.staging import require_free_file
 from exporter.frontends import load
@@ -88,23 +89,37 @@ def calibrate(
     assert store is not None
     if path is not None and partial is not None:
         store.save(path)
-        partial.unlink(missing_ok=True)
+        for left in (
+            partial,
+            *partial.parent.glob(f".{glob.escape(partial.name)}.*"),
+        ):  # the latter where a run was killed writing it
+            left.unlink(missing_ok=True)
     return store
 
 
 def merge_stores(paths: Sequence[str | Path], out: str | Path | None = None, *, force: bool = False) -> Store:
     """The store of the samples of all: that of one run over all of them, to the last byte.
 
-    Raises DataError EW-D004 for a file that is none, EW-D007 where they are of other models; UsageError EW-U001 without a file,
-    EW-U004 where `out` exists.
+    Raises DataError EW-D004 for a file that is none, EW-D007 where they are of other models or two of the same samples;
+    UsageError EW-U001 without a file, EW-U004 where `out` exists.
     """
     if not paths:
         raise UsageError("EW-U001", "there is no store to merge", fix="give the stores of all shards")
     if out is not None:
         require_free_file(Path(out), overwrite=force)
     merged = Store.load(paths[0])
+    names = {merged.data: paths[0]}  # by the digest of its samples
     for path in paths[1:]:
-        merged = merged.merged(Store.load(path))
+        store = Store.load(path)
+        if store.data in names:
+            raise DataError(
+                "EW-D007",
+                f"the stores {names[store.data]} and {path} are of the same samples",
+                why="merged, they would count twice",
+                fix="give each shard once",
+            )
+        names[store.data] = path
+        merged = merged.merged(store)
     if out is not None:
         merged.save(out)
     return merged

@@ -88,6 +88,27 @@ def test_a_store_of_another_model_is_refused_and_so_is_one_without_data_to_verif
         export(model, [TARGET], store=store, calibration=data, out=tmp_path / "a")
 
 
+def test_a_shard_twice_and_a_file_that_is_no_store_are_refused(model, data, tmp_path) -> None:
+    calibrate(model, TARGET, data, out=tmp_path / "a.npz", shard=(1, 2))
+    with pytest.raises(DataError, match="of the same samples") as caught:
+        merge_stores([tmp_path / "a.npz", tmp_path / "a.npz"], tmp_path / "b.npz")
+    assert caught.value.code == "EW-D007"
+    np.savez(tmp_path / "arrays.npz", x=np.zeros(3))
+    for other in (data, tmp_path / "arrays.npz", tmp_path / "absent.npz"):
+        with pytest.raises(DataError) as caught:
+            merge_stores([tmp_path / "a.npz", other], tmp_path / "b.npz")
+        assert caught.value.code == "EW-D004"
+    assert not (tmp_path / "b.npz").exists()
+
+
+def test_what_a_killed_run_left_half_written_goes_with_the_next(model, data, tmp_path) -> None:
+    left = [tmp_path / ".a.npz.partial.123", tmp_path / "a.npz.partial"]
+    for path in left:
+        path.write_bytes(b"half")
+    calibrate(model, TARGET, data, out=tmp_path / "a.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
 def test_what_is_of_no_use_is_refused_before_the_model_runs(model, data, tmp_path) -> None:
     with pytest.raises(TargetError, match="takes no calibration"):
         calibrate(model, next(target for target in list_targets() if not target.artifact.calibrated), data)

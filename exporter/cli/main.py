@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+    _end_as_interrupted()
     try:
         result = cli.main(args=arguments, prog_name="edgewright", standalone_mode=False)
     except EdgewrightError as error:
@@ -107,6 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _report_bug(error, as_json)
     return result if isinstance(result, int) else 0
+
+
+def _end_as_interrupted() -> None:
+    """SIGTERM ends the command as Ctrl-C does: what is half-written is removed, its processes are ended. Without it Python would just die."""
+    import signal
+    import threading
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _report(facts: dict[str, str | int], message: str, as_json: bool) -> int:

@@ -90,7 +90,7 @@ def _print_estimate(estimate: Estimate) -> None:
     if estimate.borders_us:
         click.echo(f"    {'borders':<15} {human_us(estimate.borders_us)}")
     for why, count in estimate.lacking.items():
-        click.echo(f"  no estimate of {count} nodes: {why}", err=True)
+        click.echo(f"  no estimate of {count} node{'s' if count != 1 else ''}: {why}", err=True)
 
 
 def _print_answer(answer: CompilerAnswer) -> None:

@@ -1,8 +1,10 @@
 """The entry point: fast help without heavy imports, and one exit status for each kind of failure."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -11,6 +13,7 @@ import pytest
 from diagnostics import CODES, DataError, EdgewrightError, GateError, ModelError, RuntimeFailure, TargetError, UsageError
 from exporter.cli import main as entry
 
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "onnxruntime", "onnx_ir", "onnx", "numpy", "pydantic", "matplotlib", "scipy", "rich", "jinja2")
 
 
@@ -105,6 +108,28 @@ def test_unexpected_exceptions_are_called_bugs_and_show_no_traceback_unless_aske
 @pytest.mark.parametrize(("outcome", "status"), [(KeyboardInterrupt(), 130), (None, 0), (1, 1), ("text", 0)])
 def test_interrupts_and_returned_statuses(raising, capsys, outcome, status):
     assert raising(outcome, capsys)[0] == status
+
+
+def test_sigterm_removes_what_is_half_written_as_an_interrupt_does(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, tempfile, time\n"
+        "def model():\n"
+        "    with tempfile.TemporaryDirectory(dir=os.environ['PLACE']) as folder:\n"
+        "        pathlib.Path(folder, 'half').touch()\n"
+        "        time.sleep(60)\n"
+    )
+    (tmp_path / "place").mkdir()
+    code = "import sys; from exporter.cli.main import main; sys.exit(main(['convert', 'slow:model', 'm.tflite']))"
+    environment = {**os.environ, "PLACE": str(tmp_path / "place"), "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    for _ in range(300):
+        if list((tmp_path / "place").glob("*/half")):
+            break
+        time.sleep(0.1)
+    process.terminate()
+    assert "interrupted" in process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert not list((tmp_path / "place").iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["exprot"], ["inspect"], ["inspect", "--no-such-option"], ["--nonsense"]])
