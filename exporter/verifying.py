@@ -15,8 +15,10 @@ from exporter.frontends import load
 from exporter.graph.columns import column_groups
 from exporter.progress import SILENT, Progress
 from exporter.quantization.plan import Encoding
+from exporter.runtimes import open_session
 from exporter.runtimes.places import parse_place
 from exporter.verification.gates import Gate
+from exporter.verification.matched import match
 from exporter.verification.prove import Evidence, asked, measure
 from exporter.verification.trusted import trusted
 
@@ -102,14 +104,15 @@ def verify(
     """Run a bundle or a bare .tflite or .onnx beside the original.
 
     Args:
-        artifact: a bundle's directory (every file is checked against its manifest first) or an artifact's file, whose inputs and
-            outputs then have the original's names and order of axes.
+        artifact: a bundle's directory (every file is checked against its manifest first) or an artifact's file, whosever it is: its inputs
+            and outputs are matched to the original's by name, else by place, and may be channels-last; see `verification.matched`.
         against: the original, see `load`.
         data: samples, see `open_samples`; preprocessed as `preprocess`, the bundle or the source says, in this order.
         runtimes: where to run; the first decides the gates. Default: those of the bundle's target.
         on: a machine, ``"ssh://[user@]host[:port][?python=PATH]"``, where the first of them runs as well and decides the gates.
     Raises:
-        DataError: EW-G003, the bundle is damaged. ModelError: EW-M001, there is no such artifact. And what `measure` raises.
+        DataError: EW-G003, the bundle is damaged. ModelError: EW-M001, there is no such artifact.
+        RuntimeFailure: EW-R005, the inputs or outputs of a bare file are not those of the original. And what `measure` raises.
     """
     parsed = [Gate.parse(text, task=metric is not None) for text in gates]
     if on is not None:
@@ -122,16 +125,26 @@ def verify(
     compared = open_samples(data, source.inputs, said).take(samples)
     for note in assumed(said, compared.preprocess):
         progress.warn(note)
+    chosen_runtimes = asked(tuple(runtimes) or named, on)
+    names: Mapping[str, str] = {}
+    if not Path(artifact).is_dir():
+        with open_session(chosen_runtimes[0], path) as session:
+            sides = match(session.inputs, source.inputs, "input"), match(session.outputs, source.outputs, "output")
+        names = {**sides[0].names, **sides[1].names}
+        layouts = {**sides[0].layouts, **sides[1].layouts}
+        for note in (*sides[0].notes, *sides[1].notes):
+            progress.warn(note)
     evidence = measure(
         path,
         source.reference,
         compared,
-        runtimes=asked(tuple(runtimes) or named, on),
+        runtimes=chosen_runtimes,
         options=options,
         outputs=[signature.name for signature in source.outputs],
         layouts=layouts,
         encodings=encodings,
         integers=[entry.name for entry in source.outputs if entry.dtype.startswith(("int", "uint"))],
+        names=names,
         columns=column_groups(source.model),
         gates=parsed,
         metric=metric,

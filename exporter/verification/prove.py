@@ -223,6 +223,7 @@ def measure(
     layouts: Mapping[str, str],
     encodings: Mapping[str, Encoding] | None = None,
     integers: Collection[str] = (),
+    names: Mapping[str, str] = MappingProxyType({}),
     steps: Mapping[str, float] = MappingProxyType({}),
     columns: Sequence[Columns] = (),
     gates: Sequence[Gate] = (),
@@ -236,6 +237,7 @@ def measure(
         layouts: "channels_last" for every input or output that the artifact holds so.
         encodings: of integer inputs and outputs that the file itself does not describe (ONNX).
         integers: names of outputs that the original gives as integers too.
+        names: the artifact's -> the original's, of inputs and outputs whose names differ.
         steps: of float outputs whose values have an encoding inside of the artifact, its scale: runtimes are compared in these.
         columns: parts of outputs that are judged by themselves as well.
     """
@@ -250,7 +252,7 @@ def measure(
     for position, runtime in enumerate(runtimes):
         try:
             with open_session(runtime, artifact, options=options.get(runtime, options.get(base_name(runtime)))) as session:
-                runner = ArtifactRunner(session, layouts, encodings, integers)
+                runner = ArtifactRunner(session, layouts, encodings, integers, names)
                 chosen = samples if position == 0 else samples.take(_FEW)
                 machines[runtime] = session.machine
                 with progress.stage(f"verify on {runtime}", chosen.length) as advance:

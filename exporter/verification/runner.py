@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -41,7 +41,7 @@ class ArtifactRunner:
     """Calls an artifact as if it were the original.
 
     Args:
-        session: an open session; inputs and outputs are matched by name.
+        session: an open session; inputs and outputs are matched by name, or as `names` says (the artifact's -> the original's).
         layouts: "channels_last" for every input or output that the artifact holds so ("keep" or absent: as the canonical graph).
         encodings: of integer inputs and outputs whose runtime does not describe them (ONNX files hold no encoding of their own I/O).
         integers: names of outputs that the original gives as integers too: they stay what they are.
@@ -56,19 +56,24 @@ class ArtifactRunner:
         layouts: Mapping[str, str] | None = None,
         encodings: Mapping[str, Encoding] | None = None,
         integers: Collection[str] = (),
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._session, self._integers = session, frozenset(integers)
         self._layouts = dict(layouts or {})
-        described = (*session.inputs, *session.outputs)
+        self._inputs, self._outputs = (
+            {info.name: replace(info, name=names.get(info.name, info.name)) for info in infos}
+            for infos in (session.inputs, session.outputs)
+        )
+        described = (*self._inputs.values(), *self._outputs.values())
         self._encodings = {info.name: _encoding(info) for info in described if info.scale is not None} | dict(encodings or {})
 
     def __call__(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         found = self._session.run(self.encode(sample))
-        return {info.name: self._decode(info, found[info.name]) for info in self._session.outputs}
+        return {info.name: self._decode(info, found[own]) for own, info in self._outputs.items()}
 
     def encode(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         """The artifact's own inputs for a canonical sample. Raises DataError EW-D003 where an input is missing or does not fit."""
-        return {info.name: self._encode(info, sample) for info in self._session.inputs}
+        return {own: self._encode(info, sample) for own, info in self._inputs.items()}
 
     def _encode(self, info: TensorInfo, sample: Mapping[str, Array]) -> Array:
         if info.name not in sample:
