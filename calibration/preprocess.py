@@ -136,7 +136,7 @@ class Preprocess(BaseModel):
                 "EW-D005",
                 f"the preprocessing specification is invalid: {problems}",
                 where=where,
-                fix="see `Preprocess` for every key",
+                fix="the README lists the keys, calibration.Preprocess says what each does",
             ) from error
 
     @classmethod
@@ -159,7 +159,9 @@ class Preprocess(BaseModel):
             ) from error
         if not isinstance(data, dict):
             raise DataError(
-                "EW-D005", f"the preprocessing file {path} holds no table of keys", fix="see `Preprocess` for every key"
+                "EW-D005",
+                f"the preprocessing file {path} holds no table of keys",
+                fix="the README lists the keys, calibration.Preprocess says what each does",
             )
         return cls.from_dict(data, str(path))
 
