@@ -17,6 +17,8 @@ from diagnostics import ModelError
 
 __all__ = ["ArtifactFacts", "ArtifactNode", "ArtifactTensor", "is_tflite", "read_onnx", "read_tflite"]
 
+_COMPLETE: Final = "is the file complete?"
+
 TFLITE_IDENTIFIER: Final = b"TFL3"  # bytes 4 to 7 of the file: the identifier of the TFLite schema
 
 
@@ -87,7 +89,9 @@ def read_tflite(data: bytes, *, where: str = "") -> ArtifactFacts:
     from ai_edge_litert import schema_py_generated as schema
 
     if not is_tflite(data[:8]):
-        raise ModelError("EW-M002", "the file is not a TFLite model", where=where, why="its identifier is not TFL3")
+        raise ModelError(
+            "EW-M002", "the file is not a TFLite model", where=where, why="its identifier is not TFL3", fix=_COMPLETE
+        )
     try:
         model = schema.ModelT.InitFromPackedBuf(data, 0)
         graph = model.subgraphs[0]
@@ -121,7 +125,7 @@ def read_tflite(data: bytes, *, where: str = "") -> ArtifactFacts:
     # The generated reader trusts its input: damage shows as any of these.
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError, struct.error) as error:
         raise ModelError(
-            "EW-M002", "the TFLite model cannot be parsed", where=where, why=f"{type(error).__name__}: {error}"
+            "EW-M002", "the TFLite model cannot be parsed", where=where, why=f"{type(error).__name__}: {error}", fix=_COMPLETE
         ) from error
 
 
@@ -166,7 +170,7 @@ def read_onnx(path: Path) -> ArtifactFacts:
     except FileNotFoundError as error:
         raise ModelError("EW-M001", f"{path} does not exist") from error
     except Exception as error:  # protobuf's and onnx-ir's own classes have no common base
-        raise ModelError("EW-M002", "the ONNX model cannot be parsed", where=str(path), why=str(error)) from error
+        raise ModelError("EW-M002", "the ONNX model cannot be parsed", where=str(path), why=str(error), fix=_COMPLETE) from error
 
 
 def _onnx_values(graph: Any) -> dict[str, Any]:

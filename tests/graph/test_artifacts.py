@@ -59,7 +59,7 @@ def test_damage_is_one_clear_error_or_harmless(data):
 def test_what_is_no_tflite(content):
     with pytest.raises(ModelError) as caught:
         read_tflite(content)
-    assert caught.value.code == "EW-M002"
+    assert (caught.value.code, caught.value.fix) == ("EW-M002", "is the file complete?")
 
 
 def test_an_onnx_artifact(tmp_path):
@@ -84,7 +84,7 @@ def test_an_onnx_file_that_is_none(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"\x80nonsense")
     with pytest.raises(ModelError) as caught:
         read_onnx(tmp_path / "m.onnx")
-    assert caught.value.code == "EW-M002"
+    assert (caught.value.code, caught.value.fix) == ("EW-M002", "is the file complete?")
     with pytest.raises(ModelError) as caught:
         read_onnx(tmp_path / "none.onnx")
     assert caught.value.code == "EW-M001"

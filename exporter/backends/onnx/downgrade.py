@@ -160,5 +160,5 @@ def _refused(floor: Floor, target: str, opset: int, why: str) -> TargetError:
         "EW-T005",
         f"the artifact needs onnxruntime {first} (opset {opset}), target {target} promises {floor}",
         why=why,
-        fix="raise the floor (or opset) of the profile, if the devices have that release, or change these operators in the model",
+        fix="raise the floor (--runtime; or opset of the profile), if the devices have that release, or change these operators in the model",
     )

@@ -59,5 +59,5 @@ def require_floor(emitted: Sequence[Emitted], floor: Floor, target: str) -> None
         "EW-T005",
         f"the artifact needs TFLite {first}, target {target} promises {floor}",
         why="\n".join(lines),
-        fix="raise the floor, if the devices have that release, or change these operators in the model",
+        fix="raise the floor (--runtime), if the devices have that release, or change these operators in the model",
     )
