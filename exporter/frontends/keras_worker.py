@@ -58,7 +58,7 @@ class TensorFlow:
         specs = [
             tf.TensorSpec(static_shape(name, shape, options.get("shapes", {})), dtype, name) for name, shape, dtype in entries
         ]
-        module.serve = tf.function(lambda *tensors: call(tensors), input_signature=specs, autograph=False)
+        module.serve = tf.function(lambda *tensors: call(tensors), input_signature=specs)
         self._names = [spec.name for spec in specs]
         self._module = module
         concrete = module.serve.get_concrete_function()
