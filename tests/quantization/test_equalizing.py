@@ -64,8 +64,8 @@ def test_as_many_samples_judge_as_the_model_lets(unequal, monkeypatch, effort, l
         ((10.0, 20.0, 20.3, 19.9), 1),  # about as good: the fewest groups
         ((10.0, 20.0, 20.3, 19.7), 2),
         ((10.0, 20.9, 20.3, 19.9), 3),
-        ((10.0, 10.9, 10.9, 10.9), 0),  # less than the margin
-        ((10.0, 10.7, 11.2, 10.8), 1),  # the best of them is beyond it
+        ((10.0, 11.9, 11.9, 11.9), 0),  # less than the margin
+        ((10.0, 11.7, 12.2, 11.8), 1),  # the best of them is beyond it
     ],
 )
 def test_of_proposals_that_are_about_as_good_the_one_of_fewest_groups_is_taken(unequal, monkeypatch, reached, chosen):
@@ -170,3 +170,17 @@ def test_a_plan_is_replayed_byte_for_byte(unequal):
     assert again.artifact.content == first.artifact.content
     assert replace(again.plan, reasons={}) == replace(first.plan, reasons={})
     assert build(source, target(), data, Options(refine=False)).plan.migrations == {}
+
+
+@pytest.mark.parametrize(("count", "apart"), [(24, False), (40, True)])
+def test_others_judge_than_those_that_scales_are_made_from_where_there_are_enough(unequal, monkeypatch, count, apart):
+    made, judged = [], []
+    best, planned = equalizing.best_scales, equalizing.planned_db
+    monkeypatch.setattr(
+        equalizing, "best_scales", lambda model, held, each: made.extend(map(id, held)) or best(model, held, each)
+    )
+    monkeypatch.setattr(equalizing, "planned_db", lambda *given: judged.extend(map(id, given[2])) or planned(*given))
+    equalize(unequal, statistics(unequal, samples(unequal, count)), target())
+    assert made
+    assert judged
+    assert set(made).isdisjoint(judged) is apart
