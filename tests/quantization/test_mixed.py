@@ -8,7 +8,7 @@ from targets.cost import CostModel
 from tests.quantization.planned import network, planned, residual_net, samples, target
 
 GAINS = np.ones((1, 8, 1, 1), np.float32)
-GAINS[0, 3] = 1e4
+GAINS[0, 3] = 1e4  # brought back by negative factors: those that are not go through poolings, into the weights in front
 
 
 def outliers():
@@ -26,7 +26,7 @@ def outliers():
         """,
         inputs="float[1,3,8,8] x",
         outputs="float[1,4,8,8] y",
-        losses=1 / GAINS,
+        losses=-1 / GAINS,
         w1=weights * GAINS.reshape(8, 1, 1, 1),
         b1=(8,),
         w2=(8, 8, 1, 1),
@@ -68,7 +68,7 @@ def test_an_output_that_no_gate_is_about_keeps_nothing_out_of_the_integers():
         """,
         inputs="float[1,3,8,8] x",
         outputs="float[1,4,8,8] y, float[1,8,8,8] z",
-        losses=1 / GAINS,
+        losses=-1 / GAINS,
         w1=np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32) * GAINS.reshape(8, 1, 1, 1),
         b1=(8,),
         w2=(8, 3, 1, 1),
@@ -110,8 +110,8 @@ def swollen():
         """,
         inputs="float[1,64,8,8] x",
         outputs="float[1,64,8,8] y",
-        gains=gains,
-        losses=1 / gains,
+        gains=-gains,
+        losses=-1 / gains,
         w1=(64, 64, 3, 3),
         b1=(64,),
         w2=(64, 64, 3, 3),
