@@ -20,7 +20,7 @@ from exporter.frontends import Source, load
 from exporter.pipeline import Options, build, compile_artifact
 from exporter.progress import SILENT, Progress
 from exporter.pruning import parse_goal
-from exporter.quantization.aiming import Goal
+from exporter.quantization.mixing.aiming import Goal
 from exporter.quantization.plan import Effort, Plan
 from exporter.rivals import rivals_of
 from exporter.runtimes.places import parse_place
@@ -123,7 +123,7 @@ def export(
         samples, test_samples: at most so many of each.
         prune: share of the MACs to keep, or ``"macs=0.8"``.
         gates: conditions such as ``"top1_agreement>=0.98"``; a bundle whose gates fail is written all the same, and says so.
-            ``--precision auto`` takes the cheapest precisions that hold them on calibration samples, see `quantization.aiming`.
+            ``--precision auto`` takes the cheapest precisions that hold them on calibration samples, see `quantization.mixing.aiming`.
         metric: ``module:callable`` whose scores gates may name, see `verification.metric`.
         plan: replay an earlier plan instead of deciding.
         store: what `exporter.calibrate` learned, or its file, instead of `calibration`: the model is not run on that data again.

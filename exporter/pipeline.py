@@ -20,14 +20,14 @@ from exporter.content import Content
 from exporter.frontends.source import Source
 from exporter.graph.passes import check, legalize
 from exporter.progress import SILENT, Progress
-from exporter.quantization.aiming import Goal
 from exporter.quantization.clipping import Method
+from exporter.quantization.mixing.aiming import Goal
 from exporter.quantization.plan import Effort, Plan
 from targets.floor import floor_of
 from targets.schema import Target
 
 if TYPE_CHECKING:
-    from exporter.quantization.equalizing import Equalized
+    from exporter.quantization.equalization.equalizing import Equalized
 
 __all__ = ["Options", "build", "compile_artifact", "legalized"]
 
@@ -41,7 +41,7 @@ class Options:
         method: how ranges of activations are chosen; None: for each value what gives the least error at the outputs.
         refine: whether weights are rounded, and biases corrected, by the error they cause on calibration samples.
         plan: an earlier plan to replay; then nothing is decided and no data is read.
-        effort: how closely refining looks at the samples, see `quantization.refine`.
+        effort: how closely refining looks at the samples, see `quantization.refinement.refine`.
         store: what an earlier calibration learned; then the model is not run on data again.
         goal: of precision "auto", the gates that it shall hold.
         require_compiler: whether an absent compiler of the target is an error, as `[compile] required` of its profile.
@@ -67,9 +67,9 @@ def build(
         DataError: EW-Q001, an int8 target without calibration data or plan.
         TargetError: the target cannot take the model (EW-T003, EW-T004, EW-T005, EW-Q003).
     """
-    from exporter.quantization.equalizing import replay as replay_equalized
+    from exporter.quantization.equalization.equalizing import replay as replay_equalized
     from exporter.quantization.given import brings_encodings
-    from exporter.quantization.reconstruct import require_torch
+    from exporter.quantization.refinement.reconstruct import require_torch
 
     if options.effort == "best":
         require_torch()
@@ -110,9 +110,9 @@ def legalized(model: ir.Model, target: Target) -> ir.Model:
     from exporter.graph.float_sums import mark_float_sums
     from exporter.graph.fold_columns import folded_for
     from exporter.graph.qdq_form import is_quantized, qdq_form
-    from exporter.quantization.correction import ensure_biases
     from exporter.quantization.costs import slow_builtins
     from exporter.quantization.given import settle
+    from exporter.quantization.refinement.correction import ensure_biases
     from targets.releases.tflite import AVOIDED
 
     graph = qdq_form(model) if target.artifact.precision == "int8" else model
@@ -189,7 +189,7 @@ def recall(graph: ir.Model, target: Target, store: Store) -> Store | None:
 
 def equalize(graph: ir.Model, target: Target, statistics: Statistics | None, options: Options, progress: Progress) -> Equalized:
     """Move scales between channels and the weights behind them, and outliers into branches, where the outputs on samples gain by it."""
-    from exporter.quantization.equalizing import Equalized, equalize
+    from exporter.quantization.equalization.equalizing import Equalized, equalize
 
     if statistics is None or not options.refine:
         return Equalized(graph, statistics)
@@ -206,8 +206,8 @@ def quantize(
     better than a plan without them. With the effort "fast", whose plans seldom have such kernels, and the precision "auto", which spends
     minutes on each plan, `equalize` decides.
     """
-    from exporter.quantization.equalizing import BRANCH_DB
-    from exporter.quantization.sensitivity import planned_db
+    from exporter.quantization.equalization.equalizing import BRANCH_DB
+    from exporter.quantization.mixing.sensitivity import planned_db
     from targets.precision import precisions_of
 
     found = equalize(graph, target, statistics, options, progress)

@@ -159,7 +159,7 @@ def _integer(name: str, source: Source, sample: Sample) -> Outcome:
     """Calibrated on the sample that it is judged on: the lowering is in question here, not what calibration is worth."""
     from calibration import open_samples
     from exporter.pipeline import Options, build
-    from exporter.quantization.switches import Switchboard
+    from exporter.quantization.mixing.switches import Switchboard
     from exporter.runtimes import open_session
     from exporter.verification.runner import ArtifactRunner
     from targets.loader import load_target

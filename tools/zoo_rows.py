@@ -24,7 +24,7 @@ from exporter.frontends import load
 from exporter.graph.columns import column_groups
 from exporter.graph.summary import summarize
 from exporter.pipeline import Options, build
-from exporter.quantization.aiming import Goal
+from exporter.quantization.mixing.aiming import Goal
 from exporter.quantization.planner import refusals
 from exporter.verification.compare import Comparison
 from exporter.verification.metrics import json_number

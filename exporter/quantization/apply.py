@@ -13,7 +13,7 @@ import onnx_ir as ir
 from diagnostics import ModelError
 from exporter.graph.values import constant, name_of
 from exporter.quantization.plan import Encoding, Plan
-from exporter.quantization.rounding import unpack_offsets
+from exporter.quantization.refinement.rounding import unpack_offsets
 
 __all__ = [
     "apply_corrections",

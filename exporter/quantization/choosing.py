@@ -17,11 +17,11 @@ import onnx_ir as ir
 from calibration.reservoir import spread
 from exporter.graph.values import is_constant, name_of
 from exporter.quantization.clipping import Histogram, Method, choose_range, expected_error
-from exporter.quantization.correction import planned_sqnr
 from exporter.quantization.costs import LARGE_MODEL_MACS, affordable, model_macs
 from exporter.quantization.encoder import ValueStatistics
 from exporter.quantization.plan import Effort, Encoding, Plan
 from exporter.quantization.planner import make_plan
+from exporter.quantization.refinement.correction import planned_sqnr
 from targets.schema import Target
 
 __all__ = ["best_methods", "expected_gain"]

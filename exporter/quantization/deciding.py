@@ -14,19 +14,19 @@ from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import Refused, operator_of
 from exporter.ops.forms import ROWWISE
 from exporter.progress import Progress
-from exporter.quantization.aiming import Aim, Goal
 from exporter.quantization.apply import node_name, read_encoding
 from exporter.quantization.choosing import best_methods
 from exporter.quantization.clipping import Method
 from exporter.quantization.costs import affordable
-from exporter.quantization.mixed import Mixer, Mixture, Others
+from exporter.quantization.mixing.aiming import Aim, Goal
+from exporter.quantization.mixing.mixed import Mixer, Mixture, Others
+from exporter.quantization.mixing.paying import faster_in_float, int16_candidates, slower_than_float
+from exporter.quantization.mixing.sensitivity import judges_of, planned_db
+from exporter.quantization.mixing.switches import Sample
 from exporter.quantization.narrowing import narrowed
-from exporter.quantization.paying import faster_in_float, int16_candidates, slower_than_float
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
-from exporter.quantization.refine import refine
-from exporter.quantization.sensitivity import judges_of, planned_db
-from exporter.quantization.switches import Sample
+from exporter.quantization.refinement.refine import refine
 from exporter.quantization.weights import weight_plan
 from targets.cost import CostModel
 from targets.precision import choose_precision, precisions_of

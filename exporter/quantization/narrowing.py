@@ -20,11 +20,11 @@ from exporter.graph.values import constant, name_of
 from exporter.ops.base import Role, operator_of
 from exporter.ops.forms import narrow_version
 from exporter.quantization.apply import node_name, read_encoding, runs_in_integers
+from exporter.quantization.mixing.sensitivity import Judge, judges_of
+from exporter.quantization.mixing.switches import Switch
 from exporter.quantization.plan import Encoding, Plan
 from exporter.quantization.ranges import bias_encoding, greatest_weight, weight_encoding
-from exporter.quantization.sensitivity import Judge, judges_of
-from exporter.quantization.sequential import CLOSE, round_weights
-from exporter.quantization.switches import Switch
+from exporter.quantization.refinement.sequential import CLOSE, round_weights
 from targets.floor import Floor, floor_of
 from targets.releases.tflite import release_of
 from targets.schema import Target

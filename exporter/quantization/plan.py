@@ -102,10 +102,10 @@ class Plan:
             "node:input_index" (a writer requantizes there; a constant is encoded so for this node alone).
         moved: scales before they were moved by units in the last place for all kernels to agree (`exporter.quantization.agreeing`), by value.
         corrections: float amounts added to a bias initializer, one a channel (bias correction).
-        roundings: how the weights of an initializer were rounded where not to nearest (`rounding.pack_offsets`).
+        roundings: how the weights of an initializer were rounded where not to nearest (`refinement.rounding.pack_offsets`).
         kept: indices that structured pruning kept, by "initializer:axis".
-        splits: hidden channels that run in a branch of their own, by the value that holds them (`exporter.quantization.splits`).
-        migrations: scales that were taken out of channels and put back behind, by group (`exporter.quantization.channels`).
+        splits: hidden channels that run in a branch of their own, by the value that holds them (`exporter.quantization.equalization.splits`).
+        migrations: scales that were taken out of channels and put back behind, by group (`exporter.quantization.equalization.channels`).
         layout: "channels_last" for every value that the TFLite artifact holds channels-last where it is produced.
         node_layout: "channels_last" for every node that runs channels-last though it could do either (`Port.NODE`).
         io_layout: "keep" (inputs and outputs as the original has them) or "channels_last" (as `layout` says).

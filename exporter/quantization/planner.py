@@ -52,7 +52,7 @@ def make_plan(
         stats: statistics of every float value of the graph.
         method: how ranges of activations are chosen, see `clipping.choose_range`: one for all, or by value name
             (``minmax`` for those without one).
-        floats: why nodes that could run in integers shall not, by node name (`mixed.Mixer`).
+        floats: why nodes that could run in integers shall not, by node name (`mixing.mixed.Mixer`).
         wide: why nodes of an 8-bit plan shall run in int16x8, by node name.
     Raises:
         TargetError: EW-Q003, nodes that cannot run in integers on a target without float; all of them, each with its reason.

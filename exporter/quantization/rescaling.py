@@ -14,7 +14,7 @@ from exporter.quantization.apply import apply_corrections, encode_constant, node
 from exporter.quantization.encoder import LEAST_RATIO
 from exporter.quantization.plan import Encoding, Plan
 from exporter.quantization.ranges import MAX_BIAS, bias_encoding
-from exporter.quantization.rounding import pack_offsets
+from exporter.quantization.refinement.rounding import pack_offsets
 
 __all__ = ["free_groups", "rescaled"]
 

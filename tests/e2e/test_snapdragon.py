@@ -13,7 +13,7 @@ from exporter import export, verify
 from exporter.built import Built
 from exporter.frontends import Source
 from exporter.pipeline import Options, build
-from exporter.quantization.aiming import Goal
+from exporter.quantization.mixing.aiming import Goal
 from exporter.runtimes import open_session
 from exporter.verification.metrics import decibels
 from exporter.verification.onnx_parity import emulated_parity

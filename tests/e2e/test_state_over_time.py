@@ -13,8 +13,8 @@ from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.run import FloatRunner
 from exporter.pipeline import Options, calibrate, decide, write
 from exporter.progress import SILENT
-from exporter.quantization.aiming import Goal
-from exporter.quantization.correction import ensure_biases
+from exporter.quantization.mixing.aiming import Goal
+from exporter.quantization.refinement.correction import ensure_biases
 from targets.loader import load_target
 from targets.precision import choose_precision
 from tests.quantization.planned import run

@@ -14,9 +14,9 @@ from exporter.graph.rewriter import NOTHING
 from exporter.graph.run import FloatRunner, observed_values
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import node_name, runs_in_integers
-from exporter.quantization.correction import ensure_biases
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
+from exporter.quantization.refinement.correction import ensure_biases
 from exporter.verification.parity import Parity
 from exporter.verification.reference import Comparison
 from tools.operator_families import feeds

@@ -13,9 +13,9 @@ from exporter.frontends.source import Signature
 from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.run import FloatRunner, observed_values
 from exporter.progress import SILENT
-from exporter.quantization.correction import ensure_biases
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
+from exporter.quantization.refinement.correction import ensure_biases
 from targets.schema import Artifact, Quantization, Target, Unit, Verification
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from diagnostics import UsageError
 from exporter.progress import SILENT
-from exporter.quantization import aiming, sensitivity
-from exporter.quantization.aiming import Aim, Goal, shortfall_db
-from exporter.quantization.sensitivity import planned_db
-from exporter.quantization.switches import Switchboard
+from exporter.quantization.mixing import aiming, sensitivity
+from exporter.quantization.mixing.aiming import Aim, Goal, shortfall_db
+from exporter.quantization.mixing.sensitivity import planned_db
+from exporter.quantization.mixing.switches import Switchboard
 from exporter.verification.compare import compare
 from exporter.verification.gates import Gate
 from tests.quantization.planned import Told, network, planned, residual_net, samples

@@ -7,8 +7,8 @@ from diagnostics import ModelError
 from exporter.graph.float_sums import mark_float_sums
 from exporter.graph.legalize import legalize
 from exporter.graph.passes import canonicalize
-from exporter.quantization.channels import channel_groups
-from exporter.quantization.migrations import migrate
+from exporter.quantization.equalization.channels import channel_groups
+from exporter.quantization.equalization.migrations import migrate
 from tests.graph.small_graphs import assert_same, graph, kinds
 
 IMAGE = {"inputs": "float[1,3,8,8] x", "outputs": "float[1,6,8,8] y"}

@@ -9,9 +9,9 @@ from calibration import open_samples
 from exporter.frontends.source import Signature
 from exporter.quantization import choosing
 from exporter.quantization.choosing import best_methods, expected_gain
-from exporter.quantization.correction import planned_sqnr, sqnr
+from exporter.quantization.mixing.switches import Switchboard
 from exporter.quantization.planner import make_plan
-from exporter.quantization.switches import Switchboard
+from exporter.quantization.refinement.correction import planned_sqnr, sqnr
 from tests.quantization.planned import network, residual_net, samples, statistics, target
 
 

@@ -8,8 +8,8 @@ from exporter.backends.onnx.writer import write_onnx
 from exporter.frontends.source import Signature
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant
-from exporter.quantization.correction import correct_biases, ensure_biases
-from exporter.quantization.refine import refine
+from exporter.quantization.refinement.correction import correct_biases, ensure_biases
+from exporter.quantization.refinement.refine import refine
 from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr, target
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from exporter.progress import SILENT
 from exporter.quantization import deciding
-from exporter.quantization.aiming import Goal
 from exporter.quantization.deciding import _search, integer_plan
+from exporter.quantization.mixing.aiming import Goal
 from exporter.quantization.plan import Plan
 from tests.quantization.planned import Told, residual_net, statistics, target
 

@@ -7,9 +7,9 @@ from calibration import collect, open_samples
 from exporter.backends.onnx.writer import write_onnx
 from exporter.graph.passes import canonicalize, legalize
 from exporter.graph.run import FloatRunner, observed_values
-from exporter.quantization.correction import ensure_biases
 from exporter.quantization.planner import make_plan
-from exporter.quantization.refine import refine
+from exporter.quantization.refinement.correction import ensure_biases
+from exporter.quantization.refinement.refine import refine
 from targets import load_target
 from tests.quantization.planned import run, sqnr
 from tools import zoo

@@ -9,15 +9,15 @@ from calibration import open_samples
 from exporter.frontends.source import Signature, Source
 from exporter.graph.values import constant
 from exporter.pipeline import Options, build
-from exporter.quantization import equalizing
-from exporter.quantization.channels import channel_groups
-from exporter.quantization.correction import planned_sqnr
-from exporter.quantization.equalizing import equalize
-from exporter.quantization.migrations import migrate
+from exporter.quantization.equalization import equalizing
+from exporter.quantization.equalization.channels import channel_groups
+from exporter.quantization.equalization.equalizing import equalize
+from exporter.quantization.equalization.migrations import migrate
+from exporter.quantization.equalization.restated import restated
+from exporter.quantization.equalization.scales import _Writer, best_scales
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
-from exporter.quantization.restated import restated
-from exporter.quantization.scales import _Writer, best_scales
+from exporter.quantization.refinement.correction import planned_sqnr
 from tests.quantization.planned import network, samples, statistics, target
 
 

@@ -9,8 +9,8 @@ from exporter.frontends.source import Signature
 from exporter.graph.columns import column_groups
 from exporter.graph.observe import Observer
 from exporter.quantization.joins import shared_scales
+from exporter.quantization.mixing.sensitivity import Judge, decibels_of
 from exporter.quantization.planner import make_plan
-from exporter.quantization.sensitivity import Judge, decibels_of
 from exporter.verification.compare import compare
 from exporter.verification.gates import Gate, check
 from tests.quantization.planned import network, run, target

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from exporter.quantization.mixed import Mixer
-from exporter.quantization.sensitivity import planned_db
+from exporter.quantization.mixing.mixed import Mixer
+from exporter.quantization.mixing.sensitivity import planned_db
 from targets.cost import CostModel
 from tests.quantization.planned import network, planned, residual_net, samples, target
 

@@ -1,6 +1,6 @@
 """Blocks: all nodes once, in order, cut where the graph is narrow."""
 
-from exporter.quantization.blocks import blocks_of
+from exporter.quantization.refinement.blocks import blocks_of
 from tests.quantization.planned import network, residual_net
 
 

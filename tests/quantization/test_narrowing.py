@@ -11,7 +11,7 @@ from exporter.graph.values import constant
 from exporter.quantization.apply import encode_constant
 from exporter.quantization.narrowing import narrowed
 from exporter.quantization.plan import integer_range
-from exporter.quantization.refine import refine
+from exporter.quantization.refinement.refine import refine
 from targets.loader import load_target
 from targets.precision import choose_precision
 from tests.quantization.planned import network, planned, samples, target

@@ -14,11 +14,11 @@ import pytest
 from diagnostics import UsageError
 from exporter.backends.onnx.writer import write_onnx
 from exporter.graph.run import FloatRunner
-from exporter.quantization import reconstruct
 from exporter.quantization.apply import encode_constant
 from exporter.quantization.plan import Plan
-from exporter.quantization.reconstruct import learn_roundings
-from exporter.quantization.refine import refine
+from exporter.quantization.refinement import reconstruct
+from exporter.quantization.refinement.reconstruct import learn_roundings
+from exporter.quantization.refinement.refine import refine
 from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr, target
 
 torch = pytest.importorskip("torch")

@@ -4,9 +4,9 @@ from itertools import cycle
 
 import pytest
 
-import exporter.quantization.refine as module
-from exporter.quantization.refine import refine
-from exporter.quantization.sequential import CLOSE, FAST
+import exporter.quantization.refinement.refine as module
+from exporter.quantization.refinement.refine import refine
+from exporter.quantization.refinement.sequential import CLOSE, FAST
 from tests.quantization.planned import planned, residual_net, samples, target
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics import ModelError
-from exporter.quantization.rounding import pack_offsets, round_rows, rounding_error, unpack_offsets
+from exporter.quantization.refinement.rounding import pack_offsets, round_rows, rounding_error, unpack_offsets
 
 
 def problem(seed, groups, outputs, size, vectors):

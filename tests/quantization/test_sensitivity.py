@@ -2,8 +2,8 @@
 
 import pytest
 
-from exporter.quantization import sensitivity
-from exporter.quantization.sensitivity import Judge, judges_of, planned_db
+from exporter.quantization.mixing import sensitivity
+from exporter.quantization.mixing.sensitivity import Judge, judges_of, planned_db
 from tests.quantization.planned import planned, residual_net, samples
 
 

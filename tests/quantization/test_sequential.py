@@ -15,14 +15,14 @@ from exporter.backends.onnx.writer import write_onnx
 from exporter.frontends.source import Signature
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant
-from exporter.quantization import sequential
 from exporter.quantization.apply import encode_constant
-from exporter.quantization.correction import correct_biases
 from exporter.quantization.plan import Plan
-from exporter.quantization.refine import refine
-from exporter.quantization.segments import Runner, outputs_of
-from exporter.quantization.sequential import CLOSE, Look, round_weights
-from exporter.quantization.vectors import layer_of
+from exporter.quantization.refinement import sequential
+from exporter.quantization.refinement.correction import correct_biases
+from exporter.quantization.refinement.refine import refine
+from exporter.quantization.refinement.segments import Runner, outputs_of
+from exporter.quantization.refinement.sequential import CLOSE, Look, round_weights
+from exporter.quantization.refinement.vectors import layer_of
 from tests.quantization.planned import network, planned, residual_net, run, samples, sqnr, target
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,12 +9,12 @@ from exporter.graph.float_sums import mark_float_sums
 from exporter.graph.values import FLOAT
 from exporter.pipeline import Options
 from exporter.progress import SILENT
-from exporter.quantization import sensitivity
-from exporter.quantization.equalizing import BRANCH_DB, equalize, outliers
+from exporter.quantization.equalization.equalizing import BRANCH_DB, equalize, outliers
+from exporter.quantization.equalization.restated import restated
+from exporter.quantization.equalization.splits import bottlenecks, split
+from exporter.quantization.mixing import sensitivity
 from exporter.quantization.plan import Plan
 from exporter.quantization.planner import make_plan
-from exporter.quantization.restated import restated
-from exporter.quantization.splits import bottlenecks, split
 from targets.loader import load_target
 from tests.graph.small_graphs import assert_same
 from tests.quantization.planned import network, statistics, target

@@ -5,7 +5,7 @@ import pytest
 
 from exporter.backends.onnx.qdq import insert_qdq
 from exporter.graph.run import FloatRunner
-from exporter.quantization.switches import Switchboard
+from exporter.quantization.mixing.switches import Switchboard
 from tests.quantization.planned import network, planned, residual_net, samples
 
 RESIDUAL = residual_net

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.graph.run import FloatRunner
-from exporter.quantization.vectors import layer_of
+from exporter.quantization.refinement.vectors import layer_of
 from tests.quantization.planned import network
 
 

@@ -33,7 +33,7 @@ def edgewright(how: str, target_name: str, gates: Sequence[str], metric: str | N
     from exporter.frontends import load
     from exporter.graph.summary import summarize
     from exporter.pipeline import Options, build
-    from exporter.quantization.aiming import Goal
+    from exporter.quantization.mixing.aiming import Goal
     from targets.loader import load_target
     from targets.precision import choose_precision
 

@@ -21,8 +21,8 @@ from exporter.graph.values import activation_nodes, is_constant, name_of
 from exporter.ops.base import operator_of
 from exporter.quantization.apply import runs_in_integers
 from exporter.quantization.costs import affordable
+from exporter.quantization.mixing.switches import IN_FORCE, Sample, Switch, Switchboard
 from exporter.quantization.plan import Plan
-from exporter.quantization.switches import IN_FORCE, Sample, Switch, Switchboard
 from targets.schema import Form
 
 __all__ = ["Judge", "Rounding", "decibels_of", "dynamic_nodes", "judges_of", "measure", "planned_db"]

@@ -20,7 +20,7 @@ from exporter.graph.float_sums import runs_in_float
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import attribute, constant, fused_activation, name_of, static_shape
 from exporter.ops.base import operator_of
-from exporter.quantization.channels import Absorber, Group, Run, channel_groups
+from exporter.quantization.equalization.channels import Absorber, Group, Run, channel_groups
 
 __all__ = ["best_scales"]
 

@@ -22,7 +22,7 @@ from exporter.graph.values import constant, consumers, name_of, static_shape
 from exporter.ops.base import Refused, Role, operator_of
 from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.plan import Plan
-from exporter.quantization.segments import Runner, output_means, outputs_of
+from exporter.quantization.refinement.segments import Runner, output_means, outputs_of
 from targets.schema import Target
 
 __all__ = ["SAMPLES", "Correction", "bias_index", "correct_biases", "ensure_biases", "planned_sqnr", "sqnr"]

@@ -12,8 +12,8 @@ from diagnostics import ModelError
 from exporter.graph.edit import replace_constant
 from exporter.graph.rewriter import Names
 from exporter.graph.values import FLOAT, constant, name_of, rank
-from exporter.quantization.channels import Absorber, Group, Run, channel_groups
-from exporter.quantization.restated import Change, Rewritten
+from exporter.quantization.equalization.channels import Absorber, Group, Run, channel_groups
+from exporter.quantization.equalization.restated import Change, Rewritten
 
 __all__ = ["migrate"]
 

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from calibration.reservoir import drawn
 from exporter.graph.values import name_of
-from exporter.quantization.correction import Correction, bias_index, correct_biases, planned_sqnr
 from exporter.quantization.costs import LARGE_MODEL_MACS, model_macs
 from exporter.quantization.plan import Effort, Plan
-from exporter.quantization.reconstruct import learn_roundings, split
-from exporter.quantization.sequential import CLOSE, FAST, Look, round_weights
+from exporter.quantization.refinement.correction import Correction, bias_index, correct_biases, planned_sqnr
+from exporter.quantization.refinement.reconstruct import learn_roundings, split
+from exporter.quantization.refinement.sequential import CLOSE, FAST, Look, round_weights
 from targets.schema import Target
 
 __all__ = ["refine"]

@@ -24,7 +24,7 @@ from exporter.graph.edit import replace_constant
 from exporter.graph.float_sums import mark_float_sums, runs_in_float
 from exporter.graph.rewriter import Names
 from exporter.graph.values import FLOAT, attribute, constant, consumers, is_constant, name_of, rank, static_shape
-from exporter.quantization.restated import Change, Rewritten
+from exporter.quantization.equalization.restated import Change, Rewritten
 
 __all__ = ["Bottleneck", "bottlenecks", "split"]
 

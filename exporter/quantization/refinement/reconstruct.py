@@ -12,12 +12,12 @@ import onnx_ir as ir
 from calibration.reservoir import spread
 from diagnostics import UsageError
 from exporter.graph.values import name_of
-from exporter.quantization.blocks import Block, blocks_of
-from exporter.quantization.correction import Correction, planned_sqnr
-from exporter.quantization.learning import Recipe, Samples, learnable_weight, learned
 from exporter.quantization.plan import Plan
 from exporter.quantization.ranges import greatest_weight
-from exporter.quantization.rounding import Array
+from exporter.quantization.refinement.blocks import Block, blocks_of
+from exporter.quantization.refinement.correction import Correction, planned_sqnr
+from exporter.quantization.refinement.learning import Recipe, Samples, learnable_weight, learned
+from exporter.quantization.refinement.rounding import Array
 from exporter.quantization.simulate import Float, Form, Planned, compute
 from targets.schema import Target
 

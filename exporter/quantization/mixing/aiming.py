@@ -19,9 +19,9 @@ from exporter.graph.columns import column_groups
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import name_of
 from exporter.progress import Progress
+from exporter.quantization.mixing.sensitivity import dynamic_nodes, judges_of, planned_db
+from exporter.quantization.mixing.switches import Sample, Switchboard
 from exporter.quantization.plan import Plan
-from exporter.quantization.sensitivity import dynamic_nodes, judges_of, planned_db
-from exporter.quantization.switches import Sample, Switchboard
 from exporter.verification.compare import Comparison, Run, compare
 from exporter.verification.gates import Gate, GateResult, check
 from exporter.verification.metric import TaskScore, judges_unlabelled, scores_of

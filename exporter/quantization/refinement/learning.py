@@ -21,11 +21,11 @@ import onnx_ir as ir
 from exporter.graph.values import constant, consumers, name_of, static_shape
 from exporter.ops.base import Refused, Role, operator_of
 from exporter.quantization.apply import apply_corrections, encode_constant, read_encoding, stores_integers
-from exporter.quantization.blocks import Block
-from exporter.quantization.correction import bias_index
 from exporter.quantization.plan import Plan
+from exporter.quantization.refinement.blocks import Block
+from exporter.quantization.refinement.correction import bias_index
+from exporter.quantization.refinement.rounding import pack_offsets
 from exporter.quantization.rescaling import free_groups, rescaled
-from exporter.quantization.rounding import pack_offsets
 from exporter.quantization.simulate import Planned, compute, fake_quantize
 
 if TYPE_CHECKING:

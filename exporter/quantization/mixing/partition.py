@@ -11,8 +11,8 @@ from exporter.graph.minimum_cut import SINK, SOURCE, MinimumCut
 from exporter.graph.values import activation_nodes, fused_activation, fused_into, name_of, static_shape
 from exporter.quantization.apply import node_name, runs_in_integers
 from exporter.quantization.costs import macs_of, node_us
+from exporter.quantization.mixing.sensitivity import Rounding
 from exporter.quantization.plan import Plan
-from exporter.quantization.sensitivity import Rounding
 from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
 from targets.schema import Form

@@ -21,12 +21,12 @@ from exporter.backends.onnx.qdq import insert_qdq, stored_constant
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import constant, consumers, name_of
 from exporter.quantization.apply import node_name, read_encoding, stores_integers
-from exporter.quantization.correction import Correction, bias_index, sqnr
 from exporter.quantization.plan import Plan
 from exporter.quantization.ranges import greatest_weight
-from exporter.quantization.rounding import Array, pack_offsets, round_rows, rounding_error
-from exporter.quantization.segments import Runner, outputs_of
-from exporter.quantization.vectors import Layer, layer_of
+from exporter.quantization.refinement.correction import Correction, bias_index, sqnr
+from exporter.quantization.refinement.rounding import Array, pack_offsets, round_rows, rounding_error
+from exporter.quantization.refinement.segments import Runner, outputs_of
+from exporter.quantization.refinement.vectors import Layer, layer_of
 from targets.schema import Target
 
 __all__ = ["CLOSE", "FAST", "Look", "round_weights"]

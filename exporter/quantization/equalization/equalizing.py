@@ -20,13 +20,13 @@ from calibration import Statistics
 from calibration.reservoir import spread
 from exporter.graph.run import FloatRunner
 from exporter.quantization.costs import LARGE_MODEL_MACS, affordable, model_macs
-from exporter.quantization.migrations import migrate
+from exporter.quantization.equalization.migrations import migrate
+from exporter.quantization.equalization.restated import restated
+from exporter.quantization.equalization.scales import best_scales
+from exporter.quantization.equalization.splits import bottlenecks, split
+from exporter.quantization.mixing.sensitivity import planned_db
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
-from exporter.quantization.restated import restated
-from exporter.quantization.scales import best_scales
-from exporter.quantization.sensitivity import planned_db
-from exporter.quantization.splits import bottlenecks, split
 from targets.schema import Target
 
 __all__ = ["BRANCH_DB", "Equalized", "equalize", "outliers", "replay"]

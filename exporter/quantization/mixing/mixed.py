@@ -21,10 +21,10 @@ import onnx_ir as ir
 
 from exporter.quantization.apply import node_name
 from exporter.quantization.costs import macs_of
-from exporter.quantization.partition import Partition, with_idle
+from exporter.quantization.mixing.partition import Partition, with_idle
+from exporter.quantization.mixing.sensitivity import Judge, Rounding, decibels_of, measure
+from exporter.quantization.mixing.switches import Sample
 from exporter.quantization.plan import Plan
-from exporter.quantization.sensitivity import Judge, Rounding, decibels_of, measure
-from exporter.quantization.switches import Sample
 from exporter.quantization.weights import holds_much
 from targets.cost import CostModel
 from targets.schema import Form

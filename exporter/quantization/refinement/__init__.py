@@ -1,0 +1,1 @@
+"""What a plan gains from running the model on calibration samples: weights rounded together, biases corrected, roundings learned."""
