@@ -190,4 +190,5 @@ def peak(count: int) -> int:
 
 def test_peak_memory_does_not_grow_with_the_number_of_samples() -> None:
     peak(2)  # imports and caches are not the samples'
-    assert peak(1024) <= 1.05 * peak(MOST_SAMPLES)
+    few, many = (min(peak(count) for _ in range(3)) for count in (MOST_SAMPLES, 1024))  # garbage that waits can only add
+    assert many <= 1.05 * few
