@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from math import inf, isfinite
+from math import inf, isfinite, isinf
 from typing import Final
 
 import onnx_ir as ir
@@ -34,7 +34,10 @@ from targets.schema import Form, Target
 
 __all__ = ["integer_plan"]
 
-_ENOUGH_DB: Final = 1.5  # above what is wanted: no further round is worth its time
+_ENOUGH_DB: Final = (
+    0.5  # above what is wanted, or between an aim that holds and one that fails: no further round is worth its time
+)
+_BLIND_DB: Final = 1.5  # between these where gates say no more than whether they hold
 _STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
 _ROUNDS: Final = 4
 _SPEED_DB: Final = (
@@ -180,21 +183,23 @@ def _search(mixed: Callable[[float], Plan], spare: Callable[[Plan], float], aim:
     Returns:
         Where no aim holds, the plan that is least short of it.
     """
-    holds, fails = inf, -inf
+    holds, fails = (inf, inf), (-inf, -inf)  # the nearest aims on either side, and what they left
     best: Plan | None = None
-    most = -inf
     for _ in range(rounds):
         plan = mixed(aim)
         left = spare(plan)
         if left >= 0:
-            best, holds, most = plan, aim, inf
+            best, holds = plan, (aim, left)
         else:
-            fails = aim
-            if left >= most:
-                best, most = plan, left
-        if 0 <= left <= _ENOUGH_DB or holds - fails <= _ENOUGH_DB:
+            best = plan if isinf(holds[0]) and left >= fails[1] else best
+            fails = aim, left
+        if 0 <= left <= _ENOUGH_DB or holds[0] - fails[0] <= (_ENOUGH_DB if isfinite(holds[1]) else _BLIND_DB):
             break
-        aim = (holds + fails) / 2 if isfinite(holds) and isfinite(fails) else aim - min(left, _STRIDE_DB)
+        if isfinite(holds[0]) and isfinite(fails[0]):  # what is left grows with the aim, nearly as a straight line
+            share = (_ENOUGH_DB / 2 - fails[1]) / (holds[1] - fails[1]) if isfinite(holds[1] - fails[1]) else 0.5
+            aim = fails[0] + min(max(share, 0.1), 0.9) * (holds[0] - fails[0])
+        else:
+            aim -= min(left, _STRIDE_DB)
     assert best is not None
     return best
 
