@@ -40,7 +40,7 @@ def outlier(folder: Path, times: float) -> Path:
     random = np.random.default_rng(0)
     weights = {
         "w1": random.normal(size=(8, 3, 3, 3)) * gains,
-        "losses": 1 / gains.reshape(1, 8, 1, 1),
+        "losses": -1 / gains.reshape(1, 8, 1, 1),  # below zero: no pooling lets such a factor through
         "w2": random.normal(size=(16, 8, 3, 3)) / 8,
         "w3": random.normal(size=(10, 1024)) / 32,
     }
