@@ -26,7 +26,7 @@ from exporter.quantization.mixing.switches import Sample
 from exporter.quantization.narrowing import narrowed
 from exporter.quantization.plan import Effort, Plan
 from exporter.quantization.planner import make_plan
-from exporter.quantization.refinement.refine import refine
+from exporter.quantization.refinement.refine import optimism, refine
 from exporter.quantization.weights import weight_plan
 from targets.cost import CostModel
 from targets.precision import choose_precision, precisions_of
@@ -121,7 +121,11 @@ def integer_plan(
     def learned(plan: Plan) -> Plan:
         return refined(replace(plan, roundings={}, corrections={}))
 
-    return _aimed(aim, refined(start, quick), mixed, learned if effort == "best" else None, effort is not None, progress)
+    plain = refined(start, quick)
+    if quick is not None and plain != start:
+        with progress.stage("measure what refining promises"):
+            aim.allow(plain, optimism(graph, start, target, samples, aim.decibels, effort=quick))
+    return _aimed(aim, plain, mixed, learned if effort == "best" else None, effort is not None, progress)
 
 
 def _aimed(

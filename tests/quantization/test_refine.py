@@ -1,11 +1,15 @@
 """What is fitted to samples is kept where it serves others as well."""
 
+from dataclasses import replace
+from functools import partial
 from itertools import cycle
 
 import pytest
 
 import exporter.quantization.refinement.refine as module
-from exporter.quantization.refinement.refine import refine
+from exporter.quantization.mixing.sensitivity import planned_db
+from exporter.quantization.refinement.correction import Correction
+from exporter.quantization.refinement.refine import optimism, refine
 from exporter.quantization.refinement.sequential import CLOSE, FAST
 from tests.quantization.planned import planned, residual_net, samples, target
 
@@ -60,3 +64,40 @@ def test_large_models_are_fitted_once(monkeypatch):
     monkeypatch.setattr(module, "LARGE_MODEL_MACS", 0)
     monkeypatch.setattr(module, "planned_sqnr", lambda *a: pytest.fail("a fold was judged"))
     assert refine(model, plan, target(), data).plan != plan
+
+
+@pytest.mark.parametrize(("own", "other", "told"), [(30.0, 24.0, 3.0), (24.0, 30.0, 0.0)])
+def test_optimism_is_half_of_what_a_fit_to_half_of_the_samples_keeps_to_itself(monkeypatch, own, other, told):
+    model = residual_net()
+    fits = []
+
+    def fitted(model, plan, target, samples, look):
+        fits.append(list(map(id, samples)))
+        return Correction(replace(plan, target=str(len(fits) - 1)), 0.0, 0.0)
+
+    def judge(plan, samples):
+        return own if list(map(id, samples)) == fits[int(plan.target)] else other
+
+    monkeypatch.setattr(module, "_fitted", fitted)
+    assert optimism(model, planned(model), target(), samples(model), judge, effort="balanced") == told
+    assert len(fits) == 2
+    assert not set(fits[0]) & set(fits[1])
+
+
+def test_optimism_tells_what_other_samples_will_say():
+    """The fewer samples, the more; where there are enough for either half, about what 236 others say."""
+    model = residual_net()
+    plan, others, told = planned(model), list(samples(model, 300))[64:], []
+    for count in (6, 24, 64):
+        seen = list(samples(model, count))
+        fitted = module._fitted(model, plan, target(), seen, CLOSE).plan
+        fit, nearest = (planned_db(model, each, seen) - planned_db(model, each, others) for each in (fitted, plan))
+        told.append(optimism(model, plan, target(), seen, partial(planned_db, model), effort="balanced"))
+        if count > 6:
+            assert told[-1] == pytest.approx(fit - nearest, abs=0.5)  # less how much easier these samples are
+    assert told[0] > 1 > max(told[1:])
+
+
+def test_a_single_sample_has_no_halves():
+    model = residual_net()
+    assert optimism(model, planned(model), target(), samples(model, 1), lambda *_: 0.0, effort="balanced") == 0.0

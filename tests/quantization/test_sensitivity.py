@@ -1,9 +1,11 @@
 """Who judges a choice of nodes: as many samples as the model's size lets."""
 
+from statistics import mean
+
 import pytest
 
 from exporter.quantization.mixing import sensitivity
-from exporter.quantization.mixing.sensitivity import Judge, judges_of, planned_db
+from exporter.quantization.mixing.sensitivity import Judge, judges_of, planned_db, planned_error_db
 from tests.quantization.planned import planned, residual_net, samples
 
 
@@ -26,3 +28,12 @@ def test_more_samples_than_there_are_is_all_of_them():
     judge = Judge(model, planned(model), samples(model, 4))
     assert judge.noise(lambda switch: True, 9) == judge.noise(lambda switch: True)
     assert len(judge._known) == 1
+
+
+def test_the_standard_error_is_that_of_samples_left_out():
+    model = residual_net()
+    held = list(samples(model, 8))
+    without = [planned_db(model, planned(model), held[:place] + held[place + 1 :]) for place in range(8)]
+    expected = (7 / 8 * sum((one - mean(without)) ** 2 for one in without)) ** 0.5
+    assert planned_error_db(model, planned(model), held) == pytest.approx(expected)
+    assert planned_error_db(model, planned(model), held[:1]) == 0.0

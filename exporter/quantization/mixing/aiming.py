@@ -19,7 +19,7 @@ from exporter.graph.columns import column_groups
 from exporter.graph.run import FloatRunner
 from exporter.graph.values import name_of
 from exporter.progress import Progress
-from exporter.quantization.mixing.sensitivity import dynamic_nodes, judges_of, planned_db
+from exporter.quantization.mixing.sensitivity import dynamic_nodes, judges_of, planned_db, planned_error_db
 from exporter.quantization.mixing.switches import Sample, Switchboard
 from exporter.quantization.plan import Plan
 from exporter.verification.compare import Comparison, Run, compare
@@ -30,7 +30,7 @@ from exporter.verification.metrics import HIGHER_IS_BETTER
 __all__ = ["Aim", "Goal", "shortfall_db"]
 
 _DEFAULT: Final = Gate("sqnr_db", ">=", 20.0)
-_MARGIN_DB: Final = 1.0  # beyond each gate on calibration samples: others come out a little worse
+_MARGIN_DB: Final = 1.0  # beyond each gate on calibration samples, at least: others come out a little worse
 _MEANS: Final = frozenset(("sqnr_db", "cosine", "mean_abs"))  # some samples tell; extremes and decisions are judged on all
 _FAR_DB: Final = 40.0  # nothing is taken to be further away
 _GUESS_DB: Final = 8.0  # nor what is only estimated
@@ -61,6 +61,7 @@ class Aim:
     Attributes:
         gates: those that are aimed at.
         handicaps: the outputs that they are about, see `sensitivity.Judge`; None: all alike.
+        margin: decibels by which a gate has to hold on calibration samples, see `allow`.
 
     Args:
         model: the graph that plans are made for.
@@ -82,6 +83,7 @@ class Aim:
             self._ideals = {_DEFAULT: inf}
         self.gates = tuple(self._ideals)
         self.handicaps = self._weighed()
+        self.margin = _MARGIN_DB
         self._judged: list[tuple[Plan, list[GateResult]]] = []
 
     @property
@@ -90,12 +92,19 @@ class Aim:
         return all(gate.metric == "sqnr_db" for gate in self.gates)
 
     def spare(self, plan: Plan) -> float:
-        """Decibels by which all gates hold with a margin; below 0 where one does not. +inf where nothing is lost at all."""
-        return -_MARGIN_DB - max(shortfall_db(found.gate, self._ideals[found.gate], found.value) for found in self.reached(plan))
+        """Decibels by which all gates hold with the margin; below 0 where one does not. +inf where nothing is lost at all."""
+        return -self.margin - max(shortfall_db(found.gate, self._ideals[found.gate], found.value) for found in self.reached(plan))
 
-    def decibels(self, plan: Plan) -> float:
-        """The SQNR of the worst output that a gate is about, which is what the choice of nodes aims at."""
-        return planned_db(self._model, plan, self._judges, self.handicaps)
+    def decibels(self, plan: Plan, samples: Iterable[Sample] | None = None) -> float:
+        """The SQNR of the worst output that a gate is about, which is what the choice of nodes aims at; of `samples` some are looked at."""
+        judges = self._judges if samples is None else judges_of(self._model, samples)
+        return planned_db(self._model, plan, judges, self.handicaps)
+
+    def allow(self, plan: Plan, optimism: float) -> None:
+        """Widens the margin to what other samples may well be worse by: `optimism`, in decibels, for having been fitted to those that judge,
+        and a standard error for their being few.
+        """
+        self.margin = max(_MARGIN_DB, optimism + planned_error_db(self._model, plan, self._judges, self.handicaps))
 
     def reached(self, plan: Plan) -> list[GateResult]:
         """Every gate that is aimed at, as the plan's simulator keeps it. A plan that was judged before is not run again."""

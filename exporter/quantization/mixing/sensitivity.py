@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, log10
+from math import log10
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ from exporter.quantization.mixing.switches import IN_FORCE, Sample, Switch, Swit
 from exporter.quantization.plan import Plan
 from targets.schema import Form
 
-__all__ = ["Judge", "Rounding", "decibels_of", "dynamic_nodes", "judges_of", "measure", "planned_db"]
+__all__ = ["Judge", "Rounding", "decibels_of", "dynamic_nodes", "judges_of", "measure", "planned_db", "planned_error_db"]
 
 _PROBES: Final = 2  # samples on which each rounding is measured alone, at least
 _SAMPLES: Final = 16  # samples on which a choice of nodes is judged, at least
@@ -33,6 +33,9 @@ _CHOICES: Final = 32  # that a search judges: a bisection, or a row of prices
 _BLOCK: Final = 16  # roundings measured together at first
 _PARTS: Final = 4  # of a block that does something, measured next
 _RUIN: Final = 1e2  # a ratio beyond which nothing is left to tell apart (a logarithm of what was rounded to 0 is infinite)
+
+
+_Run = Callable[[Sample], Mapping[str, np.ndarray[Any, Any]]]
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,14 @@ class Judge:
             self._known[closed, count] = self._reference.noise(lambda sample: self.board(sample, on), count)
         return self._known[closed, count]
 
+    def error_db(self) -> float:
+        """Standard error in decibels of the noise with all switches on, see `planned_error_db`."""
+        count = self._reference.count
+        if count < 2:
+            return 0.0
+        ratios = self._reference.noises_but_one(lambda sample: self.board(sample, lambda switch: True))
+        return float(np.std(10 * np.log10(np.maximum(ratios, 1e-30))) * (count - 1) ** 0.5)
+
 
 class _Reference:
     """The outputs of a graph in float, with which those of other forms of it are compared."""
@@ -108,24 +119,37 @@ class _Reference:
         self._run = FloatRunner(model)
         self._wanted: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
 
-    def noise(self, run: Callable[[Sample], Mapping[str, np.ndarray[Any, Any]]], samples: int) -> float:
+    def noise(self, run: _Run, samples: int) -> float:
         """Noise-to-signal ratio of the worst float output of `run` on so many of the samples."""
-        signal: dict[str, float] = {}
-        noise: dict[str, float] = {}
+        return float(self._worst(self._powers(run, samples).sum(0)))
+
+    def noises_but_one(self, run: _Run) -> np.ndarray[Any, Any]:
+        """What `noise` is without the first of the samples, without the second, and so on."""
+        powers = self._powers(run, self.count)
+        return self._worst(powers.sum(0) - powers)
+
+    def _powers(self, run: _Run, samples: int) -> np.ndarray[Any, Any]:
+        """Powers of noise, weighed by the handicaps, and of signal: (samples, float outputs, 2)."""
+        factors = {name: 10 ** (-decibels / 10) for name, decibels in (self._handicaps or {}).items()}
+        found = []
         for index in spread(range(len(self._samples)), samples):
             if index not in self._wanted:
                 self._wanted[index] = self._judged(self._run(self._samples[index]))
-            wanted = self._wanted[index]
+            wanted, powers = self._wanted[index], []
             for name, array in self._judged(run(self._samples[index])).items():
                 if array.dtype.kind == "f":
                     difference = np.subtract(array, wanted[name], dtype=np.float64)
-                    noise[name] = noise.get(name, 0.0) + float(np.square(difference).sum())
-                    signal[name] = signal.get(name, 0.0) + float(np.square(wanted[name], dtype=np.float64).sum())
-        factors = {name: 10 ** (-decibels / 10) for name, decibels in (self._handicaps or {}).items()}
-        ratios = [
-            factors.get(name, 1.0) * noise[name] / max(signal[name], 1e-30) if isfinite(noise[name]) else _RUIN for name in noise
-        ]
-        return min(max(ratios, default=0.0), _RUIN)
+                    noise = factors.get(name, 1.0) * float(np.square(difference).sum())
+                    powers.append((noise, float(np.square(wanted[name], dtype=np.float64).sum())))
+            found.append(powers)
+        return np.array(found).reshape(len(found), -1, 2)
+
+    @staticmethod
+    def _worst(powers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Of powers (..., float outputs, 2) the ratio of the worst output."""
+        noise, signal = powers[..., 0], np.maximum(powers[..., 1], 1e-30)
+        ratios: np.ndarray[Any, Any] = np.where(np.isfinite(noise), noise / signal, _RUIN)
+        return np.asarray(np.minimum(ratios.max(axis=-1, initial=0.0), _RUIN))
 
     def _judged(self, outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         parts = by_columns(outputs, self._columns)
@@ -147,6 +171,15 @@ def judges_of(model: ir.Model, samples: Iterable[Sample]) -> list[Sample]:
 def planned_db(model: ir.Model, plan: Plan, samples: Iterable[Sample], handicaps: Mapping[str, float] | None = None) -> float:
     """SQNR of the worst output on the samples, in decibels, with all of a plan's roundings in force; `handicaps`: see `Judge`."""
     return decibels_of(Judge(model, plan, samples, dynamic_nodes(plan), handicaps=handicaps).noise(lambda switch: True))
+
+
+def planned_error_db(
+    model: ir.Model, plan: Plan, samples: Iterable[Sample], handicaps: Mapping[str, float] | None = None
+) -> float:
+    """Standard error of `planned_db` in decibels, by how much it moves with each of the samples left out (the jackknife; Efron 1982, "The
+    Jackknife, the Bootstrap and Other Resampling Plans", chapter 3); 0 of a single sample.
+    """
+    return Judge(model, plan, samples, dynamic_nodes(plan), handicaps=handicaps).error_db()
 
 
 def dynamic_nodes(plan: Plan) -> frozenset[str]:

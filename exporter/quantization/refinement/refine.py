@@ -19,7 +19,7 @@ from exporter.quantization.refinement.reconstruct import learn_roundings, split
 from exporter.quantization.refinement.sequential import CLOSE, FAST, Look, round_weights
 from targets.schema import Target
 
-__all__ = ["refine"]
+__all__ = ["optimism", "refine"]
 
 _Sample = Mapping[str, np.ndarray[Any, Any]]
 _FOLDS: Final = 4
@@ -45,7 +45,7 @@ def refine(
 
     Raises UsageError EW-U005 where the effort is "best" and torch is not installed.
     """
-    look = FAST if effort == "fast" and model_macs(model) > LARGE_MODEL_MACS else CLOSE
+    look = _look(model, effort)
     held = drawn(samples, look.samples)
     # What judges the learned roundings must not have shaped those they are compared with.
     seen = held if effort != "best" else split(held)[0] or held
@@ -53,6 +53,40 @@ def refine(
     if effort != "fast" and fitted.plan != plan and not _carries_over(model, plan, target, seen, look):
         fitted = Correction(plan, fitted.before, fitted.before)
     return fitted if effort != "best" else _then(fitted, learn_roundings(model, fitted.plan, target, held, progress=progress))
+
+
+def optimism(
+    model: ir.Model,
+    plan: Plan,
+    target: Target,
+    samples: Iterable[_Sample],
+    judge: Callable[[Plan, Sequence[_Sample]], float],
+    *,
+    effort: Effort,
+) -> float:
+    """By how many decibels `plan` refined on the samples does better on them than it would on others.
+
+    It is fitted to either half of them and judged by the other one, too. What a fit keeps to itself is inverse to the number of samples it
+    has (as in Akaike's criterion), so that of one to all of them is half of what the halves show.
+
+    Args:
+        plan: as it is before refining.
+        judge: decibels of a plan on samples.
+    """
+    look = _look(model, effort)
+    held = drawn(samples, look.samples)
+    halves = held[::2], held[1::2]
+    if not all(halves):
+        return 0.0
+    gaps = []
+    for own, other in (halves, halves[::-1]):
+        fitted = _fitted(model, plan, target, own, look).plan
+        gaps.append(judge(fitted, own) - judge(fitted, other))
+    return max(mean(gaps) / 2, 0.0)
+
+
+def _look(model: ir.Model, effort: Effort) -> Look:
+    return FAST if effort == "fast" and model_macs(model) > LARGE_MODEL_MACS else CLOSE
 
 
 def _fitted(
