@@ -34,12 +34,11 @@ from targets.schema import Form, Target
 
 __all__ = ["integer_plan"]
 
-_ENOUGH_DB: Final = (
-    0.5  # above what is wanted, or between an aim that holds and one that fails: no further round is worth its time
-)
+_ENOUGH_DB: Final = 0.5  # above what is wanted: no further round is worth its time
+_NEAR_DB: Final = 0.1  # nor between an aim that holds and one that fails
 _BLIND_DB: Final = 1.5  # between these where gates say no more than whether they hold
 _STRIDE_DB: Final = 8.0  # the aim falls by at most so much at a time
-_ROUNDS: Final = 4
+_ROUNDS: Final = 5
 _SPEED_DB: Final = (
     0.5  # that nodes may cost which leave the integers for the sake of speed, where these are faster than float even so
 )
@@ -197,7 +196,7 @@ def _search(mixed: Callable[[float], Plan], spare: Callable[[Plan], float], aim:
         else:
             best = plan if isinf(holds[0]) and left >= fails[1] else best
             fails = aim, left
-        if 0 <= left <= _ENOUGH_DB or holds[0] - fails[0] <= (_ENOUGH_DB if isfinite(holds[1]) else _BLIND_DB):
+        if 0 <= left <= _ENOUGH_DB or holds[0] - fails[0] <= (_NEAR_DB if isfinite(holds[1]) else _BLIND_DB):
             break
         if isfinite(holds[0]) and isfinite(fails[0]):  # what is left grows with the aim, nearly as a straight line
             share = (_ENOUGH_DB / 2 - fails[1]) / (holds[1] - fails[1]) if isfinite(holds[1] - fails[1]) else 0.5
