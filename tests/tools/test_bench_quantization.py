@@ -199,6 +199,18 @@ def test_latency_is_the_median_of_ratios_within_one_process():
     assert latency_ratio(found, "onnxruntime", "ours:balanced:x86-64-cpu", "nncf") is None
 
 
+def test_what_takes_and_gives_integers_stands_beside_ours_that_does_so():
+    found = model()
+    mine, whole, peer = "ours:balanced:android-arm64-cpu", "ours:integer-io:android-arm64-cpu", "ai-edge-quantizer"
+    found["rows"] |= {form: row(25.0, runtime="litert-xnnpack") for form in (mine, whole, peer)}
+    found["latency"]["litert-xnnpack"] = {mine: [2.0, 2.0], peer: [1.0, 1.0]}
+    assert "2.00 (ai-edge-quantizer)" in page(net=found)
+    found["latency"]["litert-xnnpack"][whole] = [1.0, 1.0]
+    assert "1.00 (ai-edge-quantizer)" in page(net=found)
+    found["latency"]["litert-xnnpack"]["onnx2tf"] = [0.5, 0.5]  # floats at its border, as ours have
+    assert "4.00 (onnx2tf)" in page(net=found)
+
+
 @pytest.mark.parametrize(
     ("changed", "line"),
     [

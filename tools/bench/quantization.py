@@ -4,7 +4,7 @@ Every row is made in a process of its own with a limit of time and of memory, an
 Then the artifacts of a model are run side by side for their latency. Figures go to docs/benchmarks/quantization.json row by row, rows that
 are not made anew stay; the page docs/benchmarks.md is generated from it::
 
-    python -m tools.bench quantization --form ours --jobs 2                                 # ours, without effort best and int8x4
+    python -m tools.bench quantization --form ours --jobs 2                                 # ours, without effort best, int8x4 and integer-io
     python -m tools.bench quantization --model minilm --form ours:balanced --form nncf
 """
 
@@ -53,7 +53,9 @@ _LIMIT_BYTES: Final = 12 * 2**30
 _TARGETS: Final = {"x86-64-cpu": "onnxruntime", "android-arm64-cpu": "litert-xnnpack"}
 _HOW: Final = ("float32", "fast", "balanced", "best", "auto")
 _INT4: Final = "ours:int8x4:android-arm64-cpu"
-_ON_ASKING: Final = ("ours:best:x86-64-cpu", "ours:best:android-arm64-cpu", _INT4)  # minutes each
+_INTEGERS: Final = "ours:integer-io:android-arm64-cpu"
+# Minutes each, or for their latency alone.
+_ON_ASKING: Final = ("ours:best:x86-64-cpu", "ours:best:android-arm64-cpu", _INT4, _INTEGERS)
 # Ways that peers document for transformers; the MACs of minilm alone are all in MatMul.
 _TRANSFORMERS: Final = {"ort:matmul": ("minilm",), "nncf:transformer": ("minilm", "ocr_rec")}
 
@@ -70,7 +72,7 @@ _PEERS: Final[Mapping[str, tuple[Peer | None, str]]] = {
     "onnx2tf": (ONNX2TF, "litert-xnnpack"),
     "litert-torch": (LITERT_TORCH, "litert-xnnpack"),
 }
-FORMS: Final = (*(f"ours:{how}:{target}" for target in _TARGETS for how in _HOW), _INT4, *_PEERS)
+FORMS: Final = (*(f"ours:{how}:{target}" for target in _TARGETS for how in _HOW), _INT4, _INTEGERS, *_PEERS)
 
 
 def main(arguments: list[str]) -> int:
@@ -81,7 +83,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--form",
         action="append",
-        help=f"one of, or the beginning of, {', '.join(FORMS)}; without any: all but effort best and int8x4",
+        help=f"one of, or the beginning of, {', '.join(FORMS)}; without any: all but effort best, int8x4 and integer-io",
     )
     parser.add_argument(
         "--judge", action="store_true", help="judge the artifacts of earlier runs anew, where they are still there"

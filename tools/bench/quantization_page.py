@@ -11,6 +11,7 @@ __all__ = ["best_peer", "latency_ratio", "quantization_section", "worst_db"]
 
 _RUNTIMES: Final = {"onnxruntime": "x86-64-cpu", "litert-xnnpack": "android-arm64-cpu"}
 _SHORT: Final = {"onnxruntime": "ORT", "litert-xnnpack": "LiteRT"}
+_INTEGER_IO: Final = {"ai-edge-quantizer"}  # peers whose artifacts take and give integers
 _NOISE: Final = 1.05  # CPU time of the same artifact in paired rounds differs by a few percent on a busy machine
 
 Row = Mapping[str, Any]
@@ -40,7 +41,8 @@ def quantization_section(result: Mapping[str, Any]) -> list[str]:
         "*fast*, *balanced* and *best* are efforts of ours, x86-64-cpu / android-arm64-cpu; *ahead*: the lower of the two balanced ones less",
         "the best peer on either runtime. Latency is the ratio of CPU time on one thread in paired rounds of one process, the median of",
         "several: ours (balanced) to the fastest int8 artifact of a peer that runs at all, and to our own float form. Those of",
-        "ai-edge-quantizer take and give integers: the first and the last operator of ours, up to 1 % of its time, are left to the app there.",
+        "ai-edge-quantizer take and give integers, and leave the first and the last operator of ours to the app: beside them stands ours",
+        "with `--io-dtype int8` (`--form ours:integer-io`).",
         "",
         *_standing(models),
         "",
@@ -105,9 +107,21 @@ def _fastest(model: Model, runtime: str, *, peers: bool) -> str | None:
     whose = [
         form
         for form in found
-        if found[form] and (_is_peer(form) if peers else not form.startswith(("ours:float", "ours:auto", "ours:int8x4")))
+        if found[form]
+        and (_is_peer(form) if peers else not form.startswith(("ours:float", "ours:auto", "ours:int8x4", "ours:integer-io")))
     ]
     return min(whose, key=lambda form: statistics.median(found[form]), default=None)
+
+
+def _beside_fastest(model: Model, runtime: str) -> tuple[str, str] | None:
+    """The fastest int8 artifact of a peer, and ours that takes and gives what it does; None where neither was measured."""
+    fastest = _fastest(model, runtime, peers=True)
+    if fastest is None:
+        return None
+    how = "balanced"
+    if fastest in _INTEGER_IO and model["latency"][runtime].get(f"ours:integer-io:{_RUNTIMES[runtime]}"):
+        how = "integer-io"
+    return fastest, f"ours:{how}:{_RUNTIMES[runtime]}"
 
 
 def _ours(model: Model, how: str) -> dict[str, float]:
@@ -128,10 +142,10 @@ def _standing(models: Mapping[str, Model]) -> list[str]:
         cells = [name, *(_pair(_ours(model, how)) for how in ("fast", "balanced", "best"))]
         cells += [f"{peer[1]:.1f} ({peer[0]})" if peer is not None else "–", f"{ahead:+.1f}" if ahead is not None else "–"]
         for runtime, target in _RUNTIMES.items():
-            mine, fastest = f"ours:balanced:{target}", _fastest(model, runtime, peers=True)
-            ratio = latency_ratio(model, runtime, mine, fastest) if fastest is not None else None
-            cells.append(f"{ratio:.2f} ({fastest})" if ratio is not None else "–")
-            own = latency_ratio(model, runtime, mine, f"ours:float32:{target}")
+            pair = _beside_fastest(model, runtime)
+            ratio = latency_ratio(model, runtime, pair[1], pair[0]) if pair is not None else None
+            cells.append(f"{ratio:.2f} ({pair[0]})" if pair is not None and ratio is not None else "–")
+            own = latency_ratio(model, runtime, f"ours:balanced:{target}", f"ours:float32:{target}")
             cells.append(f"{own:.2f}" if own is not None else "–")
         rows.append(cells)
     head = ["model", "fast", "balanced", "best", "best peer", "ahead, dB"]
@@ -148,12 +162,12 @@ def _summary(models: Mapping[str, Model]) -> list[str]:
             f"Balanced is ahead of the best peer by {statistics.median(ahead.values()):+.1f} dB in the median of {len(ahead)} models; the least"
             f" is {worst} with {ahead[worst]:+.1f} dB; {below} are below."
         )
-    for runtime, target in _RUNTIMES.items():
+    for runtime in _RUNTIMES:
         pairs = [
             ratio
             for model in models.values()
-            if (fastest := _fastest(model, runtime, peers=True)) is not None
-            and (ratio := latency_ratio(model, runtime, f"ours:balanced:{target}", fastest)) is not None
+            if (pair := _beside_fastest(model, runtime)) is not None
+            and (ratio := latency_ratio(model, runtime, pair[1], pair[0])) is not None
         ]
         if pairs:
             lines.append(
@@ -227,9 +241,9 @@ def _losses(name: str, model: Model) -> Iterator[str]:
         target = _RUNTIMES[runtime]
         if peer is not None and value < peer[1]:
             yield f"- {name}, {target}: {value:.1f} dB, {peer[0]} {peer[1]:.1f}"
-        mine, fastest = f"ours:balanced:{target}", _fastest(model, runtime, peers=True)
-        for other, whose in ((fastest, fastest), (f"ours:float32:{target}", "its own float form")):
-            ratio = latency_ratio(model, runtime, mine, other) if other is not None else None
+        pair, own = _beside_fastest(model, runtime), (f"ours:balanced:{target}", f"ours:float32:{target}")
+        for mine, other, whose in (*([(pair[1], pair[0], pair[0])] if pair is not None else []), (*own, "its own float form")):
+            ratio = latency_ratio(model, runtime, mine, other)
             if ratio is not None and ratio > _NOISE:
                 yield f"- {name}, {target}: latency {ratio:.2f} of that of {whose}"
 

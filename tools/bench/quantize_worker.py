@@ -28,19 +28,23 @@ Quantize = Callable[[str, str], dict[str, Any] | None]  # folder, path of the ar
 
 
 def edgewright(how: str, target_name: str, gates: Sequence[str], metric: str | None) -> Quantize:
-    """Ours: `how` is an effort, of int8, or a precision; weights of 4 bits are rounded with effort best."""
+    """Ours: `how` is an effort, of int8, or a precision; weights of 4 bits are rounded with effort best; "integer-io": int8 with integers at
+    its inputs and outputs.
+    """
     from calibration import open_samples
     from exporter.frontends import load
     from exporter.graph.summary import summarize
     from exporter.pipeline import Options, build
     from exporter.quantization.mixing.aiming import Goal
     from targets.loader import load_target
-    from targets.precision import choose_precision
+    from targets.precision import choose_io, choose_precision
 
     efforts = ("fast", "balanced", "best")
     effort: Any = how if how in efforts else "best" if how == "int8x4" else "balanced"
     options = Options(effort=effort, goal=Goal.parse(gates, metric))
-    target = choose_precision(load_target(target_name), "int8" if how in efforts else how)
+    target = choose_precision(load_target(target_name), "int8" if how in (*efforts, "integer-io") else how)
+    if how == "integer-io":
+        target = choose_io(target, "int8")
 
     def run(folder: str, out: str) -> dict[str, Any]:
         source = load(os.path.join(folder, "float.onnx"))
