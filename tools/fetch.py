@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from diagnostics import DataError, UsageError
 
@@ -37,6 +37,8 @@ __all__ = [
     "unpack",
 ]
 
+# Python 3.11.0 to 3.11.3 has no filters; that entries are plain and stay in the folder is checked here in any case.
+_PLAIN: Final[dict[str, Any]] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 _UNPACKED_LIMIT: Final = 1 << 30  # bytes; a package that unpacks to more is not one of ours
 
 
@@ -168,7 +170,7 @@ def unpack(archive: Path, folder: Path) -> None:
             if not all(member.isfile() or member.isdir() for member in members):
                 raise _unsafe(archive, "a link or device")
             _refuse_unsafe(archive, [member.name for member in members], sum(member.size for member in members))
-            tarred.extractall(folder, filter="data")
+            tarred.extractall(folder, **_PLAIN)
 
 
 def load_package(folder: Path, name: str) -> ModuleType:
@@ -217,7 +219,8 @@ def _unpack_folder(archive: Path, wanted: str, folder: Path) -> None:
         members = [member for member in tarred.getmembers() if member.isfile() and member.name.startswith(inside)]
         _refuse_unsafe(archive, [member.name for member in members], sum(member.size for member in members))
         for member in members:
-            tarred.extract(member.replace(name=member.name.removeprefix(inside), deep=False), folder, filter="data")
+            member.name = member.name.removeprefix(inside)
+            tarred.extract(member, folder, **_PLAIN)
 
 
 def _refuse_unsafe(archive: Path, names: list[str], size: int) -> None:

@@ -19,6 +19,7 @@ from exporter.ops.common import input_shape, output_shape
 __all__ = ["interpolation_matrix", "mode_of", "moves", "nearest_indices", "outside", "positions", "refusal"]
 
 _MODES: Final = frozenset(("nearest", "linear", "cubic"))
+_HALF_WAY: Final = 1e-6  # of an element; onnxruntime 1.31.1, where 1.43e-6 is no tie and 0.95e-6 is one
 _TOLERANCE: Final = 1e-6  # of a length: two places closer than this are one
 
 
@@ -60,8 +61,9 @@ def positions(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and count > 1):
         return np.asarray((out + half) / scale - half)
     if mode == "half_pixel_symmetric":
-        adjustment = np.float32(count) / (scale * size)
-        return np.asarray(size / np.float32(2) * (one - adjustment) + (out + half) / scale - half)
+        offset = size / np.float32(2) * (one - np.float32(count) / (scale * size))
+        at = float(offset) + (out.astype(np.float64) + 0.5) / float(scale) - 0.5  # its kernel has this line in double precision
+        return at.astype(np.float32)
     if mode == "align_corners" and count > 1:
         return np.asarray(out * (size - one) / np.float32(count - 1))
     if mode in ("align_corners", "pytorch_half_pixel"):
@@ -78,11 +80,18 @@ def outside(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
 
 
 def nearest_indices(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:
-    """Input index that each output index of `axis` takes, in mode nearest."""
-    at, rounding = positions(node, axis), attribute(node, "nearest_mode", "round_prefer_floor")
-    shift = {"round_prefer_floor": -0.5, "round_prefer_ceil": 0.5}.get(rounding, 0.0)
-    rounded = np.ceil(at + shift) if rounding in ("ceil", "round_prefer_floor") else np.floor(at + shift)
-    return np.asarray(np.clip(rounded, 0, input_shape(node)[axis] - 1).astype(np.int64))
+    """Input index that each output index of `axis` takes, in mode nearest.
+
+    What `nearest_mode` rounds to either side counts as half way within `_HALF_WAY` of it, as in onnxruntime.
+    """
+    at, rounding = positions(node, axis).astype(np.float64), attribute(node, "nearest_mode", "round_prefer_floor")
+    below = np.floor(at)
+    if rounding == "ceil":
+        below = np.ceil(at)
+    elif rounding != "floor":
+        half_way = np.abs(at - (below + 0.5)) < _HALF_WAY
+        below += np.where(half_way, rounding == "round_prefer_ceil", at > below + 0.5)
+    return np.asarray(np.clip(below, 0, input_shape(node)[axis] - 1).astype(np.int64))
 
 
 def interpolation_matrix(node: ir.Node, axis: int) -> np.ndarray[Any, Any]:

@@ -39,6 +39,17 @@ def test_any_resize_is_simulated_and_lowered(size, sizes, mode, coordinates, rou
     assert lowered(model).errors["y0"] < 1e-5
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_near_half_way_the_element_is_the_one_onnxruntime_takes(coordinates, rounding):
+    """Lengths with which single precision lands beside the middle of two elements: 3.4999998 is half way, too."""
+    for size, count in ((3, 1), (3, 11), (7, 2), (7, 16), (14, 1), (14, 19)):
+        model = resize(
+            (1, count), (1, 1, 1, size), mode="nearest", coordinate_transformation_mode=coordinates, nearest_mode=rounding
+        )
+        assert_torch_computes_it(model, {"x0": np.arange(size, dtype=np.float32).reshape(1, 1, 1, size)})
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.tuples(st.integers(2, 9), st.integers(2, 9)),
