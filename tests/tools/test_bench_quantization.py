@@ -192,6 +192,16 @@ def test_the_worst_output_is_what_is_compared():
     assert "Nowhere." in text
 
 
+def test_peers_on_the_same_runtime_are_counted_by_themselves():
+    found = model(ours=(25.0, 30.0), peer=(26.0, 40.0))
+    found["rows"]["ours:balanced:android-arm64-cpu"] = row(24.0, runtime="litert-xnnpack")
+    found["rows"]["tensorflow"] = row(20.0, runtime="litert-xnnpack", by="tensorflow 1")
+    assert best_peer(found, "litert-xnnpack") == ("tensorflow", 20.0)
+    text = page(net=found)
+    assert "the least is net with -2.0 dB; 1 are below." in text
+    assert "it is +1.5 dB in the median of 2 pairs; the least is net on ORT with -1.00 dB." in text
+
+
 def test_latency_is_the_median_of_ratios_within_one_process():
     found = model()
     found["latency"]["onnxruntime"] = {"ours:balanced:x86-64-cpu": [1.0, 8.0, 3.0], "ort:minmax": [2.0, 4.0, 3.0]}

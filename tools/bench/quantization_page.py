@@ -83,9 +83,10 @@ def worst_db(row: Row | None) -> float | None:
     return min(-math.inf if math.isnan(value) else value for value in map(float, row["sqnr_db"].values()))
 
 
-def best_peer(model: Model) -> tuple[str, float] | None:
-    """The peer whose worst output is nearest to the original, on either runtime."""
-    found = {form: value for form, row in model["rows"].items() if _is_peer(form) and (value := worst_db(row)) is not None}
+def best_peer(model: Model, runtime: str | None = None) -> tuple[str, float] | None:
+    """The peer whose worst output is nearest to the original, on this runtime; None: on either."""
+    rows = {form: row for form, row in model["rows"].items() if _is_peer(form) and runtime in (None, row.get("runtime"))}
+    found = {form: value for form, row in rows.items() if (value := worst_db(row)) is not None}
     return max(found.items(), key=lambda item: item[1], default=None)
 
 
@@ -161,6 +162,18 @@ def _summary(models: Mapping[str, Model]) -> list[str]:
         lines.append(
             f"Balanced is ahead of the best peer by {statistics.median(ahead.values()):+.1f} dB in the median of {len(ahead)} models; the least"
             f" is {worst} with {ahead[worst]:+.1f} dB; {below} are below."
+        )
+    there = [
+        (value - peer[1], f"{name} on {_SHORT[runtime]}")
+        for name, model in models.items()
+        for runtime, value in _ours(model, "balanced").items()
+        if (peer := best_peer(model, runtime)) is not None
+    ]
+    if there:
+        (least, where), middle = min(there), statistics.median(value for value, _ in there)
+        lines.append(
+            f"Beside the best peer on the same runtime it is {middle:+.1f} dB in the median of {len(there)} pairs; the least is {where} with"
+            f" {least:+.2f} dB."
         )
     for runtime in _RUNTIMES:
         pairs = [
