@@ -121,3 +121,36 @@ def test_gates_out_of_reach_are_named_with_what_is_reached():
     assert "on calibration samples the gate sqnr_db>=200: fails with" in said
     assert list(plan.aims) == ["sqnr_db>=200", "cosine>=0.5"]
     assert 10 < plan.aims["sqnr_db>=200"] < 60
+
+
+class Judged:
+    """An aim of 20 dB: plans reach what their target says, with a standard error of 0.5."""
+
+    def __init__(self) -> None:
+        self.margin = 1.0
+
+    def decibels(self, plan: Plan) -> float:
+        return float(plan.target)
+
+    def error_db(self, plan: Plan) -> float:
+        return 0.5
+
+    def allow(self, decibels: float) -> None:
+        self.margin = decibels
+
+    def spare(self, plan: Plan) -> float:
+        return float(plan.target) - 20 - self.margin
+
+
+@pytest.mark.parametrize(
+    ("start", "reached", "told", "fits", "margin"),
+    [
+        ("14", "24", 3.0, 1, 3.5),  # 10 dB gained, of which 3 are of these samples alone
+        ("36", "40", 3.0, 0, 4.5),  # holds even where all that refining gained is lost
+        ("14", "16", 5.0, 1, 2.5),  # no more can be lost than was gained
+    ],
+)
+def test_room_is_left_for_what_refining_promises_too_much(start: str, reached: str, told: float, fits: int, margin: float):
+    aim, asked = Judged(), []
+    deciding._allow(aim, Plan(start), Plan(reached), lambda: asked.append(1) or told, SILENT)
+    assert (len(asked), aim.margin) == (fits, margin)

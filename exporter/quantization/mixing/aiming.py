@@ -100,11 +100,13 @@ class Aim:
         judges = self._judges if samples is None else judges_of(self._model, samples)
         return planned_db(self._model, plan, judges, self.handicaps)
 
-    def allow(self, plan: Plan, optimism: float) -> None:
-        """Widens the margin to what other samples may well be worse by: `optimism`, in decibels, for having been fitted to those that judge,
-        and a standard error for their being few.
-        """
-        self.margin = max(_MARGIN_DB, optimism + planned_error_db(self._model, plan, self._judges, self.handicaps))
+    def error_db(self, plan: Plan) -> float:
+        """Standard error of `decibels`, for the few samples that there are."""
+        return planned_error_db(self._model, plan, self._judges, self.handicaps)
+
+    def allow(self, decibels: float) -> None:
+        """Widens the margin to what other samples may well be worse by."""
+        self.margin = max(_MARGIN_DB, decibels)
 
     def reached(self, plan: Plan) -> list[GateResult]:
         """Every gate that is aimed at, as the plan's simulator keeps it. A plan that was judged before is not run again."""
