@@ -69,7 +69,7 @@ def test_a_failing_download_says_why(cache, monkeypatch):
     assert (error.value.code, error.value.why) == ("EW-D001", "ERROR: no route to the index")
 
 
-@pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "demo/../../evil.py", "..\\evil.py", "C:/evil.py"])
+@pytest.mark.parametrize("name", ["../evil.py", "/evil.py", "demo/../../evil.py", "..\\evil.py", "C:/evil.py"])
 def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, name):
     (tmp_path / "evil.whl").write_bytes(wheel_of({name: b"x"}))
     with pytest.raises(DataError, match="leaves the folder"):

@@ -126,16 +126,18 @@ def integer_plan(
     return _aimed(aim, plain, mixed, learned if effort == "best" else None, effort is not None, progress)
 
 
-def _allow(aim: Aim, start: Plan, plain: Plan, optimism: Callable[[], float], progress: Progress) -> None:
+def _allow(aim: Aim, start: Plan, plain: Plan, promised: Callable[[], float], progress: Progress) -> None:
     """Leaves room for what other samples may be worse by: what refining promises too much, at most all that it gained, and a standard error.
 
-    What it promises too much takes two fits to measure, and is not where all that it gained may be lost without a gate failing.
+    Args:
+        promised: decibels that it promises too much. That takes two fits to measure, which is left out where all that refining gained may
+            be lost without a gate failing.
     """
     with progress.stage("measure what refining promises"):
         gained, error = aim.decibels(plain) - aim.decibels(start), aim.error_db(plain)
         aim.allow(gained + error)
         if aim.spare(plain) < 0:
-            aim.allow(min(optimism(), gained) + error)
+            aim.allow(min(promised(), gained) + error)
 
 
 def _aimed(

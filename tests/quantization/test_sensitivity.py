@@ -2,6 +2,7 @@
 
 from statistics import mean
 
+import numpy as np
 import pytest
 
 from exporter.quantization.mixing import sensitivity
@@ -37,3 +38,11 @@ def test_the_standard_error_is_that_of_samples_left_out():
     expected = (7 / 8 * sum((one - mean(without)) ** 2 for one in without)) ** 0.5
     assert planned_error_db(model, planned(model), held) == pytest.approx(expected)
     assert planned_error_db(model, planned(model), held[:1]) == 0.0
+
+
+def test_infinite_noise_is_the_worst_there_is_and_no_sample_makes_none():
+    reference = sensitivity._Reference(residual_net(), samples(residual_net(), 3), None)
+    name = next(iter(reference._run.outputs))
+    assert reference.noise(lambda sample: {name: np.full(1, np.inf, np.float32)}, 3) == sensitivity._RUIN
+    assert list(reference.noises_but_one(lambda sample: {name: np.full(1, np.inf, np.float32)})) == [sensitivity._RUIN] * 3
+    assert sensitivity._Reference(residual_net(), [], None).noise(lambda sample: {}, 0) == 0.0

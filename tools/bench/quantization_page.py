@@ -12,6 +12,7 @@ __all__ = ["best_peer", "latency_ratio", "quantization_section", "worst_db"]
 _RUNTIMES: Final = {"onnxruntime": "x86-64-cpu", "litert-xnnpack": "android-arm64-cpu"}
 _SHORT: Final = {"onnxruntime": "ORT", "litert-xnnpack": "LiteRT"}
 _INTEGER_IO: Final = {"ai-edge-quantizer"}  # peers whose artifacts take and give integers
+_PLAIN_INT8: Final = ("ours:fast:", "ours:balanced:", "ours:best:")
 _NOISE: Final = 1.05  # CPU time of the same artifact in paired rounds differs by a few percent on a busy machine
 
 Row = Mapping[str, Any]
@@ -105,12 +106,7 @@ def _is_peer(form: str) -> bool:
 def _fastest(model: Model, runtime: str, *, peers: bool) -> str | None:
     """The int8 artifact of least time: of a peer, or of anyone."""
     found = model.get("latency", {}).get(runtime, {})
-    whose = [
-        form
-        for form in found
-        if found[form]
-        and (_is_peer(form) if peers else not form.startswith(("ours:float", "ours:auto", "ours:int8x4", "ours:integer-io")))
-    ]
+    whose = [form for form in found if found[form] and (_is_peer(form) or (not peers and form.startswith(_PLAIN_INT8)))]
     return min(whose, key=lambda form: statistics.median(found[form]), default=None)
 
 

@@ -105,7 +105,7 @@ class Judge:
         if count < 2:
             return 0.0
         ratios = self._reference.noises_but_one(lambda sample: self.board(sample, lambda switch: True))
-        return float(np.std(10 * np.log10(np.maximum(ratios, 1e-30))) * (count - 1) ** 0.5)
+        return float(np.std([decibels_of(ratio) for ratio in ratios]) * (count - 1) ** 0.5)
 
 
 class _Reference:
@@ -126,7 +126,8 @@ class _Reference:
     def noises_but_one(self, run: _Run) -> np.ndarray[Any, Any]:
         """What `noise` is without the first of the samples, without the second, and so on."""
         powers = self._powers(run, self.count)
-        return self._worst(powers.sum(0) - powers)
+        with np.errstate(invalid="ignore"):  # where a noise is infinite, the rest is not a number, and as bad
+            return self._worst(powers.sum(0) - powers)
 
     def _powers(self, run: _Run, samples: int) -> np.ndarray[Any, Any]:
         """Powers of noise, weighed by the handicaps, and of signal: (samples, float outputs, 2)."""
@@ -142,7 +143,7 @@ class _Reference:
                     noise = factors.get(name, 1.0) * float(np.square(difference).sum())
                     powers.append((noise, float(np.square(wanted[name], dtype=np.float64).sum())))
             found.append(powers)
-        return np.array(found).reshape(len(found), -1, 2)
+        return np.array(found, np.float64).reshape(len(found), len(found[0]) if found else 0, 2)
 
     @staticmethod
     def _worst(powers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
